@@ -1,0 +1,35 @@
+"""Packaging of SpatialSV-JAX."""
+
+from setuptools import find_packages, setup
+
+CORE = [
+    "jax>=0.10.2,<0.12",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "grain>=0.2.18,<0.3",
+    "tensorflow-datasets>=4.9.10,<5",
+    "ml-collections>=1.1,<2",
+    "numpy>=2.0",
+    "trimesh>=4.5",
+    "array-record>=0.8",
+    "pillow>=10",
+    "safetensors>=0.4.5",
+    "tokenizers>=0.21",
+    "embreex>=4.4",
+    "tensorboardX>=2.6.2",
+    "matplotlib>=3.9",
+    "tqdm>=4.66",
+]
+
+setup(
+    name="spatialsv-jax",
+    version="0.1.0",
+    description="Spatially supervised multimodal language models in JAX",
+    python_requires=">=3.11",
+    packages=find_packages(include=["spatialsv_jax*", "data_pipelines*", "experiments*"]),
+    install_requires=CORE,
+    extras_require={
+        "test": ["pytest>=8", "hypothesis>=6", "scipy>=1.13", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "ruff>=0.8"],
+    },
+)
