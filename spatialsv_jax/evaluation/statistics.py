@@ -1,0 +1,189 @@
+"""Means with intervals clustered by scene, rank correlation, calibration, and JSON without NaN.
+
+Every question of a scene shares its pictures, so questions are not independent draws: all
+intervals here treat the scene as the unit of sampling.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+INTERVAL_METHOD = (
+    "95 % interval of the plain mean over items: cluster-robust standard error by scene "
+    "(sum over scenes of (sum of residuals)^2, times G/(G-1)) and the t quantile of G-1 degrees of freedom, G scenes. "
+    "Shares are cut at 0 and 1; where every item is right or every item is wrong the Wilson bound with n = G is given. "
+    "Fewer than two scenes: no interval."
+)
+
+
+def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool = False) -> dict:
+    """Mean of items with a 95 % interval clustered by scene (`INTERVAL_METHOD`; ours).
+
+    Args:
+      values: one number per item (a 0/1 result, an MRA, an error); length N.
+      clusters: the scene of each item; length N.
+      share: the values lie in 0..1, so the interval does too.
+
+    Returns:
+      {"value", "interval_95": [low, high] or None, "standard_error" or None, "n", "scenes"};
+      value None with n = 0 where there is no item.
+
+    Raises:
+      ValueError: lengths differ or a value is not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values, but {len(clusters)} cluster names.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite; leave them out.")
+    if len(values) == 0:
+        return {"value": None, "interval_95": None, "standard_error": None, "n": 0, "scenes": 0}
+    mean = float(values.mean())
+    _, index = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
+    groups = int(index.max()) + 1
+    result = {"value": mean, "interval_95": None, "standard_error": None, "n": len(values), "scenes": groups}
+    if groups < 2:
+        return result
+    sums = np.bincount(index, weights=values - mean, minlength=groups)
+    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
+    result["standard_error"] = error
+    if share and np.all(values == values[0]) and values[0] in (0.0, 1.0):
+        result["interval_95"] = list(_wilson(mean, groups))
+        return result
+    half = _t_quantile(groups - 1) * error
+    low, high = mean - half, mean + half
+    result["interval_95"] = [max(0.0, low), min(1.0, high)] if share else [low, high]
+    return result
+
+
+def _t_quantile(degrees: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))
+
+
+def _wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def most_frequent(answers: Sequence[str]) -> tuple[str | None, float | None]:
+    """The commonest answer and its share; of several the alphabetically first. (None, None) for no answers."""
+    if not answers:
+        return None, None
+    counts = Counter(answers)
+    answer = min(counts, key=lambda name: (-counts[name], name))
+    return answer, counts[answer] / len(answers)
+
+
+def weighted_median(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Lower weighted median along axis 0: the smallest value at which half of the weight is reached.
+
+    With weights 1/value it minimises sum |c - value| / value, that is AbsRel.
+
+    Args:
+      values: float[N,*].
+      weights: float[N,*], >= 0; entries of weight 0 count as absent.
+
+    Returns:
+      float64[*]; NaN where the total weight is 0.
+    """
+    values, weights = np.asarray(values, np.float64), np.asarray(weights, np.float64)
+    if values.shape != weights.shape:
+        raise ValueError(f"Values of shape {values.shape}, but weights of shape {weights.shape}.")
+    total = weights.sum(0)
+    if values.shape[0] == 0:
+        return np.full(values.shape[1:], np.nan)
+    order = np.argsort(np.where(weights > 0, values, np.inf), axis=0, kind="stable")
+    values, weights = np.take_along_axis(values, order, 0), np.take_along_axis(weights, order, 0)
+    reached = np.cumsum(weights, 0) >= 0.5 * total * (1 - 1e-12)
+    picked = np.take_along_axis(values, np.argmax(reached, 0)[None], 0)[0]
+    return np.where(total > 0, picked, np.nan)
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> float | None:
+    """Spearman's rank correlation with mean ranks for ties; None below 3 items or for a constant side."""
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} values against {len(second)}.")
+    if len(first) < 3:
+        return None
+    ranks = [_ranks(values) for values in (first, second)]
+    ranks = [rank - rank.mean() for rank in ranks]
+    norm = math.sqrt(float((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1])))
+    return float(ranks[0] @ ranks[1]) / norm if norm > 0 else None
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2.0)[inverse]
+
+
+def calibration(confidence: np.ndarray, error: np.ndarray, bins: int = 10) -> dict:
+    """Error by confidence decile, lowest confidence first, and Spearman's correlation of the two.
+
+    A useful confidence has a falling error and a correlation near -1.
+
+    Args:
+      confidence: float[N], the head's c >= 1.
+      error: float[N], the error of the same pixels.
+      bins: number of equally filled bins.
+
+    Returns:
+      {"n", "spearman", "bins": [{"confidence_mean", "error_mean", "error_median", "n"}]}; no bins with n = 0.
+    """
+    confidence, error = np.asarray(confidence, np.float64), np.asarray(error, np.float64)
+    if len(confidence) == 0:
+        return {"n": 0, "spearman": None, "bins": []}
+    order = np.argsort(confidence, kind="stable")
+    rows = [
+        {
+            "confidence_mean": float(confidence[part].mean()),
+            "error_mean": float(error[part].mean()),
+            "error_median": float(np.median(error[part])),
+            "n": len(part),
+        }
+        for part in np.array_split(order, bins)
+        if len(part)
+    ]
+    return {"n": len(confidence), "spearman": spearman(confidence, error), "bins": rows}
+
+
+def plain(value):
+    """`value` with NumPy scalars and arrays as Python numbers and lists, and NaN or inf as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def write_json(path: Path, value) -> None:
+    """Writes `value` as indented JSON without NaN, through a temporary name so that no half file is left."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def write_json_lines(path: Path, rows: Sequence[Mapping]) -> None:
+    """Writes one JSON object per line, without NaN."""
+    temporary = path.with_name(path.name + ".partial")
+    lines = [json.dumps(plain(row), allow_nan=False, ensure_ascii=False) + "\n" for row in rows]
+    temporary.write_text("".join(lines), "utf-8")
+    temporary.replace(path)
