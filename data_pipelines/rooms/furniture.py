@@ -39,6 +39,7 @@ class Category:
     placement: str = "wall"  # "wall" (back to a wall), "free", "any", "hung" (on a wall), "top" (on another thing)
     stands_on: tuple[str, ...] = ()  # categories it may stand on when placement is "top"
     weight: float = 1.0  # relative frequency among things of its kind (large, top, hung)
+    bottom: tuple[float, float] = (0.0, 0.0)  # height of the underside above the floor, metres, when "hung"
 
     @property
     def small(self) -> bool:
@@ -69,7 +70,7 @@ CATEGORIES: dict[str, Category] = {
     "bed": _large((0.95, 1.90, 0.75), (1.80, 2.15, 1.15), ("headboard", "frame"), ("bunk",), "wall", 1.5),
     "table": _large((0.95, 0.70, 0.70), (1.70, 1.00, 0.78), ("legs", "round"), ("pedestal",), "free", 1.8),
     "desk": _large((1.00, 0.55, 0.72), (1.60, 0.75, 0.78), ("drawers", "panels"), ("trestle",), "wall", 1.3),
-    "wardrobe": _large((0.85, 0.52, 1.75), (1.50, 0.65, 2.15), ("doors", "mirror"), ("curtain",), "wall", 1.2),
+    "wardrobe": _large((0.85, 0.52, 1.75), (1.50, 0.65, 2.15), ("doors", "panels"), ("curtain",), "wall", 1.2),
     "bookshelf": _large((0.65, 0.26, 1.40), (1.25, 0.38, 2.05), ("filled", "open"), ("ladder",), "wall", 1.4),
     "dresser": _large((0.80, 0.42, 0.72), (1.40, 0.52, 1.00), ("drawers", "doors"), ("legs",), "wall", 1.2),
     "nightstand": _large((0.38, 0.36, 0.42), (0.54, 0.46, 0.62), ("drawers", "open"), ("legs",), "wall", 0.8),
@@ -103,6 +104,6 @@ CATEGORIES: dict[str, Category] = {
     "pillow": _top((0.40, 0.30, 0.14), (0.56, 0.42, 0.20), ("soft",), ("roll",), _SEATS, 1.2),
     "bag": _top((0.30, 0.16, 0.30), (0.44, 0.24, 0.44), ("tote",), ("case",), _SEATS + ("table",), 0.8),
     # Flat things on a wall.
-    "painting": Category((0.55, 0.04, 0.42), (1.10, 0.06, 0.85), ("frame",), ("pair",), "hung", (), 1.0),
-    "mirror": Category((0.42, 0.04, 0.60), (0.80, 0.06, 1.20), ("frame",), ("round",), "hung", (), 0.6),
+    "painting": Category((0.55, 0.04, 0.42), (1.10, 0.06, 0.85), ("frame",), ("pair",), "hung", (), 1.0, (1.20, 1.50)),
+    "radiator": Category((0.60, 0.10, 0.50), (1.20, 0.14, 0.65), ("ribs",), ("panel",), "hung", (), 0.7, (0.10, 0.14)),
 }
