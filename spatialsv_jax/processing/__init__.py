@@ -1,0 +1,39 @@
+"""Pictures and text to model inputs, one processor per model family."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, Processor
+from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
+
+PROCESSORS = {"tiny": TinyProcessor}
+
+__all__ = [
+    "PROCESSORS",
+    "EncodedQuestion",
+    "ModelInputs",
+    "Pixels",
+    "Prefix",
+    "Processor",
+    "TinyProcessor",
+    "build_tokenizer",
+    "load_processor",
+]
+
+
+def load_processor(directory: str | Path) -> Processor:
+    """The processor that was saved in `directory`, of whatever family.
+
+    Raises:
+      FileNotFoundError: no processor.json there.
+      ValueError: its family is unknown.
+    """
+    path = Path(directory) / SETTINGS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; it is written beside tokenizer.json when a run starts.")
+    family = json.loads(path.read_text()).get("family")
+    if family not in PROCESSORS:
+        raise ValueError(f"{path}: family '{family}' is unknown. Known families: {', '.join(sorted(PROCESSORS))}.")
+    return PROCESSORS[family].load(directory)

@@ -1,0 +1,231 @@
+"""Processor of the `tiny` family: word-level tokens and square pictures."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
+
+from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, compose
+
+PAD, BOS, END, IMAGE = SPECIALS = ("<pad>", "<bos>", "<end>", "<image>")
+TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "processor.json"
+_OWN_WORDS = ("view", ":", ".", *"0123456789")
+# Digits and punctuation stand alone; hyphens stay inside a word ("front-left" is one token).
+_ISOLATED = r"\d|[.,;:?!()\[\]\"]"
+_VIEW = re.compile(r"<view:(\d+)>")
+
+
+def build_tokenizer(words: Iterable[str]) -> Tokenizer:
+    """A word-level tokenizer over `words`.
+
+    Text is split at white space, then every digit and every mark of `. , ; : ? ! ( ) [ ] "`
+    becomes a token of its own; `words` are split the same way. There is no unknown token.
+    Ids: the four special tokens, the processor's own words (digits, "view", ":", "."), then the
+    sorted rest, so that the same set of words always gives the same ids.
+
+    Args:
+      words: words and symbols, in any order, with or without repeats.
+
+    Raises:
+      ValueError: a word equals a special token.
+    """
+    splitter = _splitter()
+    pieces = {piece for word in words for piece, _ in splitter.pre_tokenize_str(word)}
+    if pieces & set(SPECIALS):
+        raise ValueError(f"Words {sorted(pieces & set(SPECIALS))} are special tokens; choose other words.")
+    ordered = [*SPECIALS, *_OWN_WORDS, *sorted(pieces - set(_OWN_WORDS))]
+    tokenizer = Tokenizer(WordLevel({piece: number for number, piece in enumerate(ordered)}))
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.add_special_tokens(list(SPECIALS))
+    return tokenizer
+
+
+def _splitter() -> PreTokenizers:
+    return PreTokenizers([WhitespaceSplit(), Split(Regex(_ISOLATED), "isolated")])
+
+
+class TinyProcessor:
+    """Word-level text and pictures stretched to a square; see `processing.base.Processor`.
+
+    The prefix is `<bos> view 1 : <image>*P view 2 : <image>*P ...`; positions count up by one.
+
+    Args:
+      tokenizer: from `build_tokenizer`, or read from a tokenizer.json written by `save`.
+      image_size: side of the network's square input in pixels.
+      grid_hw: visual tokens of one view (rows, columns).
+    """
+
+    family = "tiny"
+
+    def __init__(self, tokenizer: Tokenizer, image_size: int, grid_hw: Sequence[int]):
+        ids = {special: tokenizer.token_to_id(special) for special in (*SPECIALS, *_OWN_WORDS)}
+        missing = sorted(word for word, number in ids.items() if number is None)
+        if missing:
+            raise ValueError(
+                f"The tokenizer lacks {missing}: it is not a tokenizer of the tiny family. "
+                "Use the tokenizer.json saved with the run."
+            )
+        self.tokenizer = tokenizer
+        self.image_size = int(image_size)
+        self.grid_hw = (int(grid_hw[0]), int(grid_hw[1]))
+        self.pad_id, self.bos_id, self.end_id, self.image_id = (ids[special] for special in SPECIALS)
+        self.vocab_size = tokenizer.get_vocab_size()
+        self._pieces: dict[str, tuple[int, ...]] = {}
+
+    def encode_prefix(self, num_views: int) -> Prefix:
+        """`<bos> view 1 : <image>*P ...` for `num_views` pictures; K = 1."""
+        if num_views < 1:
+            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        count = self.grid_hw[0] * self.grid_hw[1]
+        tokens, index = [self.bos_id], []
+        for view in range(num_views):
+            tokens += self._encode(f"view {view + 1} :")
+            index.append(range(len(tokens), len(tokens) + count))
+            tokens += [self.image_id] * count
+        length = len(tokens)
+        return Prefix(
+            tokens=np.asarray(tokens, np.int32),
+            positions=np.arange(length, dtype=np.int32)[:, None],
+            image_token_index=np.asarray(index, np.int32),
+            question_start=length,
+        )
+
+    def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
+        """Tokens of `text`, where `<view:K>` reads "view K+1"; with `answer`, that and `<end>` too.
+
+        Raises:
+          ValueError: an empty text or answer, or a word that the tokenizer does not know.
+        """
+        question = self._encode(_VIEW.sub(lambda match: f"view {int(match[1]) + 1}", text))
+        if not question:
+            raise ValueError("The question is empty.")
+        reply = []
+        if answer is not None:
+            reply = self._encode(_VIEW.sub(lambda match: f"view {int(match[1]) + 1}", answer))
+            if not reply:
+                raise ValueError(f"The answer of question '{text}' is empty.")
+            reply.append(self.end_id)
+        mask = np.zeros(len(question) + len(reply), bool)
+        mask[len(question) :] = True
+        return EncodedQuestion(np.asarray(question + reply, np.int32), mask)
+
+    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+        """The whole of each picture stretched to the network's square, values in -1..1.
+
+        Nothing is cropped or padded, so `covered` is True everywhere, and a label pixel (u, v)
+        lies at (u * w / W, v * h / H) of a w x h picture; pixel coordinates are measured from the
+        picture's corner, pixel centres at +0.5. Intrinsics of the label map are those of the
+        picture with the first row times W / w and the second times H / h.
+
+        Args:
+          images: uint8[h,w,3], sizes may differ.
+          label_size: (H, W) of the label maps; the network's input size by default.
+
+        Raises:
+          ValueError: no picture, or one that is not uint8[h,w,3].
+        """
+        if not len(images):
+            raise ValueError("No picture was given.")
+        height, width = label_size or (self.image_size, self.image_size)
+        side = (self.image_size, self.image_size)
+        values = np.empty((len(images), *side, 3), np.float32)
+        affine = np.zeros((len(images), 2, 3))
+        for view, image in enumerate(images):
+            image = np.asarray(image)
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise ValueError(f"Picture {view} is {image.dtype}{list(image.shape)}, expected uint8[h, w, 3] (RGB).")
+            affine[view, 0, 0] = image.shape[1] / width
+            affine[view, 1, 1] = image.shape[0] / height
+            if image.shape[:2] != side:
+                image = np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC))
+            values[view] = image
+        return Pixels(values / np.float32(127.5) - np.float32(1.0), affine, np.ones((len(images), height, width), bool))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text up to the first end token, without special tokens; "2 . 4" reads "2.4" again."""
+        words = []
+        for number in ids:
+            if int(number) == self.end_id:
+                break
+            word = self.tokenizer.id_to_token(int(number))
+            if word is None:
+                raise ValueError(f"Token id {int(number)} is not in the vocabulary of {self.vocab_size}.")
+            if word not in SPECIALS:
+                words.append(word)
+        text = " ".join(words)
+        text = re.sub(r"(?<=\d) (?=\d)", "", text)
+        return re.sub(r"(?<=\d) \. (?=\d)", ".", text)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes tokenizer.json and processor.json into `directory`."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save(str(directory / TOKENIZER_FILE))
+        settings = {"family": self.family, "image_size": self.image_size, "grid_hw": list(self.grid_hw)}
+        (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> TinyProcessor:
+        """Reads what `save` wrote.
+
+        Raises:
+          FileNotFoundError: naming the missing file.
+          ValueError: the files belong to another family.
+        """
+        directory = Path(directory)
+        for name in (TOKENIZER_FILE, SETTINGS_FILE):
+            if not (directory / name).is_file():
+                raise FileNotFoundError(f"{directory / name} is missing; a processor's folder holds it since `save`.")
+        settings = json.loads((directory / SETTINGS_FILE).read_text())
+        if settings.get("family") != cls.family:
+            raise ValueError(
+                f"{directory / SETTINGS_FILE}: family '{settings.get('family')}', expected '{cls.family}'."
+            )
+        return cls(
+            Tokenizer.from_file(str(directory / TOKENIZER_FILE)), settings["image_size"], tuple(settings["grid_hw"])
+        )
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        messages: Sequence[Mapping[str, str]],
+        label_size: tuple[int, int] | None = None,
+    ) -> ModelInputs:
+        """One sample from pictures and messages; see `processing.base.compose`."""
+        return compose(self, images, messages, label_size)
+
+    def _encode(self, text: str) -> list[int]:
+        return [number for word in text.split() for number in self._word(word, text)]
+
+    def _word(self, word: str, text: str) -> tuple[int, ...]:
+        """Ids of one word between spaces, remembered: the loader encodes thousands a second."""
+        known = self._pieces.get(word)
+        if known is None:
+            known = tuple(self._piece(piece, text) for piece, _ in self.tokenizer.pre_tokenizer.pre_tokenize_str(word))
+            self._pieces[word] = known
+        return known
+
+    def _piece(self, piece: str, text: str) -> int:
+        number = self.tokenizer.token_to_id(piece)
+        if number is None:
+            number = self.tokenizer.token_to_id(piece.lower())
+        if number is None or piece in SPECIALS:
+            words = [word for word in self.tokenizer.get_vocab() if word not in SPECIALS]
+            near = difflib.get_close_matches(piece.lower(), sorted(words), 3)
+            hint = f" Nearest known words: {', '.join(near)}." if near else ""
+            reason = "is a special token" if piece in SPECIALS else "is not in the vocabulary"
+            raise ValueError(
+                f"The word '{piece}' in '{text}' {reason} ({self.vocab_size} entries).{hint} "
+                "Rephrase it, or build the tokenizer with this word and train again."
+            )
+        return number
