@@ -62,12 +62,16 @@ class TinyProcessor:
     Args:
       tokenizer: from `build_tokenizer`, or read from a tokenizer.json written by `save`.
       image_size: side of the network's square input in pixels.
-      grid_hw: visual tokens of one view (rows, columns).
+      patch_size: side of a patch of the vision encoder in pixels.
+      merge: patches merged into one visual token along each side.
+
+    Raises:
+      ValueError: a tokenizer of another family, or sizes that do not divide.
     """
 
     family = "tiny"
 
-    def __init__(self, tokenizer: Tokenizer, image_size: int, grid_hw: Sequence[int]):
+    def __init__(self, tokenizer: Tokenizer, image_size: int, patch_size: int, merge: int = 1):
         ids = {special: tokenizer.token_to_id(special) for special in (*SPECIALS, *_OWN_WORDS)}
         missing = sorted(word for word, number in ids.items() if number is None)
         if missing:
@@ -75,9 +79,11 @@ class TinyProcessor:
                 f"The tokenizer lacks {missing}: it is not a tokenizer of the tiny family. "
                 "Use the tokenizer.json saved with the run."
             )
+        if image_size % (patch_size * merge):
+            raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size} x merge {merge}.")
         self.tokenizer = tokenizer
-        self.image_size = int(image_size)
-        self.grid_hw = (int(grid_hw[0]), int(grid_hw[1]))
+        self.image_size, self.patch_size, self.merge = image_size, patch_size, merge
+        self.grid_hw = (image_size // (patch_size * merge),) * 2
         self.pad_id, self.bos_id, self.end_id, self.image_id = (ids[special] for special in SPECIALS)
         self.vocab_size = tokenizer.get_vocab_size()
         self._pieces: dict[str, tuple[int, ...]] = {}
@@ -137,8 +143,7 @@ class TinyProcessor:
         if not len(images):
             raise ValueError("No picture was given.")
         height, width = label_size or (self.image_size, self.image_size)
-        side = (self.image_size, self.image_size)
-        values = np.empty((len(images), *side, 3), np.float32)
+        values = np.empty((len(images), self.image_size, self.image_size, 3), np.float32)
         affine = np.zeros((len(images), 2, 3))
         for view, image in enumerate(images):
             image = np.asarray(image)
@@ -146,10 +151,20 @@ class TinyProcessor:
                 raise ValueError(f"Picture {view} is {image.dtype}{list(image.shape)}, expected uint8[h, w, 3] (RGB).")
             affine[view, 0, 0] = image.shape[1] / width
             affine[view, 1, 1] = image.shape[0] / height
-            if image.shape[:2] != side:
-                image = np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC))
-            values[view] = image
+            values[view] = self.resize(image)
         return Pixels(values / np.float32(127.5) - np.float32(1.0), affine, np.ones((len(images), height, width), bool))
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """uint8[h,w,3] stretched to uint8[image_size,image_size,3], antialiased: what the network sees."""
+        side = (self.image_size, self.image_size)
+        if image.shape[:2] == side:
+            return image
+        return np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC))
+
+    def knows(self, word: str) -> bool:
+        """Whether every piece of `word` (digits and marks stand alone) is in the vocabulary."""
+        pieces = [piece for piece, _ in self.tokenizer.pre_tokenizer.pre_tokenize_str(word)]
+        return all(self._lookup(piece) is not None for piece in pieces)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text up to the first end token, without special tokens; "2 . 4" reads "2.4" again."""
@@ -171,7 +186,12 @@ class TinyProcessor:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(directory / TOKENIZER_FILE))
-        settings = {"family": self.family, "image_size": self.image_size, "grid_hw": list(self.grid_hw)}
+        settings = {
+            "family": self.family,
+            "image_size": self.image_size,
+            "patch_size": self.patch_size,
+            "merge": self.merge,
+        }
         (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     @classmethod
@@ -191,9 +211,8 @@ class TinyProcessor:
             raise ValueError(
                 f"{directory / SETTINGS_FILE}: family '{settings.get('family')}', expected '{cls.family}'."
             )
-        return cls(
-            Tokenizer.from_file(str(directory / TOKENIZER_FILE)), settings["image_size"], tuple(settings["grid_hw"])
-        )
+        sizes = (settings["image_size"], settings["patch_size"], settings["merge"])
+        return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)), *sizes)
 
     def __call__(
         self,
@@ -215,11 +234,16 @@ class TinyProcessor:
             self._pieces[word] = known
         return known
 
-    def _piece(self, piece: str, text: str) -> int:
+    def _lookup(self, piece: str) -> int | None:
+        """The id of a piece as written or in lower case; None for unknown and special ones."""
+        if piece in SPECIALS:
+            return None
         number = self.tokenizer.token_to_id(piece)
+        return self.tokenizer.token_to_id(piece.lower()) if number is None else number
+
+    def _piece(self, piece: str, text: str) -> int:
+        number = self._lookup(piece)
         if number is None:
-            number = self.tokenizer.token_to_id(piece.lower())
-        if number is None or piece in SPECIALS:
             words = [word for word in self.tokenizer.get_vocab() if word not in SPECIALS]
             near = difflib.get_close_matches(piece.lower(), sorted(words), 3)
             hint = f" Nearest known words: {', '.join(near)}." if near else ""

@@ -11,20 +11,20 @@ WORDS = ["what", "colour", "is", "the", "chair", "?", "in", "red", "front-left",
 
 @pytest.fixture(scope="module")
 def processor():
-    return TinyProcessor(build_tokenizer(WORDS), image_size=16, grid_hw=(2, 3))
+    return TinyProcessor(build_tokenizer(WORDS), image_size=16, patch_size=4, merge=2)
 
 
 def test_prefix_layout(processor):
     prefix = processor.encode_prefix(2)
     view, one, two, colon = (processor.tokenizer.token_to_id(word) for word in ("view", "1", "2", ":"))
-    image = [processor.image_id] * 6
+    image = [processor.image_id] * 4
     assert prefix.tokens.tolist() == [processor.bos_id, view, one, colon, *image, view, two, colon, *image]
-    assert prefix.image_token_index.tolist() == [list(range(4, 10)), list(range(13, 19))]
-    assert prefix.positions.tolist() == [[i] for i in range(19)]
-    assert prefix.question_start == 19
+    assert prefix.image_token_index.tolist() == [list(range(4, 8)), list(range(11, 15))]
+    assert prefix.positions.tolist() == [[i] for i in range(15)]
+    assert prefix.question_start == 15
     assert {array.dtype for array in prefix[:3]} == {np.dtype("int32")}
     # Fewer views are the beginning of more views: a prefix can be cut at a view.
-    assert processor.encode_prefix(1).tokens.tolist() == prefix.tokens[:10].tolist()
+    assert processor.encode_prefix(1).tokens.tolist() == prefix.tokens[:8].tolist()
 
 
 def test_question_answer_and_round_trip(processor):
@@ -47,6 +47,16 @@ def test_numbers_are_digits_and_come_back(processor, number):
 def test_unknown_and_special_words_are_named(processor, text, word):
     with pytest.raises(ValueError, match=f"'{word}'"):
         processor.encode_question(text)
+
+
+def test_knows_words_by_their_pieces(processor):
+    assert processor.knows("Chair") and processor.knows("3.5") and processor.knows("metres")
+    assert not processor.knows("sofa") and not processor.knows("<image>")
+
+
+def test_sizes_must_divide(processor):
+    with pytest.raises(ValueError, match="multiple"):
+        TinyProcessor(processor.tokenizer, image_size=20, patch_size=8, merge=2)
 
 
 def test_decode_stops_at_end_and_refuses_foreign_ids(processor):
@@ -95,7 +105,7 @@ def test_call_composes(processor):
     inputs = processor(images, messages, label_size=(4, 4))
     assert [int(question.answer_mask.sum()) for question in inputs.questions] == [3, 0]
     assert inputs.tokens.tolist() == processor.encode_prefix(2).tokens.tolist()
-    assert inputs.grid_hw == (2, 3) and inputs.covered.shape == (2, 4, 4)
+    assert inputs.grid_hw == (2, 2) and inputs.covered.shape == (2, 4, 4)
     with pytest.raises(ValueError, match="Message 0"):
         processor(images, messages[1:])
 
@@ -108,7 +118,7 @@ def test_save_and_load(processor, tmp_path):
         other.encode_question(question, "red").tokens.tolist()
         == processor.encode_question(question, "red").tokens.tolist()
     )
-    assert (other.image_size, other.grid_hw, other.vocab_size) == (16, (2, 3), processor.vocab_size)
+    assert (other.image_size, other.grid_hw, other.vocab_size) == (16, (2, 2), processor.vocab_size)
     # tokenizer.json stands on its own with the library.
     plain = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert plain.encode(question).ids == processor.encode_question(question).tokens.tolist()
