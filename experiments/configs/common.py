@@ -1,0 +1,70 @@
+"""Every legal key of a training phase, with the defaults that small models use.
+
+A phase is one optimisation with its own directory. A config file returns either one phase, or a
+run: `prepare` (data to make) and `phases` in the order in which they run.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+# METHOD section 10's mix: geometry needs overlap, language does not.
+ROOMS_MIX = {"walk": 0.4, "rotation": 0.3, "around": 0.2, "free": 0.1}
+
+
+def source(path: str = "rooms", **changes) -> ConfigDict:
+    """One source of a mixture; `path` is a folder, or the name of an entry of `prepare`."""
+    values = dict(
+        path=path,
+        split="train",
+        per_batch=16,  # rows of every global batch
+        groups=("grounding", "spatial"),
+        types=(),  # question types; () = all
+        views=0,  # 0 = all views of a record; 1 = one view a sample
+        text=True,
+        geometry=True,
+        text_share=1.0,  # share of scenes whose questions are used
+        labels="measured",  # or a folder of label files, or the name of a label phase
+        shuffle3d=False,  # control: geometry of another record
+    )
+    return ConfigDict({**values, **changes})
+
+
+def get_config() -> ConfigDict:
+    """The defaults. Config files change what they need and no more."""
+    return ConfigDict(
+        dict(
+            name="",
+            stage="train",
+            model="mllm",  # or "teacher"
+            seed=0,
+            init_from="",  # workdir or checkpoint step to start from, or the name of an earlier phase
+            vision=dict(
+                image_size=64, patch_size=8, stem="conv", width=96, layers=2, heads=4, mlp_ratio=4, merge=2,
+                trainable=False,
+            ),
+            language=dict(
+                vocab_size=0,  # 0 = the tokenizer's
+                width=96, layers=4, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=1e4,
+                tie_embeddings=True, visual_attention="causal", remat="none", dtype="float32",
+            ),
+            lifting=dict(
+                heads=("depth", "ray", "points"), distill_features=0, width=128, channels=(16, 32, 32, 32), features=16,
+                output="label", shared_projector=False, dual_dpt=False, stop_gradient=False, taps=(),
+            ),
+            teacher=dict(),
+            losses=dict(text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0),
+            optimizer=dict(
+                name="muon", vision=3e-3, projector=3e-3, language=3e-3, lifting=3e-3, warmup_share=0.03,
+                weight_decay=0.0, clip=1.0, b1=0.9, b2=0.999, adam_factor=1.0,
+            ),
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            data=dict(
+                sources=dict(rooms=source()), questions=24, question_tokens=48, answer_tokens=4, views=4,
+                label_size=(32, 32), seed=0, threads=2, cache_mb=1024,
+            ),
+            training=dict(steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile=""),
+            checkpoint=dict(every=500, keep=2),
+            evaluation=dict(split="test", scenes=0, report_scenes=6),
+        )
+    )  # fmt: skip

@@ -1,0 +1,178 @@
+"""The phases that runs on procedural rooms are made of; the config files choose and change them.
+
+base: text only, grounding questions on single views, encoder trained (a small model learns no
+spatial question before it can bind words to places). spatial: encoder frozen, the SpatialSV
+objective on several views. teacher: the multi-view network that labels rooms. label: its files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from experiments.configs import common
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """What differs between a smoke test, the quickstart and the laptop run.
+
+    Attributes:
+      scenes, held_out: training rooms, and rooms of each of the validation, test and ood splits.
+      image: picture side in pixels; labels: label side; patch: vision patch side.
+      base_steps, spatial_steps, teacher_steps: optimizer steps of each phase.
+      rows: rows (rooms) of a global batch in the spatial phase; the base takes twice as many views.
+      width, layers: of the language model; vision_layers: of the encoder.
+      dpt, features_3d: DPT channels and features.
+    """
+
+    scenes: int = 64
+    held_out: int = 8
+    image: int = 64
+    labels: int = 32
+    patch: int = 8
+    base_steps: int = 30
+    spatial_steps: int = 30
+    teacher_steps: int = 30
+    rows: int = 4
+    width: int = 96
+    layers: int = 4
+    vision_layers: int = 2
+    dpt: tuple[int, ...] = (16, 32, 32, 32)
+    features_3d: int = 16
+
+
+TINY = Scale()
+
+
+def scale_for(arg: str | None, default: Scale) -> Scale:
+    """The scale that a config file's argument names: "" its own, "tiny" a minute on two cores.
+
+    Raises:
+      ValueError: another argument.
+    """
+    if arg in (None, ""):
+        return default
+    if arg == "tiny":
+        return TINY
+    raise ValueError(f"Config argument '{arg}' is unknown; use none, or 'tiny'.")
+
+
+def prepare_rooms(scale: Scale) -> ConfigDict:
+    """Arguments of experiments.prepare for the rooms of a run."""
+    return ConfigDict(
+        dict(
+            scenes=scale.scenes, views=4, size=scale.image, validation=scale.held_out, test=scale.held_out,
+            ood=scale.held_out, form="word", mix=common.ROOMS_MIX, assets="", workers=0, seed=0,
+        )
+    )  # fmt: skip
+
+
+def phase(scale: Scale, name: str) -> ConfigDict:
+    """A phase with the sizes of `scale` filled in."""
+    config = common.get_config()
+    config.name = name
+    config.vision.update(image_size=scale.image, patch_size=scale.patch, width=scale.width, layers=scale.vision_layers)
+    config.language.update(width=scale.width, layers=scale.layers, head_dim=scale.width // config.language.heads)
+    config.lifting.update(channels=scale.dpt, features=scale.features_3d)
+    config.teacher.update(image_size=scale.image, patch_size=scale.patch)
+    config.data.label_size = (scale.labels, scale.labels)
+    return config
+
+
+def base_phase(scale: Scale) -> ConfigDict:
+    """Language first: grounding questions about single views, everything trained, no geometry."""
+    config = phase(scale, "base")
+    config.vision.trainable = True
+    config.lifting.heads = ()
+    config.losses.update(depth=0.0, ray=0.0, points=0.0)
+    config.data.sources.rooms = common.source(groups=("grounding",), views=1, per_batch=4 * scale.rows, geometry=False)
+    config.data.update(questions=24, question_tokens=20, answer_tokens=2, views=1)
+    config.training.steps = scale.base_steps
+    config.checkpoint.every = max(1, scale.base_steps // 2)
+    return config
+
+
+def spatial_phase(scale: Scale, name: str = "spatial", init_from: str = "base") -> ConfigDict:
+    """The objective `tasks`: text and the three lifting tasks with measured labels, encoder frozen."""
+    config = phase(scale, name)
+    config.init_from = init_from
+    config.data.sources.rooms = common.source(per_batch=scale.rows)
+    config.data.update(questions=24, question_tokens=48, answer_tokens=2, views=4)
+    config.training.steps = scale.spatial_steps
+    config.training.gradient_norm_every = max(1, scale.spatial_steps // 5)
+    config.checkpoint.every = max(1, scale.spatial_steps // 2)
+    return config
+
+
+def teacher_phase(scale: Scale) -> ConfigDict:
+    """The small multi-view network, trained on the rooms' exact geometry without text."""
+    config = phase(scale, "teacher")
+    config.model = "teacher"
+    config.losses.update(text=0.0)
+    config.data.sources.rooms = common.source(per_batch=scale.rows, text=False)
+    config.data.update(questions=1, question_tokens=4, answer_tokens=1, views=4)
+    config.training.steps = scale.teacher_steps
+    config.checkpoint.every = max(1, scale.teacher_steps // 2)
+    return config
+
+
+def label_phase() -> ConfigDict:
+    """Label files of the teacher for the rooms it was trained on and for those held out."""
+    return ConfigDict(dict(stage="label", teacher="teacher", data="rooms", splits=("train",)))
+
+
+def use_teacher_labels(config: ConfigDict, features: int) -> ConfigDict:
+    """Takes depth, cameras and features from the label phase's files, as the paper does."""
+    for entry in config.data.sources.values():
+        entry.labels = "label"
+    config.lifting.distill_features = features
+    return config
+
+
+def run(name: str, scale: Scale, phases: dict[str, ConfigDict], evaluate: int = 0) -> ConfigDict:
+    """A run: rooms, phases in order, evaluation of the last on unseen rooms.
+
+    Args:
+      name: of the run.
+      scale: sizes.
+      phases: name -> phase, in order.
+      evaluate: test rooms to evaluate; 0 = all, -1 = none.
+    """
+    return ConfigDict(
+        dict(
+            name=name,
+            reuse="",  # another run whose data and phases of the same settings are taken over
+            prepare=dict(rooms=prepare_rooms(scale)),
+            phases=phases,
+            evaluation=dict(split="test", scenes=evaluate, report_scenes=6),
+        )
+    )
+
+
+def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict) -> ConfigDict:
+    """A run of base, teacher where needed, and one spatial phase that differs in `changes`.
+
+    Args:
+      name: of the run and its last phase.
+      arg: the config file's argument.
+      teacher: whether labels and features come from the teacher's files.
+      changes: section -> values to change in the spatial phase.
+    """
+    scale = scale_for(arg, LAPTOP)
+    phases = {"base": base_phase(scale)}
+    config = spatial_phase(scale, name)
+    if teacher:
+        phases |= {"teacher": teacher_phase(scale), "label": label_phase()}
+        use_teacher_labels(config, phases["teacher"].teacher.features)
+    for section, values in changes.items():
+        config[section].update(values)
+    return run(name, scale, {**phases, name: config})
+
+
+QUICKSTART = Scale(scenes=700, held_out=100, base_steps=2000, spatial_steps=900, rows=4)
+LAPTOP = Scale(
+    scenes=4000, held_out=200, image=96, labels=48, base_steps=8000, spatial_steps=6000, teacher_steps=4000, rows=4,
+    features_3d=24,
+)  # fmt: skip

@@ -1,0 +1,171 @@
+"""The start-up table: what will run, how large it is, how it is split, and whether it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from spatialsv_jax.assembly import Settings
+from spatialsv_jax.losses.objective import active_terms
+from spatialsv_jax.training import flops as flops_lib
+from spatialsv_jax.training import optimizer, sharding, step
+from spatialsv_jax.training.state import TrainState, split_params
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """The compiled training step and what it costs.
+
+    Attributes:
+      step: (state, batch) -> (state, metrics).
+      seconds: compile time.
+      temporary_bytes: scratch memory per device; None where the backend does not say.
+      flops: FLOPs of one global step by part, counted from the program.
+    """
+
+    step: Callable
+    seconds: float
+    temporary_bytes: int | None
+    flops: dict[str, float]
+
+
+def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh) -> CompiledStep:
+    """Compiles the step for the shapes of a batch before any memory is taken."""
+    layout = sharding.batch_sharding(mesh)
+    processes = jax.process_count()
+    abstract = {
+        name: jax.ShapeDtypeStruct((value.shape[0] * processes, *value.shape[1:]), value.dtype, sharding=layout)
+        for name, value in batch.items()
+    }
+    counted = flops_lib.count(lambda state, rows: step.train_step(parts, state, rows), shapes, abstract)
+    began = time.perf_counter()
+    compiled = step.jit_step(parts, shapes).lower(shapes, abstract).compile()
+    seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    return CompiledStep(compiled, seconds, getattr(memory, "temp_size_in_bytes", None), dict(counted))
+
+
+class Table:
+    """Gathers the rows of the start-up table.
+
+    Attributes:
+      tokens_per_step: real (not padding) language tokens of one global batch, from the first batch.
+      flops_per_step: FLOPs of one global step.
+    """
+
+    def __init__(self, name: str, settings: Settings, shapes: TrainState, report, loader, compiled, mesh, batch):
+        self.name, self.settings, self.shapes, self.report = name, settings, shapes, report
+        self.loader, self.compiled, self.mesh, self.batch = loader, compiled, mesh, batch
+        real = int(batch["prefix_mask"].sum() + batch["question_mask"].sum())
+        self.tokens_per_step = real * jax.process_count()
+        self.flops_per_step = sum(compiled.flops.values())
+
+    def text(self) -> str:
+        """The table as plain text, one fact a line."""
+        rows = [
+            ("phase", f"{self.name}: {self.settings.model}, objective '{self.settings.objective_name}'"),
+            ("terms", self._terms()),
+            ("devices", self._devices()),
+            *self._parameters(),
+            *self._memory(),
+            ("FLOPs per step", self._flops()),
+            *self._data(),
+            *self._split(),
+        ]
+        width = max(len(key) for key, _ in rows)
+        return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows)
+
+    def _terms(self) -> str:
+        losses = self.settings.losses
+        return ", ".join(f"{name} x {getattr(losses, name)}" for name in active_terms(losses))
+
+    def _devices(self) -> str:
+        device = self.mesh.devices.flat[0]
+        axes = " ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
+        return f"{self.mesh.size} x {device.device_kind} ({axes}), jax {jax.__version__}, {platform.node() or 'host'}"
+
+    def _parameters(self) -> list[tuple[str, str]]:
+        trainable, frozen = split_params(self.shapes.params, self.settings.frozen_groups)
+        count = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+        groups: dict[str, int] = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.shapes.params):
+            group = optimizer.group_of(tuple(key.key for key in path))
+            groups[group] = groups.get(group, 0) + math.prod(leaf.shape)
+        parts = ", ".join(f"{group} {number(size)}" for group, size in groups.items())
+        return [("parameters", f"{number(count(trainable))} trained, {number(count(frozen))} frozen ({parts})")]
+
+    def _memory(self) -> list[tuple[str, str]]:
+        params = sharding.bytes_per_device(self.shapes.params)
+        opt = sharding.bytes_per_device(self.shapes.opt_state)
+        devices = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+        batch = sum(value.nbytes for value in self.batch.values()) * jax.process_count() // devices
+        temporary = self.compiled.temporary_bytes
+        total = params + opt + batch + (temporary or 0)
+        available = device_memory_bytes(self.mesh)
+        sizes = f"parameters {size(params)}, optimizer {size(opt)}, batch {size(batch)}, "
+        sizes += f"compiled temporaries {size(temporary) if temporary is not None else 'not reported'}"
+        if available is None:
+            verdict = f"{size(total)} needed; the device does not say how much it has"
+        elif total <= available:
+            verdict = f"fits: {size(total)} of {size(available)} per device"
+        else:
+            verdict = (
+                f"DOES NOT FIT: {size(total)} needed, {size(available)} per device. Lower per_batch, set "
+                "language.remat=full, or raise mesh.fsdp."
+            )
+        return [("bytes per device", sizes), ("memory", verdict)]
+
+    def _flops(self) -> str:
+        parts = ", ".join(
+            f"{part} {flops / self.flops_per_step:.0%}" for part, flops in self.compiled.flops.items() if flops
+        )
+        return f"{number(self.flops_per_step)} ({parts}), compiled in {self.compiled.seconds:.1f} s"
+
+    def _data(self) -> list[tuple[str, str]]:
+        facts = self.loader.describe()
+        shape = {name: self.batch[name].shape for name in ("prefix_tokens", "question_tokens", "depth")}
+        rows = [("data", f"{key}: {value}") for key, value in facts.items()]
+        return [*rows, ("batch", ", ".join(f"{name} {list(dims)}" for name, dims in shape.items()))]
+
+    def _split(self) -> list[tuple[str, str]]:
+        if self.mesh.size == 1:
+            return [("sharding", "one device")]
+        patterns: dict[tuple, list[str]] = {}
+        for name, axes in self.report.split.items():
+            patterns.setdefault(axes, []).append(name)
+        rows = [("sharding", f"{axes}: {len(names)} parameters, e.g. {names[0]}") for axes, names in patterns.items()]
+        rows += [("replicated", f"{name}: {why}") for name, why in self.report.replicated.items()]
+        return rows or [("sharding", "parameters are on every device; batches are split")]
+
+
+def device_memory_bytes(mesh) -> int | None:
+    """Memory of one device: the accelerator's limit, or the host's memory shared by its CPU devices."""
+    device = mesh.local_devices[0]
+    if device.platform == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return total // len(mesh.local_devices)
+    stats = device.memory_stats()
+    return stats.get("bytes_limit") if stats else None
+
+
+def number(value: float) -> str:
+    """1234567 -> '1.23 M'."""
+    for limit, suffix in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.2f} {suffix}"
+    return f"{value:.0f}"
+
+
+def size(value: float) -> str:
+    """Bytes in binary units."""
+    for limit, suffix in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if value >= limit:
+            return f"{value / limit:.2f} {suffix}"
+    return f"{value:.0f} B"

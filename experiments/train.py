@@ -1,0 +1,297 @@
+"""Trains one phase or a whole run: `python -m experiments.train --config FILE --workdir DIR [--config.key=value]`.
+
+A run makes its data, goes through its phases (each in WORKDIR/PHASE), evaluates the last and
+writes the report. Started again with the same arguments it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from data_pipelines.loader import DataConfig, Loader, make_loader
+from data_pipelines.manifest import read_manifest
+from experiments import label as label_lib
+from experiments import prepare as prepare_lib
+from experiments import startup
+from experiments.vocabulary import processor_for
+from spatialsv_jax import assembly, loading
+from spatialsv_jax.losses.objective import active_terms
+from spatialsv_jax.settings import from_mapping
+from spatialsv_jax.training import loop, optimizer, sharding, state, step
+from spatialsv_jax.training.checkpoints import Checkpoints
+from spatialsv_jax.training.metric_writer import MetricWriter
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; it may take an argument as FILE:ARG.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
+    """Runs a config from data to report.
+
+    Args:
+      config: one phase (configs/common.py), or a run with `prepare`, `phases` and `evaluation`.
+      workdir: where everything goes; made when missing.
+
+    Returns:
+      The evaluation of the last model phase (the contents of evaluation.json), or {}.
+
+    Raises:
+      ValueError: a wrong config, data or checkpoint; the message names the key or file.
+      NonFiniteError: a loss became NaN or infinite.
+    """
+    workdir = Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    run = as_run(config)
+    folders = {name: workdir / name if "phases" in config else workdir for name in run.phases}
+    for name, phase in run.phases.items():  # every mistake shows before any work starts
+        if phase.stage == "train":
+            assembly.read_settings(phase, f"config.phases.{name}" if "phases" in config else "config")
+    places = dict(folders)
+    for name, arguments in run.prepare.items():
+        places[name] = Path(run.reuse or workdir).absolute() / "data" / name
+        prepare_lib.prepare_rooms(str(places[name]), **arguments)
+    for name, phase in run.phases.items():
+        print(f"\n== {name} ==", flush=True)
+        if run.reuse and is_finished(phase, Path(run.reuse) / name, places):
+            places[name] = folders[name] = Path(run.reuse).absolute() / name
+            print(f"Taken over from {folders[name]}.", flush=True)
+        elif phase.stage == "label":
+            label_lib.label_rooms(places[phase.teacher], places[phase.data], folders[name], tuple(phase.splits))
+            _write_json(folders[name] / "config.json", phase.to_dict())
+            _write_json(folders[name] / "finished.json", {})
+        else:
+            train_phase(_resolve_places(phase, places), folders[name])
+    _write_json(
+        workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.phases}}
+    )
+    return _evaluate(run, folders, places)
+
+
+def as_run(config: ConfigDict) -> ConfigDict:
+    """A config of one phase as a run of that phase.
+
+    Raises:
+      ValueError: unknown keys at the top of a run.
+    """
+    legal = ("name", "reuse", "prepare", "phases", "evaluation")
+    if "phases" in config:
+        unknown = [key for key in config if key not in legal]
+        if unknown:
+            raise ValueError(f"config has unknown keys {unknown}. Legal keys of a run: {', '.join(legal)}.")
+        return config
+    return ConfigDict({"reuse": "", "prepare": {}, "phases": {config.name or "phase": config}, "evaluation": config.evaluation})
+
+
+def is_finished(phase: ConfigDict, folder: Path, places: dict[str, Path]) -> bool:
+    """Whether `folder` holds this phase, trained to its end (label files: written to their end).
+
+    Raises:
+      ValueError: it is there with other settings, so that taking it over would not be what was asked.
+    """
+    if not (folder / "finished.json").exists():
+        return False
+    wanted = phase if phase.stage == "label" else _resolve_places(phase, places)
+    kept, new = json.loads((folder / "config.json").read_text()), json.loads(wanted.to_json_best_effort())
+    changed = [key for key in new if key != "evaluation" and kept.get(key) != new[key]]
+    if changed:
+        raise ValueError(f"config.reuse: {folder} was made with other settings of {changed}. Leave config.reuse empty.")
+    return True
+
+
+def train_phase(config: ConfigDict, workdir: Path) -> None:
+    """Trains one phase to its last step, going on from the newest checkpoint in `workdir`."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings = assembly.read_settings(config)
+    data_config = data_settings(config)
+    manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
+    processor = processor_for(config, settings, manifests)
+    _keep_config(config, workdir, processor)
+    mesh = sharding.make_mesh(settings.mesh)
+    jax.config.update(
+        "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
+    )
+
+    loader = make_loader(data_config, processor, jax.process_index(), jax.process_count())
+    model = assembly.build_model(settings, processor)
+    first_batch = loader.batch(0)
+    init, apply, logical_axes = model_functions(model, settings, first_batch, config.seed)
+    tx = optimizer.make_optimizer(settings.optimizer, settings.training.steps)
+    parts = step.StepParts(
+        apply,
+        settings.losses,
+        tx,
+        settings.frozen_groups,
+        optimizer.schedules(settings.optimizer, settings.training.steps),
+    )
+    shapes, report = state.state_shapes(init, tx, settings.frozen_groups, logical_axes, mesh)
+    compiled = startup.compile_step(parts, shapes, first_batch, mesh)
+    probe = (
+        jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
+    )
+    table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled, mesh, first_batch)
+    if jax.process_index() == 0:
+        print(table.text(), flush=True)
+
+    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
+    meta = {
+        "data": {path: manifest["sha256"] for path, manifest in manifests.items()},
+        "objective": settings.objective_name,
+    }
+    train_state = _first_state(checkpoints, shapes, init, tx, settings, config.init_from, meta)
+    start = int(train_state.step)
+    if start >= settings.training.steps:
+        print(f"{config.name}: already trained to step {start}.", flush=True)
+        _write_json(workdir / "finished.json", {"steps": start})
+        loader.close()
+        checkpoints.close()
+        return
+    writer = MetricWriter(workdir, start, settings.training.tensorboard)
+    began = time.perf_counter()
+    try:
+        loop.run(
+            train_state,
+            compiled.step,
+            loader.iterate(start),
+            mesh=mesh,
+            config=settings.training,
+            checkpoint_config=settings.checkpoint,
+            checkpoints=checkpoints,
+            writer=writer,
+            meta=meta,
+            work=loop.Work(table.tokens_per_step, table.flops_per_step),
+            explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
+            probe=probe,
+            title=config.name or workdir.name,
+        )
+    finally:
+        writer.close()
+        checkpoints.close()
+        loader.close()
+    _write_json(workdir / "finished.json", {"steps": settings.training.steps, "seconds": time.perf_counter() - began})
+
+
+def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
+    """(init() -> params, apply(params, batch) -> predictions, logical axes) for static shapes of `batch`."""
+    label_hw = tuple(batch["depth"].shape[-2:])
+    lift = settings.model == "teacher" or bool(set(active_terms(settings.losses)) - {"text"})
+    one = {name: value[:1] for name, value in batch.items()}
+
+    def init():
+        return model.init_params(jax.random.key(seed), one, label_hw=label_hw)
+
+    def apply(params, batch):
+        return model.apply({"params": params}, batch, label_hw=label_hw, lift=lift)
+
+    return init, apply, model.logical_axes(one, label_hw=label_hw)
+
+
+def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:
+    """Names the terms that are not finite on the batch of step `bad`, and its records."""
+    batch = sharding.put_batch(loader.batch(bad), mesh)
+    _, report = jax.jit(lambda s, b: step.evaluate_losses(parts, s.params, b, bad))(train_state, batch)
+    values = {name: float(report[name]) for name in active_terms(parts.objective)}
+    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    what = f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not."
+    return f"{what} Values: {values}. Records of the batch: {loader.record_ids(bad)}."
+
+
+def data_settings(config: ConfigDict) -> DataConfig:
+    """config.data as the data pipeline's dataclass; the named sources become a tuple in name order."""
+    values = config.data.to_dict()
+    values["sources"] = tuple(values["sources"][name] for name in sorted(values["sources"]))
+    return from_mapping(DataConfig, values, "config.data")
+
+
+def _first_state(checkpoints: Checkpoints, shapes, init, tx, settings, init_from: str, meta: dict):
+    if checkpoints.latest_step() is not None:
+        restored, old = checkpoints.restore(shapes)
+        if old["data"] != meta["data"]:
+            raise ValueError(
+                f"The data has changed since {checkpoints.directory} was written ({old['data']} then, {meta['data']} now). "
+                "Use a new --workdir, or bring the old data back."
+            )
+        print(f"Going on from step {int(restored.step)} of {checkpoints.directory}.", flush=True)
+        return restored
+    created = state.create_state(init, tx, settings.frozen_groups, shapes)
+    if init_from:
+        loaded = loading.read_params(init_from)
+        created = state.replace_params(created, loaded, new_prefixes=("lifting",))
+        print(f"Starting from the parameters of {init_from}.", flush=True)
+    return created
+
+
+def _resolve_places(phase: ConfigDict, places: dict[str, Path]) -> ConfigDict:
+    """The phase with names of prepared data and earlier phases replaced by their folders."""
+    phase = phase.copy_and_resolve_references()
+    for entry in phase.data.sources.values():
+        entry.path = str(places.get(entry.path, entry.path))
+        entry.labels = str(places.get(entry.labels, entry.labels))
+    phase.init_from = str(places.get(phase.init_from, phase.init_from))
+    return phase
+
+
+def _keep_config(config: ConfigDict, workdir: Path, processor) -> None:
+    """Writes config.json and the processor; refuses to go on with another model in the same place."""
+    file = workdir / "config.json"
+    new = json.loads(config.to_json_best_effort())
+    if file.exists():
+        old = json.loads(file.read_text())
+        changed = [
+            key
+            for key in ("model", "vision", "language", "lifting", "teacher", "data", "seed")
+            if old.get(key) != new[key]
+        ]
+        if changed and (workdir / "checkpoints").exists():
+            raise ValueError(
+                f"{workdir} holds a run with other settings of {changed}. Use a new --workdir or the old settings."
+            )
+    _write_json(file, new)
+    processor.save(workdir / "processor")
+
+
+def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]) -> dict:
+    """Evaluates the last phase that trained a language model."""
+    from experiments import evaluate
+
+    phases = [name for name, phase in run.phases.items() if phase.stage == "train" and phase.model == "mllm"]
+    if not phases or run.evaluation.scenes < 0 or jax.process_index() != 0:
+        return {}
+    first = next(iter(run.phases[phases[-1]].data.sources.values()))
+    return evaluate.evaluate_run(
+        model=str(folders[phases[-1]]),
+        data=str(places.get(first.path, first.path)),
+        split=run.evaluation.split,
+        max_scenes=run.evaluation.scenes or None,
+        report_scenes=run.evaluation.report_scenes,
+    )
+
+
+def _write_json(path: Path, value: dict) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1))
+    os.replace(partial, path)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"Unknown arguments {argv[1:]}.")
+    if _CONFIG.value is None or not _WORKDIR.value:
+        raise app.UsageError("--config FILE and --workdir DIR are needed.")
+    try:
+        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    except (ValueError, FileNotFoundError, loop.NonFiniteError) as error:
+        if os.environ.get("SPATIALSV_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,111 @@
+"""From a resolved config to checked settings and the model they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from spatialsv_jax.backbones.tiny import LanguageConfig, VisionConfig
+from spatialsv_jax.lifting.heads import LiftingConfig
+from spatialsv_jax.losses.objective import ObjectiveConfig, active_terms
+from spatialsv_jax.model import SpatialMLLM
+from spatialsv_jax.processing.tiny import TinyProcessor
+from spatialsv_jax.settings import from_mapping
+from spatialsv_jax.teacher import SpatialTeacher, TeacherConfig
+from spatialsv_jax.training.checkpoints import CheckpointConfig
+from spatialsv_jax.training.loop import LoopConfig
+from spatialsv_jax.training.optimizer import OptimizerConfig
+from spatialsv_jax.training.sharding import MeshConfig
+
+MODELS = ("mllm", "teacher")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A phase's config as frozen dataclasses (data settings are read by the data pipeline)."""
+
+    model: str
+    vision: VisionConfig
+    language: LanguageConfig
+    lifting: LiftingConfig
+    teacher: TeacherConfig
+    losses: ObjectiveConfig
+    optimizer: OptimizerConfig
+    mesh: MeshConfig
+    training: LoopConfig
+    checkpoint: CheckpointConfig
+
+    @property
+    def frozen_groups(self) -> tuple[str, ...]:
+        """Parameter groups without gradient and optimizer state."""
+        return () if self.model == "teacher" or self.vision.trainable else ("vision",)
+
+    @property
+    def objective_name(self) -> str:
+        """What the weights amount to: 'tasks' (the abstract), 'full' (equation 6), or the terms."""
+        terms = set(active_terms(self.losses))
+        named = {
+            frozenset({"text"}): "text_only",
+            frozenset({"text", "depth", "ray", "points"}): "tasks",
+            frozenset({"text", "distill", "depth", "ray", "points"}): "full",
+        }
+        return named.get(frozenset(terms), " + ".join(sorted(terms)))
+
+
+_SECTIONS = {
+    "vision": VisionConfig,
+    "language": LanguageConfig,
+    "lifting": LiftingConfig,
+    "teacher": TeacherConfig,
+    "losses": ObjectiveConfig,
+    "optimizer": OptimizerConfig,
+    "mesh": MeshConfig,
+    "training": LoopConfig,
+    "checkpoint": CheckpointConfig,
+}
+# Keys that the experiments read themselves.
+_OTHER = ("name", "stage", "model", "seed", "init_from", "data", "evaluation")
+
+
+def read_settings(config: Mapping, where: str = "config") -> Settings:
+    """Checks a phase's config and turns its sections into frozen dataclasses.
+
+    Raises:
+      ValueError: an unknown key or wrong type, naming its path and the legal keys; a head without
+        a loss or a loss without a head.
+    """
+    legal = (*_SECTIONS, *_OTHER)
+    unknown = [key for key in config if key not in legal]
+    if unknown:
+        raise ValueError(f"{where} has unknown keys {unknown}. Legal keys: {', '.join(legal)}.")
+    if config["model"] not in MODELS:
+        raise ValueError(f"{where}.model is '{config['model']}'; choose one of {MODELS}.")
+    sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in _SECTIONS.items()}
+    settings = Settings(model=config["model"], **sections)
+    if settings.model == "mllm":
+        terms = set(active_terms(settings.losses))
+        lacking = sorted(terms & {"depth", "ray", "points"} - set(settings.lifting.heads))
+        if lacking:
+            raise ValueError(f"{where}.losses weighs {lacking}, but {where}.lifting.heads is {settings.lifting.heads}.")
+        if "distill" in terms and not settings.lifting.distill_features:
+            raise ValueError(f"{where}.losses.distill needs {where}.lifting.distill_features, the teacher's width.")
+    return settings
+
+
+def build_model(settings: Settings, processor: TinyProcessor):
+    """The module that the settings describe; the vocabulary is the processor's."""
+    if settings.model == "teacher":
+        return SpatialTeacher(settings.teacher)
+    language = settings.language
+    if language.vocab_size not in (0, processor.vocab_size):
+        raise ValueError(
+            f"config.language.vocab_size is {language.vocab_size}, but the tokenizer has {processor.vocab_size} tokens. "
+            "Leave it 0 to take the tokenizer's."
+        )
+    language = dataclasses.replace(language, vocab_size=processor.vocab_size)
+    return SpatialMLLM(settings.vision, language, settings.lifting)
+
+
+def has_lifting(settings: Settings) -> bool:
+    """Whether the model has anything to lift with."""
+    return settings.model == "teacher" or bool(settings.lifting.heads) or settings.lifting.distill_features > 0

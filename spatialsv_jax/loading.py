@@ -1,0 +1,254 @@
+"""One way to name a model: a run, a phase's workdir, or one of its checkpoint steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from spatialsv_jax import assembly
+from spatialsv_jax.generation import decoding
+from spatialsv_jax.geometry import solve_camera
+from spatialsv_jax.processing.tiny import TinyProcessor
+from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """A phase's folder and a step of it (None = the newest)."""
+
+    workdir: Path
+    step: int | None
+
+
+def locate(path: str | Path) -> Location:
+    """Tells a run (run.json), a phase (config.json) and a checkpoint step apart by content.
+
+    A run stands for its last phase.
+
+    Raises:
+      FileNotFoundError: nothing at the path that can be loaded, with what was expected.
+    """
+    path = Path(path).absolute()
+    if (path / "run.json").exists():
+        phases = json.loads((path / "run.json").read_text())["phases"]
+        trained = [path / folder for folder in phases.values() if (path / folder / "config.json").exists()]
+        models = [folder for folder in trained if json.loads((folder / "config.json").read_text())["model"] == "mllm"]
+        if models:
+            return Location(models[-1], None)
+    if (path / "config.json").exists() and (path / "checkpoints").is_dir():
+        return Location(path, None)
+    if path.name.isdigit() and path.parent.name == "checkpoints" and (path.parent.parent / "config.json").exists():
+        return Location(path.parent.parent, int(path.name))
+    raise FileNotFoundError(
+        f"No model at {path}. Give the folder of a run (run.json), of a phase (config.json and checkpoints/), "
+        "or one of its steps (checkpoints/STEP)."
+    )
+
+
+def load_processor(path: str | Path) -> TinyProcessor:
+    """The processor that was saved with the model at `path`."""
+    return TinyProcessor.load(locate(path).workdir / "processor")
+
+
+def read_params(path: str | Path) -> dict[str, Any]:
+    """The parameters of the model at `path` as NumPy arrays."""
+    location = locate(path)
+    return Checkpoints(location.workdir / "checkpoints", create=False).restore_params(location.step)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reconstruction:
+    """What a model believes of some pictures, in units of the scene scale, first view's frame.
+
+    Attributes:
+      images: the pictures as the model saw them, uint8[V,h,w,3].
+      depth, depth_confidence: float32[V,H,W].
+      ray: float32[V,H,W,6]; ray_confidence: float32[V,H,W].
+      points: float32[V,H,W,3]; points_confidence: float32[V,H,W].
+      intrinsics: float64[V,3,3] in pixels of the H x W map; camera_to_world: float64[V,4,4].
+      camera_ok: bool[V], False where no camera fits the rays.
+    """
+
+    images: np.ndarray
+    depth: np.ndarray
+    depth_confidence: np.ndarray
+    ray: np.ndarray
+    ray_confidence: np.ndarray
+    points: np.ndarray
+    points_confidence: np.ndarray
+    intrinsics: np.ndarray
+    camera_to_world: np.ndarray
+    camera_ok: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A trained model ready for use.
+
+    Attributes:
+      model: the pure module; params: its parameters (device arrays).
+      config: the resolved config of its phase; settings: the same, checked.
+      processor: pictures and text to model inputs.
+      label_hw: height and width of the depth maps it was trained with.
+      path, step: where it came from.
+      meta: what the checkpoint says of its data and objective.
+    """
+
+    model: Any
+    params: Any
+    config: dict
+    settings: assembly.Settings
+    processor: TinyProcessor
+    label_hw: tuple[int, int]
+    path: Path
+    step: int
+    meta: dict
+
+    @property
+    def can_lift(self) -> bool:
+        """Whether it has heads that reconstruct."""
+        return self.settings.model == "teacher" or bool(self.settings.lifting.heads)
+
+    def apply(self, params, batch: dict) -> dict:
+        """All predictions for a batch of spec.BATCH; pure, to be jitted by the caller."""
+        lift = "lifting" in params or self.settings.model == "teacher"
+        return self.model.apply({"params": params}, batch, label_hw=self.label_hw, lift=lift)
+
+    def answer(self, images: list[np.ndarray], questions: list[str], max_new_tokens: int = 4) -> list[str]:
+        """Greedy answers.
+
+        Args:
+          images: uint8[h,w,3] pictures in prompt order; a question names view k as `<view:K>`, K from 0.
+          questions: texts in the language that the tokenizer knows.
+          max_new_tokens: limit of an answer's length.
+        """
+        batch = self.inputs(images, questions)
+        tokens = _greedy(self, max_new_tokens)(self.params, batch)
+        return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
+
+    def reconstruct(self, images: list[np.ndarray]) -> Reconstruction:
+        """Depth, cameras and points of some pictures.
+
+        Raises:
+          ValueError: the model has no lifting heads.
+        """
+        missing = {"depth", "ray", "points"} - set(self.settings.lifting.heads)
+        if self.settings.model != "teacher" and missing:
+            raise ValueError(f"The model at {self.path} was trained without the heads {sorted(missing)}.")
+        batch = self.inputs(images, ())
+        found = {
+            name: np.asarray(value[0])
+            for name, value in _forward(self)(self.params, batch).items()
+            if value is not None
+        }
+        fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
+        return Reconstruction(
+            images=np.stack([self.processor.resize(image) for image in images]),
+            **{name: found[name] for name in Reconstruction.__dataclass_fields__ if name in found},
+            intrinsics=fit.intrinsics,
+            camera_to_world=fit.camera_to_world,
+            camera_ok=fit.ok,
+        )
+
+    def inputs(self, images: list[np.ndarray], questions: tuple[str, ...] | list[str]) -> dict[str, np.ndarray]:
+        """A batch of one row with `questions` unanswered and no labels.
+
+        Raises:
+          ValueError: no image.
+        """
+        if not images:
+            raise ValueError("At least one image is needed.")
+        prefix = self.processor.encode_prefix(len(images))
+        pixels = self.processor.pixels(images).pixel_values
+        encoded = [self.processor.encode_question(text, None)[0] for text in questions] or [np.zeros(1, np.int32)]
+        length = max(len(tokens) for tokens in encoded)
+        tokens, mask = (
+            np.full((1, len(encoded), length), self.processor.pad_id, np.int32),
+            np.zeros((1, len(encoded), length), bool),
+        )
+        for row, ids in enumerate(encoded):
+            tokens[0, row, : len(ids)], mask[0, row, : len(ids)] = ids, True
+        views, (height, width) = len(images), self.label_hw
+        batch = {
+            "prefix_tokens": prefix.tokens[None],
+            "prefix_mask": np.ones((1, len(prefix.tokens)), bool),
+            "prefix_positions": prefix.positions[None],
+            "question_tokens": tokens,
+            "question_mask": mask,
+            "question_start": np.array([prefix.question_start], np.int32),
+            "question_valid": np.full((1, len(encoded)), bool(questions)),
+            "answer_mask": np.zeros_like(mask),
+            "answer_positions": np.zeros((1, len(encoded), 1), np.int32),
+            "answer_valid": np.zeros((1, len(encoded), 1), bool),
+            "pixel_values": pixels[None].astype(np.float32),
+            "image_token_index": prefix.image_token_index[None],
+            "view_valid": np.ones((1, views), bool),
+            "covered": np.ones((1, views, height, width), bool),
+        }
+        return batch
+
+
+def load(path: str | Path) -> LoadedModel:
+    """Loads the model at `path` (see `locate`).
+
+    Raises:
+      FileNotFoundError, CheckpointError, ValueError: with the path and what was expected.
+    """
+    location = locate(path)
+    config = json.loads((location.workdir / "config.json").read_text())
+    settings = assembly.read_settings(config, f"{location.workdir}/config.json")
+    processor = TinyProcessor.load(location.workdir / "processor")
+    params, meta, step = Checkpoints(location.workdir / "checkpoints", create=False).restore_params(location.step)
+    model = assembly.build_model(settings, processor)
+    loaded = LoadedModel(
+        model,
+        jax.device_put(params),
+        config,
+        settings,
+        processor,
+        tuple(config["data"]["label_size"]),
+        location.workdir,
+        step,
+        meta,
+    )
+    _check_params(loaded)
+    return loaded
+
+
+def _check_params(loaded: LoadedModel) -> None:
+    """Compares the checkpoint's tree with the model's: Linen would silently ignore extra parameters."""
+    batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
+    expected = jax.eval_shape(lambda: loaded.model.init_params(jax.random.key(0), batch, label_hw=loaded.label_hw))
+    shapes = lambda tree: {
+        jax.tree_util.keystr(p): tuple(x.shape) for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    want, have = shapes(expected), shapes(loaded.params)
+    wrong = [
+        f"{name}: checkpoint {have.get(name)}, model {want.get(name)}"
+        for name in sorted({*want, *have})
+        if want.get(name) != have.get(name)
+    ]
+    if wrong:
+        raise CheckpointError(f"The checkpoint in {loaded.path} does not fit its config.json:\n  " + "\n  ".join(wrong))
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(model, label_hw, lift: bool, max_new_tokens: int, end_id: int):
+    """Compiled functions by what is static; a loaded model is not hashable, its module is."""
+    forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, label_hw=label_hw, lift=lift))
+    greedy = jax.jit(lambda params, batch: decoding.greedy(model, params, batch, max_new_tokens, end_id))
+    return forward, greedy
+
+
+def _forward(loaded: LoadedModel):
+    return _compiled(loaded.model, loaded.label_hw, True, 0, loaded.processor.end_id)[0]
+
+
+def _greedy(loaded: LoadedModel, max_new_tokens: int):
+    return _compiled(loaded.model, loaded.label_hw, False, max_new_tokens, loaded.processor.end_id)[1]

@@ -1,0 +1,157 @@
+"""The training loop, to be read from top to bottom. It takes iterators and callables."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from spatialsv_jax.training.checkpoints import CheckpointConfig, Checkpoints
+from spatialsv_jax.training.metric_writer import MetricWriter
+from spatialsv_jax.training.sharding import put_batch
+from spatialsv_jax.training.state import TrainState
+
+
+class NonFiniteError(FloatingPointError):
+    """The total or a gradient became NaN or infinite; the message names terms and records."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """Steps and intervals of one phase.
+
+    Attributes:
+      steps: optimizer steps of the phase.
+      log_every: steps between metric lines (the only steps with a host transfer).
+      gradient_norm_every: steps between probes of each term's gradient norm; 0 = never.
+      tensorboard: whether to write event files.
+      profile: directory for a trace of steps 10 to 15; "" = none.
+    """
+
+    steps: int = 1000
+    log_every: int = 20
+    gradient_norm_every: int = 0
+    tensorboard: bool = True
+    profile: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What the numbers of a step refer to: tokens and FLOPs of one global batch."""
+
+    tokens: int
+    flops: float
+
+
+def run(
+    state: TrainState,
+    step_fn: Callable,
+    batches: Iterator[tuple[int, dict[str, np.ndarray]]],
+    *,
+    mesh: Mesh,
+    config: LoopConfig,
+    checkpoint_config: CheckpointConfig,
+    checkpoints: Checkpoints,
+    writer: MetricWriter,
+    meta: dict,
+    work: Work,
+    explain: Callable[[TrainState, int], str],
+    probe: Callable | None = None,
+    title: str = "train",
+) -> TrainState:
+    """Trains from `state.step` to `config.steps` and saves the last state.
+
+    Args:
+      state: the state to go on from.
+      step_fn: (state, batch) -> (state, metrics); donates the state.
+      batches: yields (step, this process's rows) from `state.step` on.
+      mesh: where batches go.
+      config, checkpoint_config: intervals.
+      checkpoints, writer: where states and metrics go.
+      meta: written beside every checkpoint (the data manifest's hash, the resolved config).
+      work: tokens and FLOPs per step, for the rates.
+      explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
+      probe: (state, batch) -> gradient norms per term, or None.
+      title: what the progress bar says.
+
+    Raises:
+      NonFiniteError: after the last good checkpoint was kept.
+    """
+    start = int(state.step)
+    bar = tqdm(total=config.steps, initial=start, desc=title, file=sys.stdout, mininterval=2.0, dynamic_ncols=True)
+    trace = _Trace(config.profile, start)
+    window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+    try:
+        for step in range(start, config.steps):
+            drawn = time.perf_counter()
+            batch_step, batch = next(batches)
+            if batch_step != step:
+                raise RuntimeError(f"The loader gave the batch of step {batch_step} at step {step}.")
+            wait_s += time.perf_counter() - drawn
+            device_batch = put_batch(batch, mesh)
+            trace.at(step)
+            norms = {}
+            if probe is not None and config.gradient_norm_every and step % config.gradient_norm_every == 0:
+                norms = {name: float(value) for name, value in probe(state, device_batch).items()}
+                # The probe is no part of the step: its time is kept out of the rates.
+                window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+            state, metrics = step_fn(state, device_batch)
+            window_steps += 1
+            last = step + 1 == config.steps
+            if step % config.log_every == 0 or last or norms:
+                scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
+                _check_finite(state, scalars, explain)
+                seconds = (time.perf_counter() - window_start) / window_steps
+                scalars |= norms
+                scalars["step_time_s"] = seconds
+                scalars["data_wait_s"] = wait_s / window_steps
+                scalars["tokens_per_s"] = work.tokens / seconds
+                scalars["tflops_per_s"] = work.flops / seconds / 1e12
+                if jax.process_index() == 0:
+                    writer.write(step, scalars)
+                bar.set_postfix_str(f"total {scalars['total']:.3f} {seconds * 1e3:.0f} ms/step", refresh=False)
+                window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+            bar.update(1)
+            if (step + 1) % checkpoint_config.every == 0 or last:
+                # Saved before the next batch is drawn: the data position is the step alone.
+                _check_finite(state, None, explain)
+                checkpoints.save(state, meta)
+    finally:
+        bar.close()
+        trace.stop()
+    checkpoints.wait()
+    return state
+
+
+def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) -> None:
+    bad = int(scalars["first_nonfinite"]) if scalars is not None else int(state.first_nonfinite)
+    if bad >= 0:
+        raise NonFiniteError(
+            f"Step {bad} was not finite; nothing was updated from then on and the last checkpoint is kept.\n"
+            + explain(state, bad)
+        )
+
+
+class _Trace:
+    """A profiler trace of five steps, from the eleventh on, when a directory is given."""
+
+    def __init__(self, directory: str, start: int):
+        self._directory, self._first, self._running = directory, start + 10, False
+
+    def at(self, step: int) -> None:
+        if self._directory and step == self._first:
+            jax.profiler.start_trace(self._directory)
+            self._running = True
+        elif step == self._first + 5:
+            self.stop()
+
+    def stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

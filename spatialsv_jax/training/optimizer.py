@@ -1,0 +1,107 @@
+"""Four parameter groups with their own rates; AdamW (the paper's) or Muon for the matrices."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+from optax.contrib import MuonDimensionNumbers
+
+GROUPS = ("vision", "projector", "language", "lifting")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """METHOD: AdamW, linear warm-up over 3 % of the steps, cosine to 0, weight decay 0, clip 1.
+
+    `vision`, `projector`, `language`, `lifting` are peak learning rates. With `name = "muon"`
+    they hold for the matrices; embeddings, norms, biases and convolutions take Adam at
+    `adam_factor` times the rate.
+    """
+
+    name: str = "adamw"
+    vision: float = 0.0
+    projector: float = 1e-5
+    language: float = 1e-5
+    lifting: float = 1e-5
+    warmup_share: float = 0.03
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    b1: float = 0.9
+    b2: float = 0.999
+    adam_factor: float = 1.0
+
+    def __post_init__(self):
+        if self.name not in ("adamw", "muon"):
+            raise ValueError(f"config.optimizer.name is '{self.name}'; choose adamw or muon.")
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"config.optimizer.warmup_share is {self.warmup_share}; it is a share in [0, 1).")
+
+
+def group_of(path: tuple[str, ...]) -> str:
+    """The parameter group of a path: backbone/vision, backbone/projector, backbone/language, lifting.
+
+    Raises:
+      ValueError: a path that belongs to none.
+    """
+    if path[0] == "backbone" and path[1] in GROUPS:
+        return path[1]
+    if path[0] in ("lifting", "teacher"):
+        return "lifting"
+    raise ValueError(f"Parameter {'/'.join(path)} belongs to none of the groups {GROUPS}.")
+
+
+def group_labels(params) -> dict:
+    """The tree of group names beside `params`."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: group_of(tuple(key.key for key in path)), params)
+
+
+def schedule(peak: float, steps: int, warmup_share: float) -> Callable:
+    """Linear warm-up from 0, then cosine to 0 at `steps`."""
+    warmup = max(1, round(steps * warmup_share))
+    return optax.schedules.warmup_cosine_decay_schedule(0.0, peak, warmup, max(steps, warmup + 1), 0.0)
+
+
+def schedules(config: OptimizerConfig, steps: int) -> dict[str, Callable]:
+    """Learning rate of every group by step."""
+    return {group: schedule(getattr(config, group), steps, config.warmup_share) for group in GROUPS}
+
+
+def matrix_dimensions(params):
+    """Which parameters Muon treats: kernels that are matrices, stacked over scanned layers or not.
+
+    Embedding tables, norms, biases and convolution kernels (4D) are left to Adam. Sharded
+    matrices are fine: the Newton-Schulz products are ordinary matrix products.
+    """
+
+    def dimensions(path, leaf):
+        names = [key.key for key in path]
+        if names[-1] != "kernel" or leaf.ndim not in (2, 3):
+            return None
+        return MuonDimensionNumbers(reduction_axis=leaf.ndim - 2, output_axis=leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Global-norm clip over all groups, then one optimizer per group.
+
+    The tree it is initialised with holds trainable parameters only, so frozen ones have no state.
+    """
+    transforms = {}
+    for group, rate in schedules(config, steps).items():
+        if config.name == "adamw":
+            transforms[group] = optax.adamw(rate, config.b1, config.b2, weight_decay=config.weight_decay)
+        else:
+            adam_rate = lambda step, rate=rate: config.adam_factor * rate(step)
+            transforms[group] = optax.contrib.muon(
+                rate,
+                weight_decay=config.weight_decay,
+                adam_b1=config.b1,
+                adam_b2=config.b2,
+                adam_learning_rate=adam_rate,
+                muon_weight_dimension_numbers=matrix_dimensions,
+            )
+    return optax.chain(optax.clip_by_global_norm(config.clip), optax.partition(transforms, group_labels))

@@ -1,0 +1,101 @@
+"""The training state and the split of parameters into trainable and frozen ones."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import traverse_util
+
+from spatialsv_jax.training import sharding as sharding_lib
+from spatialsv_jax.training.optimizer import group_of
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    `first_nonfinite` is the first step whose total or gradient was not finite, -1 so far: from
+    then on no update is applied, so that the parameters stay the last good ones.
+    """
+
+    step: jax.Array  # int32[]
+    params: Any
+    opt_state: Any
+    first_nonfinite: jax.Array  # int32[]
+
+
+def split_params(params: dict, frozen_groups: tuple[str, ...]) -> tuple[dict, dict]:
+    """(trainable, frozen) nested dicts; a group is frozen as a whole."""
+    flat = traverse_util.flatten_dict(params)
+    frozen = {path: leaf for path, leaf in flat.items() if group_of(path) in frozen_groups}
+    trainable = {path: leaf for path, leaf in flat.items() if path not in frozen}
+    return traverse_util.unflatten_dict(trainable), traverse_util.unflatten_dict(frozen)
+
+
+def merge_params(trainable: dict, frozen: dict) -> dict:
+    """Inverse of `split_params`."""
+    return traverse_util.unflatten_dict({**traverse_util.flatten_dict(trainable), **traverse_util.flatten_dict(frozen)})
+
+
+def state_shapes(init_params: Callable, tx: optax.GradientTransformation, frozen_groups, logical_axes, mesh):
+    """The abstract state with shardings, without allocating anything.
+
+    Returns:
+      (TrainState of ShapeDtypeStructs with shardings, ShardingReport).
+    """
+    params = jax.eval_shape(init_params)
+    params_sharding, report = sharding_lib.parameter_shardings(params, logical_axes, mesh)
+    params = sharding_lib.with_shardings(params, params_sharding)
+    trainable, _ = split_params(params, frozen_groups)
+    opt_state = jax.eval_shape(tx.init, trainable)
+    opt_sharding = sharding_lib.like_parameters(opt_state, params, mesh)
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
+    return TrainState(scalar, params, sharding_lib.with_shardings(opt_state, opt_sharding), scalar), report
+
+
+def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState) -> TrainState:
+    """Creates the state on its devices, each shard where it belongs."""
+
+    def create():
+        params = init_params()
+        trainable, _ = split_params(params, frozen_groups)
+        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), jnp.full((), -1, jnp.int32))
+
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    return jax.jit(create, out_shardings=shardings)()
+
+
+def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...]) -> TrainState:
+    """The state with `loaded` parameters; those under `new_prefixes` may be missing and stay as created.
+
+    Loaded parameters that the model lacks are an error, except under `new_prefixes`
+    (the lifting part of another objective).
+
+    Raises:
+      ValueError: naming every missing, unexpected and misshapen parameter at once.
+    """
+    target, source = traverse_util.flatten_dict(state.params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
+    is_new = lambda name: name.split("/")[0] in new_prefixes
+    problems = [f"missing: {name}" for name in target if name not in source and not is_new(name)]
+    problems += [f"unexpected: {name}" for name in source if name not in target and not is_new(name)]
+    problems += [
+        f"shape of {name}: checkpoint {source[name].shape}, model {target[name].shape}"
+        for name in target
+        if name in source and source[name].shape != target[name].shape and not is_new(name)
+    ]
+    if problems:
+        raise ValueError("The checkpoint to start from is of another architecture:\n  " + "\n  ".join(sorted(problems)))
+    merged = {
+        name: jax.device_put(source[name], leaf.sharding)
+        if name in source and source[name].shape == leaf.shape
+        else leaf
+        for name, leaf in target.items()
+    }
+    return dataclasses.replace(state, params=traverse_util.unflatten_dict(merged, sep="/"))
