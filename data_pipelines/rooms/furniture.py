@@ -98,7 +98,7 @@ CATEGORIES: dict[str, Category] = {
     "bottle": _top((0.09, 0.09, 0.26), (0.13, 0.13, 0.38), ("wine",), ("flask",), _TABLES + _KITCHEN, 0.7),
     "cup": _top((0.11, 0.09, 0.10), (0.16, 0.13, 0.15), ("mug",), ("goblet",), _TABLES + ("nightstand",), 0.7),
     "bowl": _top((0.24, 0.24, 0.10), (0.36, 0.36, 0.16), ("round",), ("square",), _KITCHEN, 0.8),
-    "book": _top((0.20, 0.26, 0.05), (0.30, 0.36, 0.14), ("stack",), ("open",), _TABLES + _CHESTS + ("bed",), 0.8),
+    "book": _top((0.20, 0.26, 0.05), (0.30, 0.36, 0.14), ("stack",), ("standing",), _TABLES + _CHESTS + ("bed",), 0.8),
     "clock": _top((0.20, 0.09, 0.22), (0.30, 0.13, 0.32), ("round",), ("square",), _CHESTS + ("desk",), 0.7),
     "kettle": _top((0.24, 0.18, 0.22), (0.30, 0.22, 0.30), ("round",), ("jug",), ("stove", "table"), 0.7),
     "pillow": _top((0.40, 0.30, 0.14), (0.56, 0.42, 0.20), ("soft",), ("roll",), _SEATS, 1.2),
