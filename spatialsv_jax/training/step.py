@@ -48,7 +48,7 @@ def train_step(parts: StepParts, state: TrainState, batch) -> tuple[TrainState, 
         return evaluate_losses(parts, merge_params(trainable, frozen), batch, state.step)
 
     (total, report), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     good = jnp.isfinite(total) & jnp.isfinite(norm) & (state.first_nonfinite < 0)
     updates, opt_state = parts.tx.update(gradients, state.opt_state, trainable)
     updates = jax.tree.map(lambda update: jnp.where(good, update, jnp.zeros_like(update)), updates)
@@ -82,7 +82,7 @@ def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str
         values = jnp.stack([report[name] * report[f"{name}/weight"] for name in names])
         return jnp.sum(values * selected)
 
-    norm = lambda selected: optax.global_norm(jax.grad(weighted)(trunk, selected))
+    norm = lambda selected: optax.tree.norm(jax.grad(weighted)(trunk, selected))
     norms = jax.lax.map(norm, jnp.eye(len(names), dtype=jnp.float32))
     return {f"gradient_norm/{name}": norms[index] for index, name in enumerate(names)}
 

@@ -1,0 +1,51 @@
+"""FLOPs counted from a program equal the closed form, loops and rematerialisation included."""
+
+import jax
+import jax.numpy as jnp
+
+from spatialsv_jax.training import flops
+
+
+def test_matrix_product_in_a_scan_counts_every_turn():
+    x, weights = jnp.zeros((5, 7)), jnp.zeros((3, 7, 7))
+
+    def run(x, weights):
+        return jax.lax.scan(lambda carry, w: (carry @ w, None), x, weights)[0]
+
+    assert sum(flops.count(run, x, weights).values()) == 3 * 2 * 5 * 7 * 7
+
+
+def test_backward_is_twice_forward_and_remat_adds_one():
+    x, w = jnp.zeros((5, 7)), jnp.zeros((7, 6))
+    one = 2 * 5 * 7 * 6
+
+    def loss(w, x):
+        return jnp.sum(jnp.tanh(x @ w) @ w.T)
+
+    assert sum(flops.count(loss, w, x).values()) == 2 * one
+    assert sum(flops.count(jax.grad(loss), w, x).values()) == 2 * one + 3 * one  # x needs no gradient
+    assert sum(flops.count(jax.grad(jax.checkpoint(loss)), w, x).values()) >= 6 * one
+
+
+def test_convolution_and_its_dilated_form():
+    x, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((3, 3, 3, 5))
+    conv = lambda x, k, **more: jax.lax.conv_general_dilated(
+        x, k, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"), **more
+    )
+    assert sum(flops.count(conv, x, kernel).values()) == 2 * (2 * 8 * 8 * 5) * (3 * 3 * 3)
+    dilated = lambda x, k: conv(x, k, lhs_dilation=(2, 2))
+    outputs = jax.eval_shape(dilated, x, kernel).size
+    assert sum(flops.count(dilated, x, kernel).values()) == 2 * outputs * (3 * 3 * 3) // 4
+
+
+def test_parts_follow_the_module_names():
+    x, w = jnp.zeros((4, 4)), jnp.zeros((4, 4))
+
+    def run(x, w):
+        with jax.named_scope("vision"):
+            x = x @ w
+        with jax.named_scope("lifting"):
+            return x @ w
+
+    counted = flops.count(run, x, w)
+    assert counted["vision"] == counted["lifting"] == 2 * 4**3

@@ -1,0 +1,99 @@
+"""Groups, schedules and the two optimizers against hand computations."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from spatialsv_jax.training import optimizer as optimizer_lib
+from spatialsv_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from spatialsv_jax.training.state import merge_params, split_params
+
+
+def _params():
+    key = jax.random.split(jax.random.key(0), 4)
+    return {
+        "backbone": {
+            "vision": {"kernel": jax.random.normal(key[0], (6, 4))},
+            "projector": {"kernel": jax.random.normal(key[1], (4, 6))},
+            "language": {"block": {"kernel": jax.random.normal(key[2], (2, 6, 6))}, "embedding": jnp.ones((5, 6))},
+        },
+        "lifting": {"conv": {"kernel": jax.random.normal(key[3], (3, 3, 2, 2))}},
+    }
+
+
+def test_schedule_warms_up_linearly_and_ends_at_zero():
+    rate = schedule(2.0, 100, 0.1)
+    np.testing.assert_allclose([rate(0), rate(5), rate(10), rate(100)], [0, 1, 2, 0], atol=1e-6)
+    np.testing.assert_allclose(rate(55), 2.0 * 0.5 * (1 + math.cos(math.pi * 45 / 90)), rtol=1e-5)
+
+
+def test_first_adamw_step_is_the_groups_rate_times_the_sign():
+    config = OptimizerConfig(vision=0.5, projector=0.1, language=0.2, lifting=0.3, warmup_share=0.0, clip=1e9)
+    tx, params = make_optimizer(config, 10), _params()
+    state = tx.init(params)
+    gradients = jax.tree.map(lambda leaf: jnp.where(leaf > 0, 1.0, -1.0), params)
+    _, state = tx.update(gradients, state, params)  # rate 0 at step 0
+    updates, _ = tx.update(gradients, state, params)
+    rates = optimizer_lib.schedules(config, 10)
+    for group, path in [("vision", ("backbone", "vision", "kernel")), ("lifting", ("lifting", "conv", "kernel"))]:
+        update, gradient = updates, gradients
+        for key in path:
+            update, gradient = update[key], gradient[key]
+        np.testing.assert_allclose(update, -rates[group](1) * gradient, rtol=1e-4)
+
+
+def test_clip_is_over_all_groups_together():
+    config = OptimizerConfig(clip=1.0)
+    assert make_optimizer(config, 10).init(_params())  # the clip has no state of its own
+    norm = 7.0
+    gradients = {"a": jnp.full((2,), norm), "b": jnp.full((2,), norm)}
+    clipped, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
+    np.testing.assert_allclose(optax.tree.norm(clipped), 1.0, rtol=1e-6)
+
+
+def test_muon_orthogonalises_each_stacked_matrix_and_leaves_the_rest_to_adam():
+    config = OptimizerConfig(
+        name="muon", vision=1.0, projector=1.0, language=1.0, lifting=1.0, warmup_share=0.0, clip=1e9
+    )
+    tx, params = make_optimizer(config, 10), _params()
+    state = tx.init(params)
+    gradients = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    _, state = tx.update(gradients, state, params)
+    updates, _ = tx.update(gradients, state, params)
+    for layer in updates["backbone"]["language"]["block"]["kernel"]:
+        values = np.linalg.svd(np.asarray(layer), compute_uv=False)
+        assert values.min() > 0.4 and values.max() < 1.4  # Newton-Schulz brings singular values near 1
+    rate = optimizer_lib.schedules(config, 10)["language"]
+    adam = optax.adamw(rate, 0.9, 0.999, weight_decay=0.0, nesterov=True)  # Muon's companion has momentum as it has
+    leaf = {"embedding": params["backbone"]["language"]["embedding"]}
+    expected, adam_state = None, adam.init(leaf)
+    for _ in range(2):
+        gradient = {"embedding": gradients["backbone"]["language"]["embedding"]}
+        expected, adam_state = adam.update(gradient, adam_state, leaf)
+    np.testing.assert_allclose(updates["backbone"]["language"]["embedding"], expected["embedding"], rtol=1e-4)
+
+
+def test_frozen_groups_have_no_state():
+    params = _params()
+    trainable, frozen = split_params(params, ("vision",))
+    assert "vision" not in trainable["backbone"] and set(frozen) == {"backbone"}
+    state = make_optimizer(OptimizerConfig(), 10).init(trainable)
+    assert not [
+        path
+        for path, _ in jax.tree_util.tree_leaves_with_path(state)
+        if "'kernel'" in str(path) and "vision'" in str(path[3:])
+    ]
+    sizes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert (6, 4) not in sizes and (4, 6) in sizes
+    assert jax.tree.structure(merge_params(trainable, frozen)) == jax.tree.structure(params)
+
+
+def test_unknown_names_are_errors():
+    with pytest.raises(ValueError, match="choose adamw or muon"):
+        OptimizerConfig(name="sgd")
+    with pytest.raises(ValueError, match="belongs to none"):
+        optimizer_lib.group_of(("head", "kernel"))

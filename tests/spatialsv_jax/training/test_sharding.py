@@ -1,0 +1,66 @@
+"""Logical axes to shardings: rules, unknown names, indivisible sizes, state trees."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from spatialsv_jax.partitioning import LOGICAL_AXES
+from spatialsv_jax.training import sharding
+
+
+def _shape(*dims):
+    return jax.ShapeDtypeStruct(dims, np.float32)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(sharding.MeshConfig(data=2, fsdp=2, tensor=2))
+
+
+def test_every_logical_axis_has_a_rule():
+    assert set(sharding.RULES) == set(LOGICAL_AXES)
+
+
+def test_free_axis_takes_what_is_left():
+    assert dict(sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+
+
+@pytest.mark.parametrize("config", [dict(data=3), dict(data=-1, fsdp=-1), dict(data=16, fsdp=1), dict(data=0)])
+def test_impossible_mesh_is_an_error(config):
+    with pytest.raises(ValueError, match="config.mesh"):
+        sharding.make_mesh(sharding.MeshConfig(**config))
+
+
+def test_rules_split_and_report(mesh):
+    shapes = {"a": {"kernel": _shape(8, 12)}, "b": _shape(3, 12), "c": _shape(5)}
+    axes = {"a": {"kernel": ("embed", "mlp")}, "b": ("embed", "mlp"), "c": ("norm",)}
+    tree, report = sharding.parameter_shardings(shapes, axes, mesh)
+    assert tree["a"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert tree["b"].spec == PartitionSpec(None, "tensor")
+    assert tree["c"].spec == PartitionSpec(None)
+    assert list(report.replicated) == ["b"] and "embed=3" in report.replicated["b"]
+
+
+def test_unknown_axis_names_the_parameter(mesh):
+    with pytest.raises(ValueError, match=r"a/kernel.*'colour'.*Known: layers"):
+        sharding.parameter_shardings({"a": {"kernel": _shape(4)}}, {"a": {"kernel": ("colour",)}}, mesh)
+
+
+def test_moments_take_their_parameters_sharding(mesh):
+    params = {"x": {"kernel": jax.ShapeDtypeStruct((4, 4), np.float32)}}
+    tree, _ = sharding.parameter_shardings(params, {"x": {"kernel": ("embed", "mlp")}}, mesh)
+    params = sharding.with_shardings(params, tree)
+    moments = sharding.like_parameters({"mu": params, "count": _shape()}, params, mesh)
+    assert moments["mu"]["x"]["kernel"].spec == PartitionSpec("fsdp", "tensor")
+    assert moments["count"].spec == PartitionSpec()
+
+
+def test_bytes_count_one_devices_shard(mesh):
+    leaf = jax.ShapeDtypeStruct((8, 4), np.float32, sharding=jax.NamedSharding(mesh, PartitionSpec("fsdp", "tensor")))
+    assert sharding.bytes_per_device({"x": leaf}) == 8 * 4 * 4 // 4
+
+
+def test_batch_that_does_not_divide_is_an_error(mesh):
+    with pytest.raises(ValueError, match="6 rows does not divide over the 4 devices"):
+        sharding.put_batch({"x": np.zeros((6, 2), np.float32)}, mesh)
