@@ -1,0 +1,139 @@
+"""Drawing questions so that each type's answers come out balanced over many records.
+
+Turn by turn over the types of a group, in shuffled order: the answer is chosen first, each class of
+the type equally likely (open answers: each answer that the record offers), and then a question
+that has it. If the record offers none the turn is lost, so that frequent answers do not take the
+place of rare ones. A record's questions depend on nothing but its scene, views and generator.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_pipelines.records import Question
+from data_pipelines.rooms.questions import directions, grounding, spatial
+from data_pipelines.rooms.questions.dice import Dice
+from data_pipelines.rooms.questions.facts import Facts
+from data_pipelines.rooms.questions.forms import FORMS, TYPES, Words, default_words, finish
+from data_pipelines.rooms.scene import RenderedView, Scene
+
+TURNS_PER_QUESTION = 6  # lost turns included; afterwards the record stays with fewer questions
+SEQUENCES = ("rotation", "around", "walk")  # view settings whose views follow one another
+
+
+class _Source:
+    """What one type offers on one record or view: answers, and questions that have them."""
+
+    def __init__(self, kind: str, pool: dict[str, list], draft: Callable):
+        self.kind = kind
+        self.pool = {answer: keys for answer, keys in pool.items() if keys}
+        self.draft = draft
+
+    def target(self, dice: Dice) -> str:
+        """An answer to ask for; not every class need be on offer."""
+        return dice.pick(TYPES[self.kind].classes or tuple(self.pool))
+
+
+class _Maker:
+    """Collects the questions of one record."""
+
+    def __init__(self, form: str, dice: Dice):
+        self.form = form
+        self.dice = dice
+        self.questions: list[Question] = []
+        self.texts: set[str] = set()
+        self.stats: Counter = Counter()
+
+    def source(self, kind: str, pool: Callable, draft: Callable, *facts) -> _Source:
+        """The questions of one type; `facts` are the first arguments of its two functions."""
+        rejected: Counter = Counter()
+        offered = pool(*facts, self.dice, rejected)
+        self.stats.update({f"rejected/{kind}/{reason}": number for reason, number in rejected.items()})
+        return _Source(kind, offered, functools.partial(draft, *facts, self.dice))
+
+    def draw(self, sources: list[_Source], count: int) -> None:
+        """Up to `count` more questions, turn by turn over the types."""
+        sources = self.dice.shuffled([source for source in sources if source.pool])
+        goal = len(self.questions) + count
+        turns = TURNS_PER_QUESTION * count
+        while sources and turns > 0 and len(self.questions) < goal:
+            for source in list(sources):
+                turns -= 1
+                if len(self.questions) == goal or turns < 0:
+                    break
+                self._turn(source)
+                if not source.pool:
+                    sources.remove(source)
+
+    def _turn(self, source: _Source) -> None:
+        answer = source.target(self.dice)
+        keys = source.pool.get(answer)
+        if not keys:
+            self.stats[f"rejected/{source.kind}/answer_not_offered"] += 1
+            return
+        draft = source.draft(answer, self.dice.pop(keys))
+        if not keys:
+            del source.pool[answer]
+        question = finish(draft, self.form, f"{source.kind}-{len(self.questions):03d}", self.dice)
+        if question.text in self.texts:
+            self.stats[f"rejected/{source.kind}/asked_before"] += 1
+            return
+        self.texts.add(question.text)
+        self.questions.append(question)
+        self.stats[f"made/{source.kind}"] += 1
+
+
+def make_questions(
+    scene: Scene,
+    views: Sequence[RenderedView],
+    setting: str,
+    rng: np.random.Generator,
+    form: str = "word",
+    grounding_per_view: int = 24,
+    spatial_count: int = 24,
+    words: Words | None = None,
+) -> tuple[tuple[Question, ...], dict[str, int]]:
+    """Questions with exact answers about the views of a room. Source: ours (types after VSI-Bench and MindCube).
+
+    Args:
+        scene: the room.
+        views: its pictures in prompt order; `<view:K>` in a text counts them from 0.
+        setting: how the views were chosen; the order of first appearance is asked only where the
+            views follow one another ("rotation", "around", "walk").
+        rng: the only source of chance: equal arguments and generator state give equal questions.
+        form: "word", "letter" or "number" (see `forms`).
+        grounding_per_view: upper bound of questions about each single view.
+        spatial_count: upper bound of questions about the room.
+        words: categories and colours for wrong options and absent things; default those of `furniture`.
+
+    Returns:
+        The questions, ids unique in the record, and counts "made/TYPE" and "rejected/TYPE/REASON".
+
+    Raises:
+        ValueError: unknown form, negative counts, no views, views of another scene.
+    """
+    if form not in FORMS:
+        raise ValueError(f"Answer form '{form}' is unknown; choose one of {', '.join(FORMS)}.")
+    if grounding_per_view < 0 or spatial_count < 0:
+        raise ValueError(
+            f"Scene '{scene.id}': grounding_per_view={grounding_per_view} and spatial_count={spatial_count} "
+            "are upper bounds of question counts and must not be negative."
+        )
+    facts = Facts(scene, views)
+    words = words or default_words()
+    maker = _Maker(form, Dice(rng))
+    if grounding_per_view:
+        for view in facts.views:
+            table = grounding.BUILDERS.items()
+            sources = [maker.source(kind, pool, draft, facts, view, words) for kind, (pool, draft) in table]
+            maker.draw(sources, grounding_per_view)
+    if spatial_count:
+        table = dict(spatial.BUILDERS | directions.BUILDERS)
+        if setting not in SEQUENCES:
+            del table["object_appearance_order"]
+        maker.draw([maker.source(kind, pool, draft, facts) for kind, (pool, draft) in table.items()], spatial_count)
+    return tuple(maker.questions), dict(maker.stats)
