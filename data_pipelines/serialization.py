@@ -88,7 +88,9 @@ def encode_record(record: Record) -> bytes:
         "questions": questions_to_json(record.questions),
         "metadata": metadata,
     }
-    return _serializer().serialize_example(_encoded().encode_example(example))
+    message = _serializer().get_tf_example(_encoded().encode_example(example))
+    # Features are a protobuf map, whose order differs from process to process unless asked not to.
+    return message.SerializeToString(deterministic=True)
 
 
 def decode_record(data: bytes) -> Record:

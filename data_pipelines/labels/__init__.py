@@ -1,0 +1,1 @@
+"""Label files: what a teacher says about the views of a record."""

@@ -1,0 +1,235 @@
+"""Label files: depth, confidence, cameras and features of a teacher, one .npz per record.
+
+NumPy alone reads them (`allow_pickle=False`). A file's key is (teacher, checkpoint, ordered view
+ids, resolution): labels belong to one ordered set of views, because the teacher's world and scale
+change with it, so a reader must name the views it has and gets an error when they differ.
+
+Arrays of a file: depth float32[V,H,W] z-depth in the teacher's unit, 0 where not valid; confidence
+float32[V,H,W]; valid bool[V,H,W]; intrinsics float64[V,3,3] in pixels of the H x W map, centres at
++0.5; camera_to_world float64[V,4,4] OpenCV; label_affine float64[V,2,3], label pixel -> original
+pixel; features float16[V,gh,gw,F] (absent if the teacher gives none); view_ids, record_id,
+teacher, checkpoint and key as text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import urllib.parse
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+LABEL_VERSION = 1
+_LONGEST_NAME = 180
+_SHAPES = {
+    "depth": ("V", "H", "W"),
+    "confidence": ("V", "H", "W"),
+    "valid": ("V", "H", "W"),
+    "intrinsics": ("V", 3, 3),
+    "camera_to_world": ("V", 4, 4),
+    "label_affine": ("V", 2, 3),
+    "features": ("V", "gh", "gw", "F"),
+}
+_DTYPES = {
+    "depth": np.float32,
+    "confidence": np.float32,
+    "valid": np.bool_,
+    "intrinsics": np.float64,
+    "camera_to_world": np.float64,
+    "label_affine": np.float64,
+    "features": np.float16,
+}
+
+
+class LabelError(ValueError):
+    """A label file that is missing, damaged, or made for something else."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFile:
+    """Labels of one record; shapes and units in the head of this module."""
+
+    depth: np.ndarray
+    confidence: np.ndarray
+    intrinsics: np.ndarray
+    camera_to_world: np.ndarray
+    valid: np.ndarray
+    label_affine: np.ndarray
+    view_ids: tuple[str, ...]
+    teacher: str
+    checkpoint: str  # hash of the teacher's weights
+    features: np.ndarray | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of teacher, checkpoint, ordered views and resolution."""
+        return label_key(self.teacher, self.checkpoint, self.view_ids, self.depth.shape[1:])
+
+
+def label_key(teacher: str, checkpoint: str, view_ids: Sequence[str], resolution: Sequence[int]) -> str:
+    """Hex SHA-256 that tells labels of other weights, views, order or resolution (height, width) apart."""
+    parts = [LABEL_VERSION, teacher, checkpoint, list(view_ids), [int(side) for side in resolution]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def label_path(directory: str | os.PathLike, record_id: str) -> Path:
+    """Where a record's labels lie; any text is a legal record id."""
+    name = urllib.parse.quote(record_id, safe=" ")
+    if len(name) > _LONGEST_NAME:  # '+' never occurs in a quoted name
+        name = f"{name[:100]}+{hashlib.sha256(record_id.encode()).hexdigest()[:32]}"
+    return Path(directory) / f"{name}.npz"
+
+
+def write_labels(directory: str | os.PathLike, record_id: str, labels: LabelFile) -> Path:
+    """Checks and writes a record's labels, wholly or not at all; an older file is replaced.
+
+    Raises:
+      LabelError: naming the record and the field whose shape, type or values are wrong.
+      OSError: the disk refuses.
+    """
+    where = f"Labels of record '{record_id}'"
+    arrays = _checked(labels, where)
+    texts = {
+        "view_ids": np.array(labels.view_ids, dtype=np.str_),
+        "record_id": np.array(record_id),
+        "teacher": np.array(labels.teacher),
+        "checkpoint": np.array(labels.checkpoint),
+        "key": np.array(labels.key),
+        "version": np.array(LABEL_VERSION),
+    }
+    path = label_path(directory, record_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"+{os.getpid()}+{hashlib.sha256(record_id.encode()).hexdigest()[:16]}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays, **texts)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def read_labels(
+    directory: str | os.PathLike,
+    record_id: str,
+    *,
+    view_ids: Sequence[str] | None = None,
+    teacher: str | None = None,
+    checkpoint: str | None = None,
+) -> LabelFile:
+    """Reads a record's labels.
+
+    Args:
+      directory: the folder of label files.
+      record_id: the record.
+      view_ids: the record's views in order; other views in the file are an error.
+      teacher: the teacher that must have made them; None = any.
+      checkpoint: hash of the weights that must have made them; None = any.
+
+    Raises:
+      LabelError: no file, a damaged file or field, or labels made for something else; names the
+        file and the field.
+    """
+    path = label_path(directory, record_id)
+    if not path.is_file():
+        raise LabelError(f"{path} does not exist: record '{record_id}' has no labels there. Run the teacher on it.")
+    values = _load(path, (*_SHAPES, "view_ids", "record_id", "teacher", "checkpoint", "key", "version"))
+    if int(values["version"]) != LABEL_VERSION:
+        raise LabelError(f"{path}: version is {values['version']}, expected {LABEL_VERSION}. Make the labels again.")
+    labels = LabelFile(
+        **{name: values.get(name) for name in _SHAPES},
+        view_ids=tuple(map(str, values["view_ids"])),
+        teacher=str(values["teacher"]),
+        checkpoint=str(values["checkpoint"]),
+    )
+    _checked(labels, str(path))
+    found = {"record_id": str(values["record_id"]), "key": str(values["key"])}
+    wanted = {"record_id": record_id, "key": labels.key}
+    for name, value in (("view_ids", view_ids), ("teacher", teacher), ("checkpoint", checkpoint)):
+        if value is not None:
+            found[name] = getattr(labels, name)
+            wanted[name] = tuple(value) if name == "view_ids" else value
+    for name, value in wanted.items():
+        if found[name] != value:
+            raise LabelError(
+                f"{path}: {name} is {found[name]!r}, expected {value!r}. These labels were made for something else; "
+                "make them again for this record, in another folder."
+            )
+    return labels
+
+
+def existing(
+    directory: str | os.PathLike, *, teacher: str | None = None, checkpoint: str | None = None
+) -> frozenset[str]:
+    """Record ids that have a finished label file, so that an interrupted teacher goes on after them.
+
+    Files of interrupted writes do not count.
+
+    Raises:
+      LabelError: a file of another teacher or checkpoint than named: one folder holds one kind.
+    """
+    ids = set()
+    for path in sorted(Path(directory).glob("*.npz")):
+        values = _load(path, ("record_id", "teacher", "checkpoint"))
+        for name, value in (("teacher", teacher), ("checkpoint", checkpoint)):
+            if value is not None and str(values[name]) != value:
+                raise LabelError(
+                    f"{path}: {name} is '{values[name]}', expected '{value}'. Write these labels to another folder."
+                )
+        ids.add(str(values["record_id"]))
+    return frozenset(ids)
+
+
+def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    values: dict[str, np.ndarray] = {}
+    name = "the archive"
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for name in names:
+                if name in archive.files:
+                    values[name] = archive[name]
+                elif name != "features":
+                    raise LabelError(f"{path}: field '{name}' is missing. Make the labels again.")
+    except LabelError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise LabelError(f"{path}: {name} cannot be read ({error}). Delete the file and make it again.") from error
+    return values
+
+
+def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
+    """The arrays with their final types, after all checks."""
+    sizes: dict[str, int] = {"V": len(labels.view_ids)}
+    arrays = {}
+    for name, letters in _SHAPES.items():
+        value = getattr(labels, name)
+        if value is None and name == "features":
+            continue
+        value = np.asarray(value)
+        expected = tuple(sizes.get(letter, letter) for letter in letters)
+        if value.ndim != len(letters) or any(
+            isinstance(e, int) and e != n for e, n in zip(expected, value.shape, strict=True)
+        ):
+            raise LabelError(f"{where}: field '{name}' has shape {value.shape}, expected {expected}.")
+        sizes.update((letter, n) for letter, n in zip(letters, value.shape, strict=True) if isinstance(letter, str))
+        if value.dtype.kind not in ("b" if name == "valid" else "fiu"):
+            raise LabelError(f"{where}: field '{name}' has type {value.dtype}, expected {_DTYPES[name].__name__}.")
+        with np.errstate(over="ignore"):
+            arrays[name] = value.astype(_DTYPES[name])
+    if not labels.teacher or not labels.checkpoint:
+        raise LabelError(f"{where}: 'teacher' and 'checkpoint' must name what made the labels.")
+    valid = arrays["valid"]
+    arrays["depth"] = np.where(valid, arrays["depth"], np.float32(0))
+    if not (np.isfinite(arrays["depth"]).all() and (arrays["depth"] > 0)[valid].all()):
+        raise LabelError(f"{where}: field 'depth' has NaN, inf or values <= 0 where 'valid' is True.")
+    for name, value in arrays.items():
+        if not np.isfinite(value).all():
+            raise LabelError(f"{where}: field '{name}' has NaN, inf or values too large for {value.dtype}.")
+    return arrays
