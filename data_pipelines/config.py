@@ -1,0 +1,104 @@
+"""Settings of the data pipeline: the sources of the mixture and the shapes of the bucket."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from spatialsv_jax.settings import from_mapping
+
+GROUPS = ("grounding", "spatial")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceConfig:
+    """One source of the mixture: a prepared data set and what of it is used."""
+
+    path: str  # folder of a prepared data set
+    split: str = "train"
+    per_batch: int = 16  # rows of every global batch
+    groups: tuple = GROUPS  # question groups
+    types: tuple = ()  # question types; () = all
+    views: int = 0  # views of one sample; 0 = all of the record, 1 = one picture per sample
+    text: bool = True  # False: questions are never shown (has_text False)
+    geometry: bool = True  # False: depth and cameras are never read (has_geometry False)
+    text_share: float = 1.0  # share of scenes with text, by hash of the scene's name
+    unlabelled: str = "keep"  # scenes without text: "keep" them for the 3D losses, or "drop" their records
+    labels: str = "measured"  # depth and cameras of the record, or a folder of label files
+    features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
+    shuffle3d: bool = False  # control: depth, cameras and features of another scene
+
+    def __post_init__(self):
+        where = f"Source '{self.path}' ({self.split})"
+        if self.per_batch < 1:
+            raise ValueError(
+                f"{where}: per_batch is {self.per_batch}, expected at least 1; leave the source out instead."
+            )
+        if self.views < 0:
+            raise ValueError(f"{where}: views is {self.views}, expected 0 (all) or a positive number.")
+        if not 0.0 <= self.text_share <= 1.0:
+            raise ValueError(f"{where}: text_share is {self.text_share}, expected 0..1.")
+        unknown = sorted(set(self.groups) - set(GROUPS))
+        if unknown:
+            raise ValueError(f"{where}: unknown question groups {unknown}; known groups: {list(GROUPS)}.")
+        if self.unlabelled not in ("keep", "drop"):
+            raise ValueError(f"{where}: unlabelled is '{self.unlabelled}', expected 'keep' or 'drop'.")
+
+    @property
+    def feature_folder(self) -> str:
+        """Folder of the label files that hold the teacher features, '' = no features."""
+        if self.features == "auto":
+            return "" if self.labels == "measured" else self.labels
+        return "" if self.features == "none" else self.features
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+    """What all samples of a loader share."""
+
+    views: int
+    label_size: tuple[int, int]
+    question_tokens: int
+    answer_tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Sources and the one bucket (static shapes) of a run."""
+
+    sources: tuple = ()  # of SourceConfig, or mappings with its fields
+    questions: int = 8  # Q: packed questions of a row
+    question_tokens: int = 48  # T: question, answer and end token
+    answer_tokens: int = 4  # A: answer and end token
+    views: int = 4  # V: samples with fewer get padded views, records with more are an error
+    label_size: tuple = (64, 64)  # (H, W) of the label maps
+    seed: int = 0
+    threads: int = 2  # reading threads; 0 = read in the training thread
+    buffer: int = 4  # batches prepared ahead
+    cache_mb: float = 512.0  # memory for prepared samples
+    verify: int = 4  # records per source prepared at construction, so that wrong sizes fail at once
+
+    def __post_init__(self):
+        for name in ("questions", "question_tokens", "answer_tokens", "views"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.data.{name} is {getattr(self, name)}, expected at least 1.")
+        for name in ("seed", "threads", "buffer", "cache_mb", "verify"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"config.data.{name} is {getattr(self, name)}, expected 0 or more.")
+        if len(self.label_size) != 2 or min(self.label_size) < 1:
+            raise ValueError(f"config.data.label_size is {self.label_size}, expected (height, width) in pixels.")
+
+    @property
+    def source_configs(self) -> tuple[SourceConfig, ...]:
+        """The sources as dataclasses."""
+        return tuple(
+            source
+            if isinstance(source, SourceConfig)
+            else from_mapping(SourceConfig, source, f"config.data.sources[{number}]")
+            for number, source in enumerate(self.sources)
+        )
+
+    @property
+    def sample_settings(self) -> SampleSettings:
+        """Shapes of the bucket."""
+        height, width = self.label_size
+        return SampleSettings(self.views, (int(height), int(width)), self.question_tokens, self.answer_tokens)

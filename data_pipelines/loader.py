@@ -1,0 +1,208 @@
+"""The training loader.
+
+A Grain MapDataset chain: row plans (mixture) -> rows (samples, packing) -> batches (collate).
+Batch `step` is a pure function of (data, config, step): it does not depend on the number of
+processes, threads, on what was read before, or on what the cache holds.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from data_pipelines import storage
+from data_pipelines.collate import collate
+from data_pipelines.config import DataConfig, SourceConfig
+from data_pipelines.evaluation_rows import EvaluationRow, evaluation_batches
+from data_pipelines.mixture import Mixture, RowPlan, RowPlans
+from data_pipelines.packing import choose_questions
+from data_pipelines.rows import RowBuilder, measure
+from data_pipelines.samples import BoundedCache, Sample, Source
+
+__all__ = ["DataConfig", "EvaluationRow", "Loader", "SourceConfig", "evaluation_batches", "make_loader"]
+
+_STEPS = 2**31  # length of the chain; a run ends long before
+
+
+class Loader:
+    """Batches of this process; make it with `make_loader`.
+
+    Attributes:
+      config: the data settings.
+      mixture: which record stands where.
+      sources: the opened sources.
+    """
+
+    def __init__(
+        self, config: DataConfig, processor, sources: Sequence[Source], process_index: int, process_count: int
+    ):
+        self.config, self.sources, self._processor = config, tuple(sources), processor
+        counts = [source.config.per_batch for source in sources]
+        self.mixture = Mixture(counts, [source.members() for source in sources], config.seed)
+        width = max((source.feature_width for source in sources), default=0)
+        self._builder = RowBuilder(config, processor, width)
+        plans = RowPlans(self.mixture, process_index, process_count, _STEPS)
+        self.rows_per_process = plans.local_rows
+        self._dataset = grain.MapDataset.source(plans).map(self.row).batch(plans.local_rows, batch_fn=collate)
+        self._open: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
+        self._verify()
+
+    def row(self, plan: RowPlan) -> dict[str, np.ndarray]:
+        """The row that `plan` describes."""
+        source, rng = self.sources[plan.source], self.mixture.generator(plan)
+        sample = source.sample(plan.record, plan.visit, rng)
+        choice = choose_questions(len(sample.questions), self.config.questions, rng)
+        geometry_of = self._partner(plan, sample) if source.config.shuffle3d else sample
+        return self._builder.row(sample, choice, geometry_of, plan.record, plan.source)
+
+    def _partner(self, plan: RowPlan, sample: Sample) -> Sample:
+        source = self.sources[plan.source]
+        rng = self.mixture.generator(plan)
+        for other in self.mixture.partners(plan):
+            partner = source.sample(other, plan.visit, rng, views=len(sample.covered))
+            if partner.scene != sample.scene:
+                return partner
+        raise ValueError(
+            f"shuffle3d found no record of another scene than '{sample.scene}' in source {plan.source}; "
+            "it needs a source with several scenes."
+        )
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """This process's rows of global batch `step`: a contiguous slice, fields of spec.BATCH."""
+        return self._dataset[step]
+
+    def iterate(self, start_step: int = 0) -> BatchIterator:
+        """(step, batch) from `start_step` on, prepared ahead by threads; close it when done."""
+        iterator = BatchIterator(self._dataset, start_step, self.config.threads, self.config.buffer)
+        self._open.add(iterator)
+        return iterator
+
+    def close(self) -> None:
+        """Closes the iterators that are still open."""
+        for iterator in list(self._open):
+            iterator.close()
+
+    def record_ids(self, step: int) -> list[str]:
+        """Ids of the records of global batch `step`, of all processes, in row order."""
+        ids = []
+        for slot in range(self.mixture.global_batch):
+            plan = self.mixture.row(step, slot)
+            ids.append(str(self.sources[plan.source].records.ids[plan.record]))
+        return ids
+
+    def _verify(self) -> None:
+        """Prepares a few records of every source and tokenises all their questions."""
+        for source, members in zip(self.sources, self.mixture.members, strict=True):
+            count = min(self.config.verify, len(members))
+            for place in np.linspace(0, len(members) - 1, count).astype(int):
+                sample = source.sample(int(members[place]), 0, np.random.default_rng(0))
+                for question in range(len(sample.questions)):
+                    sample.questions.pack(np.array([question]), 1, self._processor)
+
+    def describe(self, rows: int = 64) -> dict:
+        """What the loader yields, for the start-up table and the run's records; plain JSON types.
+
+        Counts of records are exact; everything under `sampled` was measured on the first `rows`
+        rows of the data order, the same on every process.
+        """
+        height, width = self.config.sample_settings.label_size
+        bucket = {
+            "views": self.config.views,
+            "grid_hw": list(self._processor.grid_hw),
+            "label_size": [height, width],
+            "prefix_tokens": self._builder.prefix_tokens,
+            "questions": self.config.questions,
+            "question_tokens": self.config.question_tokens,
+            "answer_tokens": self.config.answer_tokens,
+        }
+        steps = -(-rows // self.mixture.global_batch)
+        plans = [self.mixture.row(step, slot) for step in range(steps) for slot in range(self.mixture.global_batch)]
+        measured = [(plan.source, self.row(plan)) for plan in plans]
+        sources = []
+        for number, source in enumerate(self.sources):
+            members = len(self.mixture.members[number])
+            sources.append({
+                "path": source.config.path,
+                "split": source.config.split,
+                "records": len(source),
+                "records_in_use": members,
+                "per_batch": source.config.per_batch,
+                "steps_per_pass": members / source.config.per_batch,
+                "sampled": measure([row for owner, row in measured if owner == number]),
+            })  # fmt: skip
+        return {
+            "global_batch": self.mixture.global_batch,
+            "rows_per_process": self.rows_per_process,
+            "tokens_per_batch": self.mixture.global_batch
+            * (self._builder.prefix_tokens + self.config.questions * self.config.question_tokens),
+            "buckets": [bucket],
+            "sources": sources,
+            "sampled": measure([row for _, row in measured]),
+        }
+
+
+class BatchIterator:
+    """(step, batch) pairs from a step on, prepared ahead by Grain's threads.
+
+    Errors of the reading threads are raised by `next`. Usable as a context manager.
+    """
+
+    def __init__(self, dataset: grain.MapDataset, start_step: int, threads: int, buffer: int):
+        if start_step < 0:
+            raise ValueError(f"start_step is {start_step}, expected 0 or more.")
+        self._closed = False
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer if threads else 0)
+        self._batches = iter(dataset.slice(slice(start_step, None)).to_iter_dataset(options))
+        self._step = start_step
+
+    def __iter__(self) -> BatchIterator:
+        return self
+
+    def __next__(self) -> tuple[int, dict[str, np.ndarray]]:
+        if self._closed:
+            raise StopIteration
+        batch = next(self._batches)
+        self._step += 1
+        return self._step - 1, batch
+
+    def close(self) -> None:
+        """Stops the threads; batches prepared ahead are dropped."""
+        self._closed = True
+        self._batches.close()
+
+    def __enter__(self) -> BatchIterator:
+        return self
+
+    def __exit__(self, *unused) -> None:
+        self.close()
+
+
+def make_loader(
+    config: DataConfig, processor, process_index: int = 0, process_count: int = 1, records: Sequence | None = None
+) -> Loader:
+    """Opens the sources and checks a few records of each.
+
+    Args:
+      config: the data settings; the global batch is the sum of the sources' `per_batch`.
+      processor: the model family's processor.
+      process_index, process_count: which contiguous slice of every global batch is loaded here.
+      records: opened record sources in the order of `config.sources`; opened from their paths by default.
+
+    Raises:
+      ValueError: a wrong setting, no source, a global batch that the processes do not divide, or a
+        record that does not fit the bucket, naming the record and the setting to raise.
+    """
+    settings = config.source_configs
+    if records is None:
+        records = [storage.open_split(source.path, source.split) for source in settings]
+    if len(records) != len(settings):
+        raise ValueError(f"{len(records)} opened record sources for {len(settings)} config.data.sources.")
+    cache = BoundedCache(config.cache_mb)
+    sources = [
+        Source(setting, opened, config.sample_settings, processor, cache, number)
+        for number, (setting, opened) in enumerate(zip(settings, records, strict=True))
+    ]
+    return Loader(config, processor, sources, process_index, process_count)

@@ -1,0 +1,143 @@
+"""Which record stands in which row of which global batch: a pure function of (seed, step, row).
+
+The mixture knows nothing of processes, threads or record contents. Every process computes the
+same plan and loads its own rows only; the data position of a run is therefore one integer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_PARTNER_ATTEMPTS = 16
+
+# Purposes of the generators, so that no two draws share a stream.
+_ORDER, _ROW, _PARTNER = 1, 2, 3
+
+
+def scene_has_text(scene: str, share: float) -> bool:
+    """Whether a scene belongs to the labelled share: a hash of its name, so shares are nested."""
+    if share >= 1.0:
+        return True
+    digest = hashlib.sha256(scene.encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2.0**64
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+    """What one row of one global batch shows, before any record is read."""
+
+    step: int
+    slot: int  # row of the global batch
+    source: int
+    record: int  # index in the source
+    visit: int  # how often the source was passed before
+
+
+class Mixture:
+    """Fixed counts of every source per global batch, each source in a new order on every pass.
+
+    Args:
+      counts: rows per global batch, one per source.
+      members: usable record indices, one int array per source.
+      seed: seed of the data order, >= 0.
+
+    Raises:
+      ValueError: no source, a source without records, or a negative seed.
+    """
+
+    def __init__(self, counts: Sequence[int], members: Sequence[np.ndarray], seed: int):
+        if not counts or len(counts) != len(members):
+            raise ValueError(f"A mixture needs at least one source with its records; got {len(counts)} sources.")
+        if seed < 0:
+            raise ValueError(f"The data seed is {seed}, expected 0 or more.")
+        for source, indices in enumerate(members):
+            if not len(indices):
+                raise ValueError(f"Source {source} has no usable record.")
+        self.counts = tuple(int(count) for count in counts)
+        self.members = tuple(np.asarray(indices, np.int64) for indices in members)
+        self.seed = int(seed)
+        self.rows = _interleave(self.counts)
+        self._order = functools.lru_cache(maxsize=2 * len(counts))(self._permute)
+
+    @property
+    def global_batch(self) -> int:
+        """Rows of a global batch."""
+        return len(self.rows)
+
+    def _permute(self, source: int, visit: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, _ORDER, source, visit))
+        return self.members[source][rng.permutation(len(self.members[source]))]
+
+    def row(self, step: int, slot: int) -> RowPlan:
+        """The plan of row `slot` of global batch `step`."""
+        source, place = self.rows[slot]
+        visit, position = divmod(step * self.counts[source] + place, len(self.members[source]))
+        return RowPlan(step, slot, source, int(self._order(source, visit)[position]), visit)
+
+    def generator(self, row: RowPlan) -> np.random.Generator:
+        """The generator of a row's random choices (views, questions)."""
+        return np.random.default_rng((self.seed, _ROW, row.step, row.slot))
+
+    def partners(self, row: RowPlan) -> list[int]:
+        """Other records of the row's source in a random order, for the `shuffle3d` control.
+
+        The row's own record is never among them; the first whose scene differs is taken.
+
+        Raises:
+          ValueError: the source has one record only.
+        """
+        members = self.members[row.source]
+        if len(members) < 2:
+            raise ValueError(f"shuffle3d needs at least two records, source {row.source} has {len(members)}.")
+        rng = np.random.default_rng((self.seed, _PARTNER, row.step, row.slot))
+        own = int(np.searchsorted(members, row.record))
+        shifts = rng.integers(1, len(members), MAX_PARTNER_ATTEMPTS)
+        return [int(members[(own + int(shift)) % len(members)]) for shift in shifts]
+
+
+def _interleave(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """(source, place within the source) of every row, sources spread evenly over the batch.
+
+    Even spreading gives every process about the same mix when it takes a contiguous slice.
+    """
+    keyed = [((place + 0.5) / count, source, place) for source, count in enumerate(counts) for place in range(count)]
+    return tuple((source, place) for _, source, place in sorted(keyed))
+
+
+class RowPlans:
+    """Random-access sequence of this process's row plans, step after step (a Grain source).
+
+    Args:
+      mixture: the mixture.
+      process_index: this process.
+      process_count: processes; must divide the global batch.
+      steps: length in steps.
+    """
+
+    def __init__(self, mixture: Mixture, process_index: int, process_count: int, steps: int):
+        if process_count < 1 or not 0 <= process_index < process_count:
+            raise ValueError(f"process_index {process_index} does not lie in 0..{process_count - 1}.")
+        if mixture.global_batch % process_count:
+            raise ValueError(
+                f"The global batch of {mixture.global_batch} rows (sum of per_batch over the sources) is not "
+                f"divisible by {process_count} processes."
+            )
+        self.mixture = mixture
+        self.local_rows = mixture.global_batch // process_count
+        self.first = process_index * self.local_rows
+        self.steps = steps
+
+    def __len__(self) -> int:
+        return self.steps * self.local_rows
+
+    def __getitem__(self, index: int) -> RowPlan:
+        step, row = divmod(int(index), self.local_rows)
+        return self.mixture.row(step, self.first + row)
+
+    def __repr__(self) -> str:  # Grain shows sources in its messages
+        return f"RowPlans(local_rows={self.local_rows}, first={self.first})"

@@ -1,0 +1,147 @@
+"""Packs several questions about the same views into one row.
+
+All questions of a row share the prefix that holds the pictures; each continues from its end
+(contract: questions are packed only when everything up to the last image token is identical).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.records import Question
+
+
+class QuestionSet:
+    """The questions of one sample, tokenised on first use and kept as compact arrays.
+
+    Args:
+      questions: what may be asked; view names already refer to the sample's views.
+      record_id: for messages.
+      question_tokens: room T for question, answer and end token.
+      answer_tokens: room A for answer and end token.
+      pad_id: token of unused places.
+    """
+
+    def __init__(
+        self, questions: Sequence[Question], record_id: str, question_tokens: int, answer_tokens: int, pad_id: int
+    ):
+        self._record_id, self._pad_id = record_id, pad_id
+        self._room, self._answer_room = question_tokens, answer_tokens
+        self._texts = [(question.id, question_prompt(question), question.answer) for question in questions]
+        number = len(self._texts)
+        self._tokens = np.full((number, question_tokens), pad_id, np.int32)
+        self._length = np.zeros(number, np.int32)  # 0 = not tokenised yet
+        self._first = np.zeros(number, np.int32)  # index of the first answer token
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def nbytes(self) -> int:
+        """Approximate memory in bytes."""
+        return self._tokens.nbytes + sum(200 + len(text) for _, text, _ in self._texts)
+
+    def pack(self, choice: np.ndarray, slots: int, processor) -> dict[str, np.ndarray]:
+        """The question fields of one row (see spec.BATCH, without the batch axis).
+
+        Args:
+          choice: int[n] indices of the questions, n <= slots, in slot order.
+          slots: Q.
+          processor: tokenises what is not tokenised yet.
+
+        Raises:
+          ValueError: a question or answer that is too long, naming record, question and setting.
+        """
+        for index in choice:
+            if not self._length[index]:
+                self._encode(int(index), processor)
+        number, places = len(choice), np.arange(self._room)
+        tokens = np.full((slots, self._room), self._pad_id, np.int32)
+        length, first = np.zeros((slots, 1), np.int32), np.zeros((slots, 1), np.int32)
+        tokens[:number] = self._tokens[choice]
+        length[:number, 0], first[:number, 0] = self._length[choice], self._first[choice]
+        mask = places < length
+        answer = first + np.arange(self._answer_room, dtype=np.int32)
+        answer_valid = answer < length
+        return {
+            "question_tokens": tokens,
+            "question_mask": mask,
+            "question_valid": np.arange(slots) < number,
+            "answer_mask": mask & (places >= first),
+            "answer_positions": np.where(answer_valid, answer, np.int32(0)),
+            "answer_valid": answer_valid,
+        }
+
+    def _encode(self, index: int, processor) -> None:
+        name, text, answer = self._texts[index]
+        where = f"Record '{self._record_id}', question '{name}'"
+        try:
+            tokens, answer_mask = processor.encode_question(text, answer)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        tokens, answer_mask = np.asarray(tokens, np.int32), np.asarray(answer_mask, bool)
+        places = np.flatnonzero(answer_mask)
+        if not len(places) or places[0] < 1 or places[-1] != len(tokens) - 1 or len(places) != len(tokens) - places[0]:
+            raise ValueError(
+                f"{where}: answer tokens stand at {places.tolist()} of {len(tokens)}; expected one run that ends "
+                "with the last token and follows at least one question token (processor.encode_question)."
+            )
+        if len(tokens) > self._room:
+            raise ValueError(
+                f"{where} needs {len(tokens)} tokens, but config.data.question_tokens is {self._room}; raise it. Text: '{text}'."
+            )
+        if len(places) > self._answer_room:
+            raise ValueError(
+                f"{where}: its answer '{answer}' needs {len(places)} tokens with the end token, but "
+                f"config.data.answer_tokens is {self._answer_room}; raise it."
+            )
+        self._tokens[index, : len(tokens)] = tokens
+        self._first[index] = places[0]
+        self._length[index] = len(tokens)  # last: other threads read it as "ready"
+
+
+def question_prompt(question: Question) -> str:
+    """The text that the model reads: the question, then its options as "A . chair B . table"."""
+    options = (f"{chr(ord('A') + place)} . {option}" for place, option in enumerate(question.options))
+    return " ".join([question.text, *options])
+
+
+def choose_questions(available: int, slots: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices of the questions that fill a row: all when they fit, a random choice otherwise.
+
+    Args:
+      available: questions of the sample.
+      slots: Q.
+      rng: generator of the row.
+
+    Returns:
+      int[min(available, slots)].
+    """
+    if available <= slots:
+        return np.arange(available)
+    return rng.permutation(available)[:slots]
+
+
+def pack_prefix(prefix, views: int, tokens: int, pad_id: int) -> dict[str, np.ndarray]:
+    """The prefix fields of one row, padded to the bucket.
+
+    Args:
+      prefix: processor.encode_prefix of the sample's own number of views.
+      views: V of the bucket; padded views point at index 0 and are False in `view_valid`.
+      tokens: S of the bucket.
+      pad_id: token of the padding.
+    """
+    own, shown = len(prefix.tokens), len(prefix.image_token_index)
+    prefix_tokens = np.full(tokens, pad_id, np.int32)
+    positions = np.zeros((tokens, prefix.positions.shape[1]), np.int32)
+    index = np.zeros((views, prefix.image_token_index.shape[1]), np.int32)
+    prefix_tokens[:own], positions[:own], index[:shown] = prefix.tokens, prefix.positions, prefix.image_token_index
+    return {
+        "prefix_tokens": prefix_tokens,
+        "prefix_mask": np.arange(tokens) < own,
+        "prefix_positions": positions,
+        "question_start": np.asarray(prefix.question_start, np.int32),
+        "image_token_index": index,
+    }

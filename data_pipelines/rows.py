@@ -1,0 +1,112 @@
+"""Puts a sample and its questions into the fields of one row."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from data_pipelines.collate import default_intrinsics, pad_views
+from data_pipelines.config import DataConfig
+from data_pipelines.packing import pack_prefix
+from data_pipelines.samples import Sample
+from data_pipelines.transforms.geometry import keep_views
+
+
+class RowBuilder:
+    """Turns a sample and its questions into the fields of one row (spec.BATCH without B).
+
+    Args:
+      config: shapes of the bucket.
+      processor: the model family's processor.
+      feature_width: F; 0 = rows have no `teacher_features`.
+    """
+
+    def __init__(self, config: DataConfig, processor, feature_width: int = 0):
+        self._config, self._processor, self._feature_width = config, processor, feature_width
+        self.prefix_tokens = len(processor.encode_prefix(config.views).tokens)
+        self._prefix = functools.lru_cache(maxsize=None)(self._pack_prefix)
+
+    def _pack_prefix(self, shown: int) -> dict[str, np.ndarray]:
+        prefix = self._processor.encode_prefix(shown)
+        return pack_prefix(prefix, self._config.views, self.prefix_tokens, self._processor.pad_id)
+
+    def row(
+        self, sample: Sample, choice: np.ndarray, geometry_of: Sample, record: int, source: int
+    ) -> dict[str, np.ndarray]:
+        """One row.
+
+        Args:
+          sample: pictures and questions.
+          choice: int[n], the questions to pack, n <= Q.
+          geometry_of: whose labels and features go along (`sample` itself but for `shuffle3d`).
+          record, source: bookkeeping indices.
+        """
+        views, shown = self._config.views, len(sample.covered)
+        labels = keep_views(geometry_of.labels, shown)
+        pixel_values = sample.pixel_values
+        if pixel_values is None:
+            pixel_values = self._processor.pixels(sample.images, self._config.sample_settings.label_size).pixel_values
+        valid = labels.valid if geometry_of is sample else labels.valid & sample.covered
+        row = {
+            **self._prefix(shown),
+            **sample.questions.pack(choice, self._config.questions, self._processor),
+            "pixel_values": pad_views(pixel_values, views),
+            "view_valid": np.arange(views) < shown,
+            "pose_valid": pad_views(labels.pose_valid, views),
+            "depth_valid": pad_views(labels.depth_valid, views),
+            "has_text": np.asarray(sample.has_text and len(choice) > 0),
+            "has_geometry": np.asarray(labels.has_geometry),
+            "has_features": np.asarray(geometry_of.features is not None),
+            "depth": pad_views(labels.depth if geometry_of is sample else np.where(valid, labels.depth, 0), views),
+            "valid": pad_views(valid, views),
+            "covered": pad_views(sample.covered, views),
+            "intrinsics": pad_views(labels.intrinsics, views, default_intrinsics(*labels.depth.shape[1:])),
+            "camera_to_world": pad_views(labels.camera_to_world, views, np.eye(4)),
+            "scene_scale_m": np.asarray(labels.scene_scale_m, np.float32),
+            "record_index": np.asarray(record, np.int32),
+            "source_index": np.asarray(source, np.int32),
+        }
+        if self._feature_width:
+            row["teacher_features"] = self._features(geometry_of, shown)
+        return row
+
+    def _features(self, sample: Sample, shown: int) -> np.ndarray:
+        tokens = self._processor.grid_hw[0] * self._processor.grid_hw[1]
+        features = np.zeros((self._config.views, tokens, self._feature_width), np.float32)
+        if sample.features is not None:
+            if sample.features.shape[-1] != self._feature_width:
+                raise ValueError(
+                    f"Record '{sample.record_id}': teacher features are {sample.features.shape[-1]} wide, those of the "
+                    f"first source {self._feature_width}; label all sources with one teacher."
+                )
+            count = min(shown, len(sample.features))
+            features[:count] = sample.features[:count]
+        return features
+
+
+def measure(rows: list[dict[str, np.ndarray]]) -> dict:
+    """Means, padding shares and counts over some rows."""
+    if not rows:
+        return {"rows": 0}
+    total = {
+        name: sum(float(row[name].sum()) for row in rows)
+        for name in ("prefix_mask", "question_mask", "question_valid", "answer_mask")
+    }
+    questions = max(total["question_valid"], 1.0)
+    shown = sum(int(row["view_valid"].sum()) for row in rows)
+    return {
+        "rows": len(rows),
+        "prefix_tokens": total["prefix_mask"] / len(rows),
+        "prefix_padding_share": 1 - total["prefix_mask"] / sum(row["prefix_mask"].size for row in rows),
+        "questions_per_row": total["question_valid"] / len(rows),
+        "tokens_per_question": total["question_mask"] / questions,
+        "answer_tokens_per_question": total["answer_mask"] / questions,
+        "question_padding_share": 1 - total["question_mask"] / sum(row["question_mask"].size for row in rows),
+        "view_padding_share": 1 - shown / sum(row["view_valid"].size for row in rows),
+        "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in rows),
+        "views_without_depth": shown - sum(int(row["depth_valid"].sum()) for row in rows),
+        "rows_without_text": sum(not row["has_text"] for row in rows),
+        "rows_without_geometry": sum(not row["has_geometry"] for row in rows),
+        "rows_without_features": sum(not row["has_features"] for row in rows),
+    }
