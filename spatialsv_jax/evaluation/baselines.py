@@ -55,9 +55,7 @@ def chordal_mean(rotations: np.ndarray) -> np.ndarray:
     """The rotation nearest to the arithmetic mean of float[N,3,3] in the Frobenius norm, det +1; identity for N = 0."""
     if len(rotations) == 0:
         return np.eye(3)
-    left, _, right = np.linalg.svd(np.mean(np.asarray(rotations, np.float64), 0))
-    sign = np.sign(np.linalg.det(left @ right))
-    return left @ np.diag([1.0, 1.0, sign]) @ right
+    return geometry.nearest_rotation(np.mean(np.asarray(rotations, np.float64), 0))[0]
 
 
 def mean_pose(poses: np.ndarray) -> np.ndarray:
