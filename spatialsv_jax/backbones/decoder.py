@@ -1,0 +1,233 @@
+"""Causal decoder over a prefix and packed questions, scanned over layers, with taps and a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from flax.core import meta
+
+from spatialsv_jax.backbones.layers import SwiGLU, attend, dense, join, rms_norm, rotate
+from spatialsv_jax.partitioning import named
+
+REMAT_POLICIES = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@struct.dataclass
+class Rows:
+    """What the N rows of a pass are: `prefix` rows, then `questions` times T rows."""
+
+    cos: jax.Array  # float32[B,N,1,d/2]
+    sin: jax.Array
+    prefix_mask: jax.Array  # bool[B,S] real prefix tokens
+    visual: jax.Array | None  # bool[B,S] tokens that see all visual tokens; None = causal
+    own_mask: jax.Array | None  # bool[B|1,Q|1,T,M] which of a question's M keys each row sees
+    slot: jax.Array | None  # int32[] first cache slot that the rows fill
+    prefix: int = struct.field(pytree_node=False)  # S, or 0 when the prefix is in the cache
+    questions: int = struct.field(pytree_node=False)  # Q
+
+
+@struct.dataclass
+class Cache:
+    """Keys and values of all layers (leading axis L outside the scan)."""
+
+    prefix: tuple[jax.Array, jax.Array] | None  # [B,Hk,S,d]
+    own: tuple[jax.Array, jax.Array]  # [B,Hk,Q,M,d]
+
+
+class DecoderAttention(nn.Module):
+    """Grouped-query attention: prefix rows are causal; question rows see the prefix and their own past.
+
+    The two parts of a question's attention are computed apart and joined by their log-sum-exp, so
+    no mask over (prefix + question) is ever made.
+    """
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array, cache: Cache | None, rows: Rows) -> tuple[jax.Array, Cache | None]:
+        number, count, width = x.shape
+        project = lambda heads, axis, name: dense(heads * self.head_dim, ("embed", axis), name, dtype=self.dtype)(
+            x
+        ).reshape(number, count, heads, self.head_dim)
+        query = rotate(project(self.heads, "heads", "q"), rows.cos, rows.sin) * self.head_dim**-0.5
+        key = rotate(project(self.kv_heads, "kv_heads", "k"), rows.cos, rows.sin)
+        value = project(self.kv_heads, "kv_heads", "v")
+        prefix_kv = self._prefix_keys(key, value, cache, rows)
+        outputs, made = [], None
+        if rows.prefix:
+            outputs.append(self._prefix(query[:, : rows.prefix], *prefix_kv, rows))
+        if rows.questions:
+            own_kv = self._own_keys(key, value, cache, rows)
+            outputs.append(self._questions(query[:, rows.prefix :], prefix_kv, own_kv, rows))
+            if cache is not None:
+                made = Cache(prefix_kv if rows.prefix else None, own_kv)
+        out = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+        return dense(width, ("heads", "embed"), "o", dtype=self.dtype)(out.astype(self.dtype)), made
+
+    def _prefix_keys(self, key, value, cache, rows):
+        if not rows.prefix:
+            return cache.prefix
+        return tuple(part[:, : rows.prefix].transpose(0, 2, 1, 3) for part in (key, value))
+
+    def _own_keys(self, key, value, cache, rows):
+        """[B,Hk,Q,M,d]: the rows' own keys and values, written into the cache when there is one."""
+        shape = (key.shape[0], rows.questions, -1, self.kv_heads, self.head_dim)
+        own = tuple(part[:, rows.prefix :].reshape(shape).transpose(0, 3, 1, 2, 4) for part in (key, value))
+        if cache is None:
+            return own
+        start = (0, 0, 0, rows.slot, 0)
+        return tuple(jax.lax.dynamic_update_slice(old, new, start) for old, new in zip(cache.own, own, strict=True))
+
+    def _prefix(self, query, key, value, rows):
+        number, count = query.shape[:2]
+        groups = self.heads // self.kv_heads
+        query = query.reshape(number, count, self.kv_heads, groups, self.head_dim).transpose(0, 2, 3, 1, 4)
+        mask = jnp.tril(jnp.ones((count, count), bool))[None]
+        if rows.visual is not None:
+            mask = mask | (rows.visual[:, :, None] & rows.visual[:, None, :])
+        mask = jnp.broadcast_to(mask[:, None, None], (mask.shape[0], 1, groups, count, count))
+        mask = mask.reshape(mask.shape[0], 1, groups * count, count)
+        query = query.reshape(number, self.kv_heads, groups * count, self.head_dim)
+        out = join([attend(query, key, value, mask)])
+        out = out.reshape(number, self.kv_heads, groups, count, self.head_dim).transpose(0, 3, 1, 2, 4)
+        return out.reshape(number, count, self.heads * self.head_dim)
+
+    def _questions(self, query, prefix_kv, own_kv, rows):
+        number, count = query.shape[:2]
+        asked, groups, kv_heads, dim = rows.questions, self.heads // self.kv_heads, self.kv_heads, self.head_dim
+        length = count // asked
+        query = query.reshape(number, asked, length, kv_heads, groups, dim).transpose(0, 3, 1, 4, 2, 5)
+        flat = query.reshape(number, kv_heads, asked * groups * length, dim)
+        part = attend(flat, *prefix_kv, rows.prefix_mask[:, None, None, :])
+        packed = (number, kv_heads, asked, groups * length)
+        prefix_part = type(part)(*(array.reshape(*packed, array.shape[-1]) for array in part))
+        mask = jnp.broadcast_to(
+            rows.own_mask[:, None, :, None],
+            (rows.own_mask.shape[0], 1, rows.own_mask.shape[1], groups, *rows.own_mask.shape[2:]),
+        )
+        mask = mask.reshape(*mask.shape[:3], groups * length, mask.shape[-1])
+        own_part = attend(query.reshape(*packed, dim), *own_kv, mask)
+        out = join([prefix_part, own_part]).reshape(number, kv_heads, asked, groups, length, dim)
+        return out.transpose(0, 2, 4, 1, 3, 5).reshape(number, count, self.heads * dim)
+
+
+def _layer(module: nn.Module, x: jax.Array, cache: Cache | None, rows: Rows):
+    """One pre-norm decoder layer; its submodules belong to `module`."""
+    config = module.config
+    normed = rms_norm("attention_norm", config.dtype)(x)
+    attention = DecoderAttention(
+        config.heads, config.kv_heads, config.head_dim, config.dtype, parent=module, name="attention"
+    )
+    mixed, cache = attention(normed, cache, rows)
+    x = x + mixed
+    return x + SwiGLU(config.mlp_width, config.dtype, name="mlp")(rms_norm("mlp_norm", config.dtype)(x)), cache
+
+
+class _ScanBody(nn.Module):
+    """A layer, and the copy of its visual rows into the tap buffer outside the rematerialised part."""
+
+    config: object
+
+    @nn.compact
+    def __call__(self, carry, cache, rows, index, slots):
+        x, taps, number = carry
+        layer = _layer
+        if self.config.remat != "none":
+            layer = nn.remat(_layer, prevent_cse=False, policy=REMAT_POLICIES[self.config.remat])
+        x, cache = layer(self, x, cache, rows)
+        number = number + 1
+        if taps is not None:
+            # Slot -1: no tap here. Then slot 0 is rewritten with what it holds.
+            slot, hit = jnp.maximum(slots[number], 0), slots[number] >= 0
+            held = jax.lax.dynamic_index_in_dim(taps, slot, keepdims=False)
+            held = jnp.where(hit, gather_rows(x, index), held)
+            taps = jax.lax.dynamic_update_index_in_dim(taps, held, slot, 0)
+        return (x, taps, number), cache
+
+
+def gather_rows(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows [B,n,D] of x[B,N,D] at index int32[B,n]."""
+    return jnp.take_along_axis(x, index[:, :, None], axis=1)
+
+
+class Decoder(nn.Module):
+    """Token embeddings, scanned layers, final norm and unembedding; `config` is a LanguageConfig."""
+
+    config: object
+
+    def setup(self):
+        config = self.config
+        table = named(nn.initializers.normal(config.width**-0.5), "vocab", "embed")
+        self.embedding = self.param("embedding", table, (config.vocab_size, config.width), jnp.float32)
+        if not config.tie_embeddings:
+            kernel = named(nn.initializers.lecun_normal(), "embed", "vocab")
+            self.unembedding = self.param("unembedding", kernel, (config.width, config.vocab_size), jnp.float32)
+        scanned = nn.scan(
+            _ScanBody,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+            out_axes=0,
+            length=config.layers,
+            metadata_params={meta.PARTITION_NAME: "layers"},
+        )
+        self.layers = scanned(config)
+        self.norm = rms_norm("norm", config.dtype)
+
+    def embed(self, tokens: jax.Array) -> jax.Array:
+        """[...,D] in the trunk's dtype."""
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.config.dtype)
+
+    def __call__(
+        self,
+        x: jax.Array,
+        rows: Rows,
+        cache: Cache | None = None,
+        index: jax.Array | None = None,
+        taps: Sequence[int] = (),
+    ) -> tuple[jax.Array, jax.Array | None, Cache | None]:
+        """Runs all layers over rows x[B,N,D].
+
+        Args:
+          x: embedded rows.
+          rows: what they are.
+          cache: stacked cache to read and fill; None in training.
+          index: int32[B,n] rows to tap.
+          taps: state indices, any order, repeats allowed.
+
+        Returns:
+          (final hidden [B,N,D] after the norm, taps [t,B,n,D] or None, filled cache or None).
+        """
+        last = self.config.layers
+        inner = sorted({tap for tap in taps if 0 < tap < last})
+        found = {0: gather_rows(x, index)} if 0 in taps else {}
+        slots, buffer = np.full(last + 1, -1, np.int32), None
+        if inner:
+            slots[inner] = np.arange(len(inner))
+            buffer = jnp.zeros((len(inner), x.shape[0], index.shape[1], x.shape[2]), x.dtype)
+        carry = (x, buffer, jnp.zeros((), jnp.int32))
+        (x, buffer, _), cache = self.layers(carry, cache, rows, index, jnp.asarray(slots))
+        x = self.norm(x)
+        found.update({tap: buffer[number] for number, tap in enumerate(inner)})
+        if last in taps:
+            found[last] = gather_rows(x, index)
+        return x, jnp.stack([found[tap] for tap in taps]) if taps else None, cache
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        """float32[...,N]."""
+        if self.config.tie_embeddings:
+            kernel = self.embedding.astype(self.config.dtype).T
+        else:
+            kernel = self.unembedding.astype(self.config.dtype)
+        return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)

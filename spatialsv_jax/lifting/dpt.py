@@ -1,0 +1,140 @@
+"""Dense prediction decoder: four token grids to one map at the output resolution.
+
+Reassembly: per tap a 1x1 convolution to C_i, then resize by 4, 2, 1, 1/2 (learned: transposed
+convolutions whose kernel is their stride, and a 3x3 convolution of stride 2), then 3x3 to F.
+Fusion runs from the coarsest to the finest grid. Constants are those of VGGT's and DA3's DPT.
+Views are folded into the leading axis; maps are [n,h,w,c].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spatialsv_jax.lifting.projectors import linear
+from spatialsv_jax.partitioning import named
+
+UPSAMPLING = (4, 2, 1)  # of the first three taps; the fourth is halved
+OUTPUT_WIDTH = 32
+
+
+def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = True) -> nn.Conv:
+    """3x3 convolution, zero padding 1, with named axes."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        use_bias=bias,
+        dtype=dtype,
+        kernel_init=named(nn.initializers.lecun_normal(), "window", "window", "conv_in", "conv_out"),
+        bias_init=named(nn.initializers.zeros_init(), "conv_out"),
+        name=name,
+    )
+
+
+def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize of [n,h,w,c] to [n,H,W,c], pixel centres at +0.5, no antialiasing.
+
+    Written as two small matrix products, one per axis: quick in forward and backward pass.
+    """
+    for axis, target in ((1, size[0]), (2, size[1])):
+        source = x.shape[axis]
+        if source != target:
+            weights = jnp.asarray(_bilinear(source, target), x.dtype)
+            number, rows, columns, channels = x.shape
+            if axis == 1:
+                x = jnp.matmul(weights[None], x.reshape(number, rows, columns * channels))
+                x = x.reshape(number, target, columns, channels)
+            else:
+                x = jnp.matmul(weights[None], x.reshape(number * rows, columns, channels))
+                x = x.reshape(number, rows, target, channels)
+    return x
+
+
+def _bilinear(source: int, target: int) -> np.ndarray:
+    """float32[target,source] interpolation weights; each row sums to 1."""
+    centre = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
+    lower = np.minimum(centre.astype(int), max(source - 2, 0))
+    weights = np.zeros((target, source), np.float32)
+    share = centre - lower
+    weights[np.arange(target), lower] = 1 - share
+    if source > 1:
+        weights[np.arange(target), lower + 1] = share
+    return weights
+
+
+class Reassembly(nn.Module):
+    """Four token grids [n,gh,gw,C] to four maps of F channels at 4, 2, 1 and 1/2 times the grid."""
+
+    channels: Sequence[int]
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, grids: Sequence[jax.Array]) -> list[jax.Array]:
+        maps = []
+        for level, (grid, channels) in enumerate(zip(grids, self.channels, strict=True)):
+            x = linear(channels, ("conv_in", "conv_out"), f"project_{level}", self.dtype)(grid.astype(self.dtype))
+            if level < len(UPSAMPLING):
+                x = self._enlarge(x, UPSAMPLING[level], f"resize_{level}")
+            else:
+                x = conv3(channels, f"resize_{level}", self.dtype, stride=2)(x)
+            maps.append(conv3(self.features, f"reduce_{level}", self.dtype, bias=False)(x))
+        return maps
+
+    def _enlarge(self, x: jax.Array, factor: int, name: str) -> jax.Array:
+        """Transposed convolution with kernel = stride = factor: a linear map per token, then its pixels."""
+        if factor == 1:
+            return x
+        number, rows, columns, channels = x.shape
+        x = linear(factor * factor * channels, ("conv_in", "conv_out"), name, self.dtype)(x)
+        x = x.reshape(number, rows, columns, factor, factor, channels).transpose(0, 1, 3, 2, 4, 5)
+        return x.reshape(number, rows * factor, columns * factor, channels)
+
+
+class ResidualUnit(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inner = conv3(self.features, "first", self.dtype)(nn.relu(x))
+        return x + conv3(self.features, "second", self.dtype)(nn.relu(inner))
+
+
+class Fusion(nn.Module):
+    """Top-down fusion of the four maps, then a map [n,H,W,outputs] in float32."""
+
+    features: int
+    outputs: int
+    output_bias: Sequence[float]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
+        x = None
+        for level in range(len(maps) - 1, -1, -1):
+            if x is None:
+                x = maps[level]
+            else:
+                x = x + ResidualUnit(self.features, self.dtype, name=f"skip_{level}")(maps[level])
+            x = ResidualUnit(self.features, self.dtype, name=f"fuse_{level}")(x)
+            # A 1x1 convolution commutes with interpolation and is cheaper on the smaller map.
+            x = linear(self.features, ("conv_in", "conv_out"), f"mix_{level}", self.dtype)(x)
+            x = resize(x, maps[level - 1].shape[1:3] if level else size)
+        x = nn.relu(conv3(OUTPUT_WIDTH, "refine", self.dtype)(x)).astype(jnp.float32)
+        bias = jnp.asarray(self.output_bias, jnp.float32)
+        return nn.Dense(
+            self.outputs,
+            kernel_init=named(nn.initializers.lecun_normal(), "conv_in", "output"),
+            bias_init=named(lambda key, shape, dtype: bias.astype(dtype).reshape(shape), "output"),
+            name="predict",
+        )(x)
