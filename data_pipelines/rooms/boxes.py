@@ -49,13 +49,15 @@ def overlap(a: Boxes, b: Boxes, margin: float = 0.0) -> np.ndarray:
     the four side directions are. Exact for margin 0; a positive margin widens every interval by it.
     """
     gap = b.centre[None, :] - a.centre[:, None]
-    axes_a, axes_b = _axes(a.yaw), _axes(b.yaw)
-    turn = np.abs(np.einsum("aij,bkj->abik", axes_a, axes_b))
-    on_a = np.abs(np.einsum("abj,aij->abi", gap, axes_a))
-    on_b = np.abs(np.einsum("abj,bkj->abk", gap, axes_b))
-    reach_a = a.half[:, None] + np.einsum("abik,bk->abi", turn, b.half)
-    reach_b = b.half[None, :] + np.einsum("abik,ai->abk", turn, a.half)
-    apart = (on_a >= reach_a + margin).any(-1) | (on_b >= reach_b + margin).any(-1)
+    ax, ay = np.cos(a.yaw)[:, None], np.sin(a.yaw)[:, None]
+    bx, by = np.cos(b.yaw)[None], np.sin(b.yaw)[None]
+    cosine, sine = np.abs(ax * bx + ay * by), np.abs(ax * by - ay * bx)  # of the angle between the boxes
+    (aw, ad), (bw, bd) = a.half.T[:, :, None], b.half.T[:, None]
+    x, y = gap[..., 0], gap[..., 1]
+    apart = np.abs(x * ax + y * ay) >= aw + bw * cosine + bd * sine + margin
+    apart |= np.abs(y * ax - x * ay) >= ad + bw * sine + bd * cosine + margin
+    apart |= np.abs(x * bx + y * by) >= bw + aw * cosine + ad * sine + margin
+    apart |= np.abs(y * bx - x * by) >= bd + aw * sine + ad * cosine + margin
     level = (a.low[:, None] >= b.high[None] + margin) | (b.low[None] >= a.high[:, None] + margin)
     return ~(apart | level)
 

@@ -105,16 +105,15 @@ def _poses(thing: _Thing, centre: np.ndarray, yaw: np.ndarray, low) -> bx.Boxes:
 
 def _wall_poses(room: _Room, thing: _Thing, rng: np.random.Generator) -> bx.Boxes:
     """Back to a wall, front into the room."""
-    centre, yaw = np.zeros((_TRIES, 2)), np.zeros(_TRIES)
-    hung = thing.placement == "hung"
-    for number, wall in enumerate(rng.integers(0, 4, _TRIES)):
-        start, along, inward, length = structure.wall_frame(room.size, int(wall))
-        edge = thing.size[0] / 2 + 0.05
-        if length <= 2 * edge:
-            continue  # too long for this wall: the pose stays at the corner and fails the room test
-        gap = 0.001 if hung else structure.PROUD + rng.uniform(0.005, 0.04)
-        centre[number] = start + along * rng.uniform(edge, length - edge) + inward * (gap + thing.size[1] / 2)
-        yaw[number] = np.arctan2(-along[1], -along[0])
+    frames = [structure.wall_frame(room.size, wall) for wall in range(4)]
+    start, along, inward = (np.stack([frame[k] for frame in frames]) for k in range(3))
+    wall, hung = rng.integers(0, 4, _TRIES), thing.placement == "hung"
+    edge = thing.size[0] / 2 + 0.05
+    room_along = np.array([frame[3] for frame in frames])[wall] - 2 * edge
+    reach = edge + np.maximum(room_along, 0.0) * rng.random(_TRIES)  # too short a wall fails the room test
+    gap = np.full(_TRIES, 0.001) if hung else structure.PROUD + rng.uniform(0.005, 0.04, _TRIES)
+    centre = start[wall] + along[wall] * reach[:, None] + inward[wall] * (gap + thing.size[1] / 2)[:, None]
+    yaw = np.arctan2(-along[wall, 1], -along[wall, 0])
     return _poses(thing, centre, yaw, thing.bottom if hung else 0.0)
 
 

@@ -15,9 +15,9 @@ from embreex.mesh_construction import TriangleMesh
 from data_pipelines.rooms import textures
 from data_pipelines.rooms.scene import RenderedView, Scene
 
-AMBIENT = 0.42  # share of light that comes from everywhere
+AMBIENT = 0.34  # share of light that comes from everywhere
 LIGHT_COLOURS = np.array([[1.0, 0.96, 0.90], [0.93, 0.97, 1.0]], np.float32)
-LIGHT_POWER = 0.62
+LIGHT_POWER = 0.80
 LIGHT_RADIUS = 0.20  # half side of a lamp, metres: softness of shadows
 LIGHT_REACH = 3.2  # metres at which a lamp has lost half of its power
 _BIAS = 2e-3  # metres that shadow rays start off the surface
@@ -157,21 +157,21 @@ class Raycaster:
         total = np.empty_like(points)
         total[:] = (AMBIENT + np.float32(0.08) * normal[:, 2])[:, None]
         origins = points + normal * np.float32(_BIAS)
-        corners = np.array([[-1, -1], [1, 1], [1, -1], [-1, 1]], np.float32) * np.float32(LIGHT_RADIUS / 1.5)
-        for light, colour in zip(self._lights, LIGHT_COLOURS, strict=True):
-            place = np.zeros((4, 3), np.float32)
-            place[:, :2] = corners
-            towards = (light + place)[choice] - origins
+        places = np.zeros((4, 3), np.float32)
+        places[:, :2] = np.array([[-1, -1], [1, 1], [1, -1], [-1, 1]]) * (LIGHT_RADIUS / 1.5)
+        powers, seen = [], np.zeros((len(self._lights), len(points)), np.float32)
+        for number, light in enumerate(self._lights):
+            towards = (light + places)[choice] - origins
             squared = np.einsum("ij,ij->i", towards, towards)
             cosine = np.einsum("ij,ij->i", towards, normal) / np.sqrt(squared)
             lit = np.flatnonzero(cosine > 0)
-            seen = np.zeros(len(points), np.float32)
             reach = np.full(len(lit), 0.999, np.float32)
-            seen[lit] = self._scene.run(origins[lit], towards[lit], query="OCCLUDED", dists=reach) == -1
-            if key is not None:
-                seen = _smooth(seen.reshape(key.shape), key).ravel()
-            power = LIGHT_POWER * np.maximum(cosine, 0.0) / (1.0 + squared / np.float32(LIGHT_REACH**2))
-            total += (power * seen)[:, None] * colour
+            seen[number, lit] = self._scene.run(origins[lit], towards[lit], query="OCCLUDED", dists=reach) == -1
+            powers.append(LIGHT_POWER * np.maximum(cosine, 0.0) / (1.0 + squared / np.float32(LIGHT_REACH**2)))
+        if key is not None:
+            seen = _smooth(seen.reshape(-1, *key.shape), key).reshape(seen.shape)
+        for power, visible, colour in zip(powers, seen, LIGHT_COLOURS, strict=True):
+            total += (power * visible)[:, None] * colour
         return total
 
     def _fine(self, intrinsics, camera_to_world, height, width, edge, light, colour, key):
@@ -212,18 +212,17 @@ def _edges(key: np.ndarray, depth: np.ndarray) -> np.ndarray:
 
 
 def _smooth(seen: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Binomial 3 x 3 mean over neighbours on the same surface; weighs the four lamp places alike."""
-    height, width = seen.shape
-    padded = np.pad(seen, 1)
+    """Binomial 3 x 3 mean of float32[L,H,W] over neighbours on the same surface; weighs the four lamp places alike."""
+    height, width = key.shape
+    padded = np.pad(seen, ((0, 0), (1, 1), (1, 1)))
     keys = np.pad(key, 1, constant_values=np.float32(-1e9))
     total = np.float32(4.0) * seen
-    weight = np.full(seen.shape, np.float32(4.0))
+    weight = np.full(key.shape, np.float32(4.0))
     for dy in (0, 1, 2):
         for dx in (0, 1, 2):
             if dy == dx == 1:
                 continue
-            share = np.float32(2.0 if 1 in (dy, dx) else 1.0)
-            same = (keys[dy : dy + height, dx : dx + width] == key) * share
-            total = total + same * padded[dy : dy + height, dx : dx + width]
-            weight = weight + same
+            same = (keys[dy : dy + height, dx : dx + width] == key) * np.float32(2.0 if 1 in (dy, dx) else 1.0)
+            total += same * padded[:, dy : dy + height, dx : dx + width]
+            weight += same
     return total / weight
