@@ -192,7 +192,7 @@ def shell_materials(rng: np.random.Generator, wall_patterns, floor_patterns) -> 
         Material("skirting", "plain", 0, wood, wood),
         Material("door", "wood", variant, shade(wood, 0.85), wood, 1.2),
         Material("frame", "plain", 0, shade(wood, 0.92), shade(wood, 0.92)),
-        Material("glass", "plaster", variant, (176, 206, 232), (206, 226, 242), 1.8, 0.9),
+        Material("glass", "plaster", variant, (176, 206, 232), (206, 226, 242), 1.8, 0.5),
         Material("handle", "brushed", 0, (140, 140, 144), (190, 190, 194), 0.2),
         Material("fixture", "plain", 0, (255, 250, 240), (255, 250, 240), 1.0, 1.0),
     )

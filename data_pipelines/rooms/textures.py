@@ -12,8 +12,8 @@ import functools
 
 import numpy as np
 
-TILE = 64  # texels along a side of mip level 0
-LEVELS = 6  # mip levels: 64, 32, 16, 8, 4, 2
+TILE = 128  # texels along a side of mip level 0
+LEVELS = 7  # mip levels: 128, 64, 32, 16, 8, 4, 2
 VARIANTS = 3  # differently seeded pictures per pattern kind
 
 
