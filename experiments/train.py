@@ -50,7 +50,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir = Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
     run = as_run(config)
-    folders = {name: workdir / name if "phases" in config else workdir for name in run.phases}
+    folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
     for name, phase in run.phases.items():  # every mistake shows before any work starts
         if phase.stage == "train":
             assembly.read_settings(phase, f"config.phases.{name}" if "phases" in config else "config")
@@ -58,7 +58,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     for name, arguments in run.prepare.items():
         places[name] = Path(run.reuse or workdir).absolute() / "data" / name
         prepare_lib.prepare_rooms(str(places[name]), **arguments)
-    for name, phase in run.phases.items():
+    for name in run.order:
+        phase = run.phases[name]
         print(f"\n== {name} ==", flush=True)
         if run.reuse and is_finished(phase, Path(run.reuse) / name, places):
             places[name] = folders[name] = Path(run.reuse).absolute() / name
@@ -70,7 +71,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
         else:
             train_phase(_resolve_places(phase, places), folders[name])
     _write_json(
-        workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.phases}}
+        workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}}
     )
     return _evaluate(run, folders, places)
 
@@ -81,13 +82,15 @@ def as_run(config: ConfigDict) -> ConfigDict:
     Raises:
       ValueError: unknown keys at the top of a run.
     """
-    legal = ("name", "reuse", "prepare", "phases", "evaluation")
+    legal = ("name", "reuse", "prepare", "phases", "order", "evaluation")
     if "phases" in config:
         unknown = [key for key in config if key not in legal]
         if unknown:
             raise ValueError(f"config has unknown keys {unknown}. Legal keys of a run: {', '.join(legal)}.")
         return config
-    return ConfigDict({"reuse": "", "prepare": {}, "phases": {config.name or "phase": config}, "evaluation": config.evaluation})
+    return ConfigDict(
+        {"reuse": "", "prepare": {}, "phases": {config.name or "phase": config}, "evaluation": config.evaluation}
+    )
 
 
 def is_finished(phase: ConfigDict, folder: Path, places: dict[str, Path]) -> bool:
@@ -142,7 +145,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
 
     checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
     meta = {
-        "data": {path: manifest["sha256"] for path, manifest in manifests.items()},
+        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()},
         "objective": settings.objective_name,
     }
     train_state = _first_state(checkpoints, shapes, init, tx, settings, config.init_from, meta)
@@ -234,6 +237,7 @@ def _resolve_places(phase: ConfigDict, places: dict[str, Path]) -> ConfigDict:
     for entry in phase.data.sources.values():
         entry.path = str(places.get(entry.path, entry.path))
         entry.labels = str(places.get(entry.labels, entry.labels))
+        entry.features = str(places.get(entry.features, entry.features))
     phase.init_from = str(places.get(phase.init_from, phase.init_from))
     return phase
 
@@ -261,7 +265,8 @@ def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]
     """Evaluates the last phase that trained a language model."""
     from experiments import evaluate
 
-    phases = [name for name, phase in run.phases.items() if phase.stage == "train" and phase.model == "mllm"]
+    trained = [name for name in run.order if run.phases[name].stage == "train"]
+    phases = [name for name in trained if run.phases[name].model == "mllm"]
     if not phases or run.evaluation.scenes < 0 or jax.process_index() != 0:
         return {}
     first = next(iter(run.phases[phases[-1]].data.sources.values()))

@@ -24,7 +24,9 @@ def source(path: str = "rooms", **changes) -> ConfigDict:
         text=True,
         geometry=True,
         text_share=1.0,  # share of scenes whose questions are used
+        unlabelled="keep",  # scenes without text: "keep" them for the 3D losses, or "drop" them
         labels="measured",  # or a folder of label files, or the name of a label phase
+        features="auto",  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
         shuffle3d=False,  # control: geometry of another record
     )
     return ConfigDict({**values, **changes})
@@ -52,7 +54,10 @@ def get_config() -> ConfigDict:
                 heads=("depth", "ray", "points"), distill_features=0, width=128, channels=(16, 32, 32, 32), features=16,
                 output="label", shared_projector=False, dual_dpt=False, stop_gradient=False, taps=(),
             ),
-            teacher=dict(),
+            teacher=dict(
+                image_size=64, patch_size=8, merge=2, stem="conv", width=128, layers=4, heads=4, mlp_ratio=4,
+                channels=(16, 32, 32, 32), features=16, tasks=("depth", "ray", "points"), dtype="float32",
+            ),
             losses=dict(text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0),
             optimizer=dict(
                 name="muon", vision=3e-3, projector=3e-3, language=3e-3, lifting=3e-3, warmup_share=0.03,

@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
     """The run; `laptop.py:tiny` is a minute on two cores."""
     scale = scale_for(arg, LAPTOP)
     teacher = teacher_phase(scale)
-    full = use_teacher_labels(spatial_phase(scale, "full"), teacher.teacher.features)
+    full = use_teacher_labels(spatial_phase(scale, "full"), teacher.teacher.width)
     full.losses.distill = 1.0
     phases = {
         "base": base_phase(scale),

@@ -76,7 +76,9 @@ def phase(scale: Scale, name: str) -> ConfigDict:
     config.vision.update(image_size=scale.image, patch_size=scale.patch, width=scale.width, layers=scale.vision_layers)
     config.language.update(width=scale.width, layers=scale.layers, head_dim=scale.width // config.language.heads)
     config.lifting.update(channels=scale.dpt, features=scale.features_3d)
-    config.teacher.update(image_size=scale.image, patch_size=scale.patch)
+    config.teacher.update(
+        image_size=scale.image, patch_size=scale.patch, channels=scale.dpt, features=scale.features_3d
+    )
     config.data.label_size = (scale.labels, scale.labels)
     return config
 
@@ -146,6 +148,7 @@ def run(name: str, scale: Scale, phases: dict[str, ConfigDict], evaluate: int = 
             reuse="",  # another run whose data and phases of the same settings are taken over
             prepare=dict(rooms=prepare_rooms(scale)),
             phases=phases,
+            order=tuple(phases),  # a ConfigDict sorts its keys
             evaluation=dict(split="test", scenes=evaluate, report_scenes=6),
         )
     )
@@ -165,7 +168,7 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     config = spatial_phase(scale, name)
     if teacher:
         phases |= {"teacher": teacher_phase(scale), "label": label_phase()}
-        use_teacher_labels(config, phases["teacher"].teacher.features)
+        use_teacher_labels(config, phases["teacher"].teacher.width)
     for section, values in changes.items():
         config[section].update(values)
     return run(name, scale, {**phases, name: config})

@@ -7,6 +7,4 @@ from experiments.configs.rooms_run import ablation
 
 def get_config(arg: str | None = None):
     """The run; `text_only.py:tiny` is a minute on two cores."""
-    return ablation(
-        "text_only", arg, lifting=dict(heads=()), losses=dict(depth=0.0, ray=0.0, points=0.0)
-    )
+    return ablation("text_only", arg, lifting=dict(heads=()), losses=dict(depth=0.0, ray=0.0, points=0.0))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import optax
 
 from spatialsv_jax.losses import objective as objective_lib
-from spatialsv_jax.losses.targets import make_targets
 from spatialsv_jax.training.state import TrainState, merge_params, split_params
 
 
@@ -35,9 +34,7 @@ class StepParts:
 
 def evaluate_losses(parts: StepParts, params, batch, step, names: tuple[str, ...] | None = None):
     """(total, report) of one batch, see losses.objective.evaluate."""
-    predictions = parts.apply(params, batch)
-    batch = {**batch, **make_targets(batch)}
-    return objective_lib.evaluate(parts.objective, predictions, batch, step, names=names)
+    return objective_lib.evaluate(parts.objective, parts.apply(params, batch), batch, step, names=names)
 
 
 def train_step(parts: StepParts, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:

@@ -1,0 +1,163 @@
+"""Writes label files with a trained teacher.
+
+python -m experiments.label --teacher rooms --model DIR --data DIR --out DIR [--splits train,test]
+
+The files hold depth, confidence, cameras and features in the teacher's own unit and world (the
+first view's frame). Records that have a file already are left alone, so a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines.labels.files import LabelError, LabelFile, read_labels, write_labels
+from data_pipelines.manifest import PrepareError
+from data_pipelines.records import Record
+from data_pipelines.storage import RecordSource, open_split
+from data_pipelines.transforms.decode import decode_image
+from spatialsv_jax import loading
+from spatialsv_jax.geometry import solve_camera
+from spatialsv_jax.training.checkpoints import CheckpointError
+
+
+def label_rooms(model: Path | str, data: Path | str, out: Path | str, splits: Sequence[str], rows: int = 8) -> dict:
+    """Labels every record of `splits` with the rooms teacher; hosts share the records among them.
+
+    Args:
+      model: where the teacher was trained (a workdir or checkpoint step).
+      data: a prepared data set.
+      out: folder for the label files.
+      splits: splits of the data set.
+      rows: records per forward pass.
+
+    Returns:
+      The manifest: teacher, checkpoint hash, counts of written, kept and camera failures.
+
+    Raises:
+      ValueError: the model is no teacher.
+    """
+    teacher = loading.load(model)
+    if teacher.settings.model != "teacher":
+        raise ValueError(
+            f"{model} is a '{teacher.settings.model}', not a teacher; train experiments/configs/teacher_rooms.py."
+        )
+    checkpoint, out = parameters_hash(teacher.params), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    forward = jax.jit(teacher.apply)
+    counts = {"written": 0, "kept": 0, "views": 0, "views_without_camera": 0}
+    for split in splits:
+        todo = _todo(open_split(data, split), out, checkpoint)
+        counts["kept"] += todo.kept
+        with tqdm(
+            total=len(todo.records), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0
+        ) as bar:
+            for records in _groups(todo.records, rows):
+                _label(teacher, forward, records, rows, out, checkpoint, counts)
+                bar.update(len(records))
+    manifest = {"teacher": "rooms", "model": str(teacher.path), "step": teacher.step, "checkpoint": checkpoint}
+    manifest |= {"data": str(data), "splits": list(splits), **counts}
+    (out / "labels.json").write_text(json.dumps(manifest, indent=1))
+    print(
+        f"labels in {out}: {counts['written']} written, {counts['kept']} there already, "
+        f"{counts['views_without_camera']} of {counts['views']} new views without a camera",
+        flush=True,
+    )
+    return manifest
+
+
+def parameters_hash(params) -> str:
+    """SHA-256 over all parameters with their paths: the identity of a teacher's weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+class _Todo(NamedTuple):
+    records: list[Record]
+    kept: int
+
+
+def _todo(source: RecordSource, out: Path, checkpoint: str) -> _Todo:
+    """This host's records without a good file of this teacher."""
+    records, kept = [], 0
+    for index in range(jax.process_index(), len(source), jax.process_count()):
+        record = source[index]
+        try:
+            read_labels(out, record.id, view_ids=record.view_ids, teacher="rooms", checkpoint=checkpoint)
+            kept += 1
+        except LabelError:
+            records.append(record)
+    return _Todo(records, kept)
+
+
+def _groups(records: list[Record], rows: int) -> Iterator[list[Record]]:
+    """Up to `rows` records with the same number of views at a time."""
+    by_views: dict[int, list[Record]] = {}
+    for record in records:
+        by_views.setdefault(len(record.view_ids), []).append(record)
+    for same in by_views.values():
+        for start in range(0, len(same), rows):
+            yield same[start : start + rows]
+
+
+def _label(teacher, forward, records: list[Record], rows: int, out: Path, checkpoint: str, counts: dict) -> None:
+    images = [
+        [decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)]
+        for record in records
+    ]
+    inputs = [teacher.inputs(pictures, ()) for pictures in images]
+    inputs += inputs[:1] * (rows - len(inputs))  # one shape, one program
+    batch = {name: np.concatenate([row[name] for row in inputs]) for name in inputs[0]}
+    found = {name: np.asarray(value) for name, value in forward(teacher.params, batch).items()}
+    fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
+    for row, record in enumerate(records):
+        features = found["teacher_features"][row]
+        ok = np.asarray(fit.ok[row])
+        labels = LabelFile(
+            depth=np.where(ok[:, None, None], found["depth"][row], 0.0).astype(np.float32),
+            confidence=found["depth_confidence"][row],
+            intrinsics=fit.intrinsics[row],
+            camera_to_world=fit.camera_to_world[row],
+            valid=np.broadcast_to(ok[:, None, None], found["depth"][row].shape).copy(),
+            label_affine=teacher.processor.pixels(images[row], teacher.label_hw).label_affine,
+            view_ids=record.view_ids,
+            teacher="rooms",
+            checkpoint=checkpoint,
+            features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
+        )
+        write_labels(out, record.id, labels)
+        counts["written"] += 1
+        counts["views"] += len(ok)
+        counts["views_without_camera"] += int((~ok).sum())
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--teacher", choices=("rooms",), default="rooms", help="which network labels")
+    parser.add_argument("--model", required=True, help="workdir of a trained teacher")
+    parser.add_argument("--data", required=True, help="a prepared data set")
+    parser.add_argument("--out", required=True, help="folder for the label files")
+    parser.add_argument("--splits", default="train", help="comma-separated splits")
+    parser.add_argument("--rows", type=int, default=8, help="records per forward pass")
+    args = parser.parse_args(argv)
+    try:
+        label_rooms(args.model, args.data, args.out, args.splits.split(","), args.rows)
+    except (CheckpointError, PrepareError, ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
