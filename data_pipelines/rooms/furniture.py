@@ -88,7 +88,7 @@ CATEGORIES: dict[str, Category] = {
         (0.75, 0.16, 0.48), (1.25, 0.24, 0.76), ("flat",), ("tube",), ("dresser", "bench", "table"), 1.2
     ),
     "monitor": _top((0.46, 0.16, 0.38), (0.64, 0.22, 0.52), ("flat",), ("tube",), ("desk",), 1.0),
-    "laptop": _top((0.32, 0.30, 0.22), (0.40, 0.36, 0.28), ("open",), ("flat",), ("desk", "table", "bed"), 0.9),
+    "laptop": _top((0.32, 0.30, 0.22), (0.40, 0.36, 0.28), ("open",), ("tent",), ("desk", "table", "bed"), 0.9),
     "printer": _top((0.38, 0.34, 0.20), (0.48, 0.42, 0.30), ("tray",), ("tower",), ("desk", "dresser"), 0.8),
     "microwave": _top((0.44, 0.34, 0.26), (0.56, 0.42, 0.34), ("door",), ("round",), _KITCHEN, 0.8),
     "box": _top(
@@ -98,7 +98,7 @@ CATEGORIES: dict[str, Category] = {
     "bottle": _top((0.09, 0.09, 0.26), (0.13, 0.13, 0.38), ("wine",), ("flask",), _TABLES + _KITCHEN, 0.7),
     "cup": _top((0.11, 0.09, 0.10), (0.16, 0.13, 0.15), ("mug",), ("goblet",), _TABLES + ("nightstand",), 0.7),
     "bowl": _top((0.24, 0.24, 0.10), (0.36, 0.36, 0.16), ("round",), ("square",), _KITCHEN, 0.8),
-    "book": _top((0.20, 0.26, 0.05), (0.30, 0.36, 0.14), ("stack",), ("standing",), _TABLES + _CHESTS + ("bed",), 0.8),
+    "book": _top((0.20, 0.26, 0.05), (0.30, 0.36, 0.14), ("stack",), ("thick",), _TABLES + _CHESTS + ("bed",), 0.8),
     "clock": _top((0.20, 0.09, 0.22), (0.30, 0.13, 0.32), ("round",), ("square",), _CHESTS + ("desk",), 0.7),
     "kettle": _top((0.24, 0.18, 0.22), (0.30, 0.22, 0.30), ("round",), ("jug",), ("stove", "table"), 0.7),
     "pillow": _top((0.40, 0.30, 0.14), (0.56, 0.42, 0.20), ("soft",), ("roll",), _SEATS, 1.2),

@@ -53,6 +53,13 @@ def _turned(profile: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]
     return _unit(trimesh.creation.revolve(np.array(profile, np.float64), sections=16))
 
 
+def _soft() -> tuple[np.ndarray, np.ndarray]:
+    """A rounded square cushion: a sphere drawn out towards its four upright edges."""
+    vertices, faces = _unit(trimesh.creation.icosphere(subdivisions=2, radius=0.5))
+    flat = np.sign(vertices[:, :2]) * np.abs(2 * vertices[:, :2]) ** 0.55
+    return _unit(trimesh.Trimesh(np.concatenate([flat, vertices[:, 2:]], 1), faces, process=False))
+
+
 @functools.lru_cache(maxsize=1)
 def solids() -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (vertices in the unit cube, faces) of every solid of the kit; round ones stand along z."""
@@ -79,6 +86,7 @@ def solids() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "vase": _turned([(0, 0), (0.3, 0), (0.5, 0.35), (0.42, 0.62), (0.2, 0.82), (0.28, 1), (0, 0.97)]),
         "bottle": _turned([(0, 0), (0.5, 0.0), (0.5, 0.58), (0.18, 0.76), (0.18, 1), (0, 1)]),
         "goblet": _turned([(0, 0), (0.45, 0), (0.1, 0.1), (0.1, 0.42), (0.5, 0.65), (0.42, 1), (0.36, 1), (0, 0.6)]),
+        "soft": _soft(),
         "cushion": _turned([(0, 0), (0.36, 0.08), (0.5, 0.5), (0.36, 0.92), (0, 1)]),
         "leaf": _unit(create.icosphere(subdivisions=1, radius=0.5)),
     }

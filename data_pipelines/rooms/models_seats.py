@@ -142,7 +142,7 @@ def bed(k: Kit, family: str) -> None:
     step = (2 * w - 0.1) / number
     for index in range(number):
         left = -w + 0.05 + index * step
-        k.add("cushion", "light", (left + 0.02, left + step - 0.02), (d - 0.5, d - 0.1), (top - 0.03, top + 0.11))
+        k.add("soft", "light", (left + 0.02, left + step - 0.02), (d - 0.5, d - 0.1), (top - 0.03, top + 0.11))
     k.surface((-w + 0.05, w - 0.05), (-d + 0.06, d - 0.65), top)
 
 

@@ -115,11 +115,14 @@ def television(k: Kit, family: str) -> None:
 
 
 def laptop(k: Kit, family: str) -> None:
-    """Keyboard half and screen half."""
+    """Keyboard half and screen half, open or set up like a tent."""
     w, d = k.w / 2, k.d / 2
-    if family == "flat":
-        k.box("dark", (-w, w), (-d, d), (0, 0.3 * k.h))
-        k.box("main", (-w, w), (-d, d), (0.3 * k.h, k.h))
+    if family == "tent":
+        lean = np.degrees(np.arctan2(d, k.h))
+        for side in (-1, 1):
+            y = side * d / 2
+            k.box("main", (-w, w), (y - 0.01, y + 0.01), (0, k.h), turn("x", side * lean))
+        k.box("glow", (-0.9 * w, 0.9 * w), (-d / 2 - 0.016, -d / 2 - 0.01), (0.08 * k.h, 0.9 * k.h), turn("x", -lean))
         return
     k.box("main", (-w, w), (-d, 0.6 * d), (0, 0.02))
     k.box("dark", (-0.85 * w, 0.85 * w), (-0.5 * d, 0.5 * d), (0.02, 0.024))
@@ -215,20 +218,16 @@ def bowl(k: Kit, family: str) -> None:
 
 
 def book(k: Kit, family: str) -> None:
-    """A pile of books, or a thick one standing."""
+    """A pile of two books, or a thick one."""
     w, d = k.w / 2, k.d / 2
-    if family == "standing":
-        for side in (-1, 1):
-            k.box("main", sorted((side * w, side * (w - 0.03))), (-d, d), (0, k.h))
-        k.box("main", (-w, w), (d - 0.012, d), (0, k.h))
-        k.box("paper", (-w + 0.03, w - 0.03), (-d + 0.01, d - 0.012), (0.01, k.h - 0.01))
-        return
-    for low, high, shift in ((0, 0.48, 0.0), (0.52, 1.0, 0.04)):
+    volumes = ((0.0, 1.0, 0.0),) if family == "thick" else ((0.0, 0.48, 0.0), (0.52, 1.0, 0.04))
+    for low, high, shift in volumes:
         x, y = (-w + shift, w - 0.5 * shift), (-d + 0.5 * shift, d - shift)
-        k.box("main", x, y, (low * k.h, (low + 0.08) * k.h))
-        k.box("main", x, y, ((high - 0.08) * k.h, high * k.h))
-        k.box("paper", (x[0] + 0.01, x[1] - 0.01), (y[0] + 0.01, y[1] - 0.01), (low * k.h, high * k.h))
-        k.box("main", (x[0], x[0] + 0.012), y, (low * k.h, high * k.h))
+        cover = 0.08 * k.h
+        k.box("main", x, y, (low * k.h, low * k.h + cover))
+        k.box("main", x, y, (high * k.h - cover, high * k.h))
+        k.box("paper", (x[0] + 0.01, x[1] - 0.01), (y[0] + 0.01, y[1] - 0.01), (low * k.h + cover, high * k.h - cover))
+        k.box("main", (x[0], x[0] + 0.014), y, (low * k.h + cover, high * k.h - cover))
 
 
 def clock(k: Kit, family: str) -> None:
@@ -262,8 +261,7 @@ def pillow(k: Kit, family: str) -> None:
     if family == "roll":
         k.add("cylinder", "main", (-k.w / 2, k.w / 2), (-k.d / 2, k.d / 2), (0, k.h), along="x")
     else:
-        _round(k, "cushion", "main", 1.0, (0, k.h))
-        k.box("main", (-0.47 * k.w, 0.47 * k.w), (-0.47 * k.d, 0.47 * k.d), (0.25 * k.h, 0.75 * k.h))
+        _round(k, "soft", "main", 1.0, (0, k.h))
 
 
 def bag(k: Kit, family: str) -> None:

@@ -161,12 +161,13 @@ class Raycaster:
         places[:, :2] = np.array([[-1, -1], [1, 1], [1, -1], [-1, 1]]) * (LIGHT_RADIUS / 1.5)
         powers, seen = [], np.zeros((len(self._lights), len(points)), np.float32)
         for number, light in enumerate(self._lights):
-            towards = (light + places)[choice] - origins
+            towards = light - origins
             squared = np.einsum("ij,ij->i", towards, towards)
             cosine = np.einsum("ij,ij->i", towards, normal) / np.sqrt(squared)
             lit = np.flatnonzero(cosine > 0)
             reach = np.full(len(lit), 0.999, np.float32)
-            seen[number, lit] = self._scene.run(origins[lit], towards[lit], query="OCCLUDED", dists=reach) == -1
+            shadow_rays = towards[lit] + places[choice[lit]]
+            seen[number, lit] = self._scene.run(origins[lit], shadow_rays, query="OCCLUDED", dists=reach) == -1
             powers.append(LIGHT_POWER * np.maximum(cosine, 0.0) / (1.0 + squared / np.float32(LIGHT_REACH**2)))
         if key is not None:
             seen = _smooth(seen.reshape(-1, *key.shape), key).reshape(seen.shape)
