@@ -87,10 +87,12 @@ def as_run(config: ConfigDict) -> ConfigDict:
         unknown = [key for key in config if key not in legal]
         if unknown:
             raise ValueError(f"config has unknown keys {unknown}. Legal keys of a run: {', '.join(legal)}.")
+        if sorted(config.order) != sorted(config.phases):
+            raise ValueError(f"config.order {config.order} must name each of config.phases {list(config.phases)} once.")
         return config
-    return ConfigDict(
-        {"reuse": "", "prepare": {}, "phases": {config.name or "phase": config}, "evaluation": config.evaluation}
-    )
+    name = config.name or "phase"
+    single = {"name": name, "reuse": "", "prepare": {}, "phases": {name: config}, "order": (name,)}
+    return ConfigDict({**single, "evaluation": config.evaluation})
 
 
 def is_finished(phase: ConfigDict, folder: Path, places: dict[str, Path]) -> bool:
