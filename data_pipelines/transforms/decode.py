@@ -27,7 +27,7 @@ def decode_image(data: bytes, where: str) -> np.ndarray:
     """
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.asarray(picture.convert("RGB"))
+            return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three on broken files
         raise ValueError(
             f"{where}: the image cannot be decoded ({error}; {len(data)} bytes). "

@@ -77,20 +77,20 @@ def resample_depth(depth: np.ndarray, affine: np.ndarray, height: int, width: in
     resizing does not scale it.
 
     Args:
-      depth: float32[h,w], 0 (or not finite) = invalid.
+      depth: float32[...,h,w], 0 (or not finite) = invalid.
       affine: float64[2,3], label pixels -> pixels of `depth`.
       height, width: label size H, W.
 
     Returns:
-      float32[H,W], 0 where invalid or outside the map.
+      float32[...,H,W], 0 where invalid or outside the map.
     """
     depth = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(0)).astype(np.float32, copy=False)
-    rows, columns = depth.shape
+    rows, columns = depth.shape[-2:]
     x, y = sample_places(affine, height, width)
     inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
     nearest_x = np.clip(np.floor(x), 0, columns - 1).astype(np.intp)
     nearest_y = np.clip(np.floor(y), 0, rows - 1).astype(np.intp)
-    nearest = np.where(inside, depth[nearest_y, nearest_x], np.float32(0))
+    nearest = np.where(inside, depth[..., nearest_y, nearest_x], np.float32(0))
     left, top = np.floor(x - 0.5), np.floor(y - 0.5)
     right_share, lower_share = (x - 0.5) - left, (y - 0.5) - top
     if not right_share.any() and not lower_share.any():
@@ -98,26 +98,42 @@ def resample_depth(depth: np.ndarray, affine: np.ndarray, height: int, width: in
     x0, x1 = (np.clip(left + step, 0, columns - 1).astype(np.intp) for step in (0, 1))
     y0, y1 = (np.clip(top + step, 0, rows - 1).astype(np.intp) for step in (0, 1))
     inverse = np.where(depth > 0, 1.0 / np.where(depth > 0, depth, 1.0), np.nan)
-    upper = inverse[y0, x0] * (1 - right_share) + inverse[y0, x1] * right_share
-    lower = inverse[y1, x0] * (1 - right_share) + inverse[y1, x1] * right_share
+    upper = inverse[..., y0, x0] * (1 - right_share) + inverse[..., y0, x1] * right_share
+    lower = inverse[..., y1, x0] * (1 - right_share) + inverse[..., y1, x1] * right_share
     blended = upper * (1 - lower_share) + lower * lower_share
-    bend_x, bend_y = _bend(inverse), _bend(inverse.T).T
-    along_x = np.maximum(np.minimum(bend_x[y0, x0], bend_x[y0, x1]), np.minimum(bend_x[y1, x0], bend_x[y1, x1]))
-    along_y = np.maximum(np.minimum(bend_y[y0, x0], bend_y[y1, x0]), np.minimum(bend_y[y0, x1], bend_y[y1, x1]))
-    smooth = inside & (np.maximum(along_x, along_y) < SAME_SURFACE) & np.isfinite(blended)
+    straight_x, straight_y = _straight(inverse), _straight(inverse.swapaxes(-1, -2)).swapaxes(-1, -2)
+    along_x = straight_x[..., y0, x0] | straight_x[..., y0, x1]
+    along_x &= straight_x[..., y1, x0] | straight_x[..., y1, x1]
+    along_y = straight_y[..., y0, x0] | straight_y[..., y1, x0]
+    along_y &= straight_y[..., y0, x1] | straight_y[..., y1, x1]
+    smooth = inside & along_x & along_y & np.isfinite(blended)
     return np.where(smooth, 1.0 / np.where(smooth, blended, 1.0), nearest).astype(np.float32)
 
 
-def _bend(inverse: np.ndarray) -> np.ndarray:
-    """How far each pixel lies off the line through its row neighbours in inverse depth, relative; [h,w].
+def _straight(inverse: np.ndarray) -> np.ndarray:
+    """Which pixels lie on the line through their two row neighbours in inverse depth, bool[...,h,w].
 
-    0 on planes whatever their slope, large on both sides of an edge, inf beside the border or a hole.
-    Two neighbouring pixels are on one surface if either continues a straight line with the other.
+    True on planes whatever their slope, False on both sides of an edge, at the border and beside a
+    hole. Two neighbouring pixels are on one surface if either continues a line with the other.
     """
-    bend = np.full(inverse.shape, np.inf)
-    middle = inverse[:, 1:-1]
-    bend[:, 1:-1] = np.abs(inverse[:, :-2] - 2 * middle + inverse[:, 2:]) / middle
-    return np.nan_to_num(bend, nan=np.inf, posinf=np.inf)
+    straight = np.zeros(inverse.shape, bool)
+    middle = inverse[..., 1:-1]
+    bend = np.abs(inverse[..., :-2] - 2 * middle + inverse[..., 2:])
+    straight[..., 1:-1] = bend < SAME_SURFACE * middle  # NaN compares False
+    return straight
+
+
+def _resample_views(measured: Measured, shape: tuple[int, int, int]) -> np.ndarray:
+    """Depth of all views on the label grid, float32[v,H,W]; views of one size and affine go together."""
+    depth = np.zeros(shape, np.float32)
+    groups: dict[tuple, list[int]] = {}
+    for view, source in enumerate(measured.depths):
+        if source is not None:
+            groups.setdefault((source.shape, measured.label_affine[view].tobytes()), []).append(view)
+    for group in groups.values():
+        stacked = np.stack([measured.depths[view] for view in group])
+        depth[group] = resample_depth(stacked, measured.label_affine[group[0]], *shape[1:])
+    return depth
 
 
 def make_labels(measured: Measured, covered: np.ndarray, record_id: str) -> Labels:
@@ -135,10 +151,7 @@ def make_labels(measured: Measured, covered: np.ndarray, record_id: str) -> Labe
       ValueError: a camera matrix that cannot be inverted, naming record and view.
     """
     views, height, width = covered.shape
-    depth = np.zeros(covered.shape, np.float32)
-    for view, source in enumerate(measured.depths):
-        if source is not None:
-            depth[view] = resample_depth(source, measured.label_affine[view], height, width)
+    depth = _resample_views(measured, covered.shape)
     valid = (depth > 0) & covered
     pose_valid = np.asarray(measured.pose_valid, bool)
     fallback = default_intrinsics(height, width).astype(np.float64)

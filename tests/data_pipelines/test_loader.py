@@ -11,7 +11,7 @@ import loader_fakes as fakes
 import numpy as np
 import pytest
 
-from data_pipelines.labels.files import LabelFile, write_labels
+from data_pipelines.labels.files import LabelFile, read_labels, write_labels
 from data_pipelines.loader import DataConfig, SourceConfig, evaluation_batches, make_loader
 from data_pipelines.mixture import scene_has_text
 from data_pipelines.samples import BoundedCache
@@ -333,6 +333,7 @@ def test_evaluation_asks_every_question_once_and_counts_geometry_once():
                     "answer_mask",
                 ):
                     assert not batch[name][number].any(), name
+                np.testing.assert_array_equal(batch["camera_to_world"][number], np.tile(np.eye(4), (3, 1, 1)))
                 continue
             order.append(row.index)
             assert records[row.index] is row.record and batch["record_index"][number] == row.index
@@ -388,7 +389,11 @@ def test_label_files_replace_measured_geometry(tmp_path):
     shown = batch["view_valid"]
     depth = batch["depth"][shown]
     np.testing.assert_allclose(depth, depth[0, 0, 0], rtol=1e-6)
-    assert batch["teacher_features"][shown].any() and not batch["teacher_features"][~shown].any()
+    assert not batch["teacher_features"][~shown].any()
+    for row, index in enumerate(batch["record_index"]):
+        features = read_labels(tmp_path, RECORDS[index].id).features.astype(np.float64)
+        blocks = features.reshape(-1, 2, 2, 2, 2, 6).mean(axis=(2, 4)).reshape(-1, 4, 6)  # 4 x 4 cells to 2 x 2
+        np.testing.assert_allclose(batch["teacher_features"][row, : len(features)], blocks, rtol=1e-5, atol=1e-6)
     measured = make_loader(one_source(features=str(tmp_path)), PROCESSOR, records=[RECORDS]).batch(0)
     np.testing.assert_array_equal(measured["teacher_features"], batch["teacher_features"])
     assert measured["scene_scale_m"].all()
