@@ -44,11 +44,11 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
         super().__init__(data_dir=os.fspath(data_dir))
         self.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
 
-    def download_and_prepare(self, *, workers: int | None = None, progress: bool = True) -> dict:
+    def download_and_prepare(self, *, workers: int | None = 0, progress: bool = True) -> dict:
         """Makes what is missing and returns the manifest; returns at once when all is there.
 
         Args:
-          workers: processes; None = one per usable core, 0 = in this process.
+          workers: processes; 0 = one per usable core; None = none, all in this process.
           progress: show a bar.
 
         Raises:

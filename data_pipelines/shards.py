@@ -163,13 +163,13 @@ def _picture_size(image: bytes, record_id: str) -> tuple[int, int]:
         raise PrepareError(f"Record '{record_id}' holds bytes that are no picture: {error}.") from error
 
 
-def build(plan: Plan, directory: Path, workers: int | None = None, progress: bool = True) -> dict[str, list[dict]]:
+def build(plan: Plan, directory: Path, workers: int | None = 0, progress: bool = True) -> dict[str, list[dict]]:
     """Makes all shards that are missing and returns every shard's summary, by split.
 
     Args:
       plan: what to make.
       directory: the output folder; `.preparing` inside it exists.
-      workers: number of processes; None = one per usable core; 0 = in this process.
+      workers: number of processes; 0 = one per usable core; None = none, all in this process.
       progress: show a bar on stderr.
 
     Raises:
@@ -188,7 +188,7 @@ def build(plan: Plan, directory: Path, workers: int | None = None, progress: boo
     with tqdm(
         total=plan.steps, initial=done, unit=plan.unit, desc=plan.source, disable=not progress, smoothing=0.05
     ) as bar:
-        if workers == 0:
+        if workers is None:
             for split, index in tasks:
                 write_shard(plan, split, index, directory, bar.update)
         elif tasks:

@@ -27,16 +27,14 @@ from data_pipelines.shards import usable_cores
 from data_pipelines.sources import SOURCES
 
 
-def prepare(
-    source: str, settings: object, out: str | Path, *, workers: int | None = None, progress: bool = True
-) -> dict:
+def prepare(source: str, settings: object, out: str | Path, *, workers: int | None = 0, progress: bool = True) -> dict:
     """Makes the data set or, where `out` already holds it, returns at once.
 
     Args:
       source: a key of SOURCES.
       settings: an instance of that source's settings.
       out: folder for the data set; new, empty, or begun with the same settings.
-      workers: processes; None = one per usable core, 0 = in this process.
+      workers: processes; 0 = one per usable core; None = none, all in this process.
       progress: bar on stderr and summary on stdout.
 
     Returns:
@@ -60,14 +58,14 @@ def prepare(
 
 
 def prepare_rooms(
-    out: str | Path, *, scenes: int, workers: int | None = None, progress: bool = True, **settings: object
+    out: str | Path, *, scenes: int, workers: int | None = 0, progress: bool = True, **settings: object
 ) -> dict:
     """Makes procedural rooms in `out`, or returns at once if they are there; returns the manifest.
 
     Args:
       out: folder of the data set.
       scenes: rooms for training.
-      workers: processes, None = one per usable core, 0 = in this process.
+      workers: processes, 0 = one per usable core; None = none, all in this process.
       progress: bar and summary.
       **settings: further fields of `sources.rooms.RoomsSettings`: views, size, validation, test,
         ood, form, mix, assets, seed, ...
@@ -76,9 +74,8 @@ def prepare_rooms(
       PrepareError: `out` holds something else (naming what differs) or cannot be written.
       TypeError, ValueError: a setting that does not exist, or its value is wrong.
     """
-    return prepare(
-        "rooms", SOURCES["rooms"].settings(scenes=scenes, **settings), out, workers=workers, progress=progress
-    )
+    plain = {name: dict(value.items()) if hasattr(value, "items") else value for name, value in settings.items()}
+    return prepare("rooms", SOURCES["rooms"].settings(scenes=scenes, **plain), out, workers=workers, progress=progress)
 
 
 def _print_summary(source: str, directory: Path, manifest: Mapping, seconds: float) -> None:
@@ -107,7 +104,7 @@ def _parser(source: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--source", choices=sorted(SOURCES), required=True)
     parser.add_argument("--out", required=True, help="folder for the data set")
-    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core; 0: in this one)")
+    parser.add_argument("--workers", type=int, default=0, help="processes [0: one per core]")
     parser.add_argument("--quiet", action="store_true", help="no bar and no summary")
     settings = SOURCES[source].settings
     hints = typing.get_type_hints(settings)
@@ -161,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = first.parse_known_args(argv)[0].source
     values = vars(_parser(source or "rooms").parse_args(argv))
     source, out, workers, quiet = (values.pop(name) for name in ("source", "out", "workers", "quiet"))
-    if workers is not None and not 0 <= workers <= 4 * usable_cores():
+    if not 0 <= workers <= 4 * usable_cores():
         print(f"error: --workers {workers}; expected 0 to {4 * usable_cores()}.", file=sys.stderr)
         return 2
     try:

@@ -189,10 +189,11 @@ def existing(
 
 def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     values: dict[str, np.ndarray] = {}
-    name = "the archive"
+    place = "the archive"
     try:
         with np.load(path, allow_pickle=False) as archive:
             for name in names:
+                place = f"field '{name}'"
                 if name in archive.files:
                     values[name] = archive[name]
                 elif name != "features":
@@ -200,7 +201,7 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     except LabelError:
         raise
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise LabelError(f"{path}: {name} cannot be read ({error}). Delete the file and make it again.") from error
+        raise LabelError(f"{path}: {place} cannot be read ({error}). Delete the file and make it again.") from error
     return values
 
 

@@ -39,10 +39,12 @@ class Tally:
         self._on_step = on_step
 
     def add(self, counts: Mapping, prefix: str = "") -> None:
-        """Adds counts; nested mappings get names joined by '/'."""
+        """Adds counts; nested mappings get names joined by '/', texts count as `name/text`."""
         for name, value in counts.items():
             if isinstance(value, Mapping):
                 self.add(value, f"{prefix}{name}/")
+            elif isinstance(value, str):
+                self.counts[f"{prefix}{name}/{value}"] += 1
             else:
                 self.counts[f"{prefix}{name}"] += value
 
@@ -75,5 +77,5 @@ class Source:
 
 
 def shard_items(items: int, least: int) -> int:
-    """Items per shard: about 64 shards for a split, each with at least `least` and at most 512 items."""
-    return max(least, min(512, -(-items // 64)))
+    """Items per shard: about 128 shards for a split, each with at least `least` and at most 512 items."""
+    return max(least, min(512, -(-items // 128)))

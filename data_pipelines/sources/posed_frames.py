@@ -90,6 +90,12 @@ def _files(path: str) -> tuple[dict[int, Path], dict[int, Path], dict[int, Path]
     )
 
 
+def forget_listings() -> None:
+    """Drops what is remembered of folders, which may have changed since the last data set."""
+    _files.cache_clear()
+    _repeats_identity.cache_clear()
+
+
 def file_sizes(path: Path) -> list[str]:
     """Name and size in bytes of every frame's files, to notice that a scene was changed."""
     return [

@@ -18,7 +18,15 @@ import numpy as np
 from data_pipelines.manifest import PrepareError, fingerprint
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.base import Plan, Source, Tally, shard_items
-from data_pipelines.sources.posed_frames import Frame, Reading, Scene, file_sizes, open_scene, read_frame
+from data_pipelines.sources.posed_frames import (
+    Frame,
+    Reading,
+    Scene,
+    file_sizes,
+    forget_listings,
+    open_scene,
+    read_frame,
+)
 from data_pipelines.sources.posed_questions import questions_text, scene_questions
 
 VERSION = "1"
@@ -80,6 +88,7 @@ def plan(settings: PosedSettings) -> Plan:
       PrepareError: no scene, wrong arguments or intrinsics, more held out than there is.
     """
     _check(settings)
+    forget_listings()
     raw = Path(settings.raw).expanduser()
     reading = _reading(settings)
     scenes, not_scenes = [], {}

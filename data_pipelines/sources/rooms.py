@@ -11,8 +11,6 @@ from data_pipelines.records import Record
 from data_pipelines.rooms.config import SPLITS, RoomsConfig
 from data_pipelines.sources.base import Plan, Source, Tally, shard_items
 
-VERSION = "1"  # raise when the generator makes other records from the same arguments
-
 
 @dataclasses.dataclass(frozen=True)
 class RoomsSettings(RoomsConfig):
@@ -52,11 +50,11 @@ def plan(settings: RoomsSettings) -> Plan:
     arguments = {**dataclasses.asdict(settings), "assets": _assets_fingerprint(config.assets)}
     return Plan(
         source="rooms",
-        version=VERSION,
+        version=_generator().GENERATOR_VERSION,
         arguments=arguments,
         origin={"assets": str(Path(config.assets).resolve()) if config.assets else ""},
         items=items,
-        items_per_shard=shard_items(max(items.values()), 16),
+        items_per_shard=shard_items(max(items.values()), 8),
         steps=sum(items.values()),
         unit="room",
         state=config,
@@ -75,18 +73,43 @@ def _assets_fingerprint(folder: str) -> str:
     return fingerprint([sha256_of(catalogue), *(f"{path.relative_to(root)} {path.stat().st_size}" for path in files)])
 
 
+def _generator():
+    """Loaded late: Embree and the meshes are no concern of the other sources."""
+    from data_pipelines.rooms import generate
+
+    return generate
+
+
 def make(plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
     """One room, rendered and asked about; see `Source`."""
-    from data_pipelines.rooms import generate  # loads Embree: in workers only
+    if (split, index) == ("train", 0) and plan.state.assets:
+        from data_pipelines.rooms.assets import load_assets
 
-    record, stats = generate.make_record(plan.state, split, index)
-    tally.add(stats)
+        for name, reason in load_assets(plan.state.assets).left_out:
+            tally.skip(name, reason, "assets_left_out")
+    record, stats = _generator().make_record(plan.state, split, index)
+    tally.add({name: value for name, value in stats.items() if name != "assets_left_out"})
     tally.step()
     yield record
 
 
 def _summary(counts: Mapping[str, float], records: int) -> list[str]:
-    return [f"{name}: {number:g} ({number / max(1, records):.2f} per room)" for name, number in sorted(counts.items())]
+    tried = counts.get("tried", 0)
+    refused = {name: counts[name] for name in ("close", "empty", "apart") if counts.get(name)}
+    lines = [
+        f"views tried: {tried:g}, refused {sum(refused.values()) / max(1, tried):.1%} "
+        f"({', '.join(f'{name} {number:g}' for name, number in refused.items()) or 'none'}); "
+        f"rooms given up: {counts.get('rooms_rejected', 0):g}"
+    ]
+    settings = {name.split("/")[1]: number for name, number in sorted(counts.items()) if name.startswith("setting/")}
+    if settings:
+        lines.append("view settings: " + ", ".join(f"{name} {n / records:.0%}" for name, n in settings.items()))
+    made = {name.split("/")[-1]: n for name, n in sorted(counts.items()) if name.startswith("questions/made/")}
+    if made:
+        lines.append("questions: " + ", ".join(f"{name} {n:g}" for name, n in made.items()))
+    if counts.get("assets_left_out"):
+        lines.append(f"assets left out: {counts['assets_left_out']:g}")
+    return lines
 
 
 SOURCE = Source(RoomsSettings, plan, make, _summary)
