@@ -102,6 +102,8 @@ def measure(rows: list[dict[str, np.ndarray]]) -> dict:
         "questions_per_row": total["question_valid"] / len(rows),
         "tokens_per_question": total["question_mask"] / questions,
         "answer_tokens_per_question": total["answer_mask"] / questions,
+        "longest_question_tokens": max(int(row["question_mask"].sum(axis=-1).max()) for row in rows),
+        "longest_answer_tokens": max(int(row["answer_mask"].sum(axis=-1).max()) for row in rows),
         "question_padding_share": 1 - total["question_mask"] / sum(row["question_mask"].size for row in rows),
         "view_padding_share": 1 - shown / sum(row["view_valid"].size for row in rows),
         "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in rows),

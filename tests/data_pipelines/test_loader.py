@@ -311,6 +311,9 @@ def test_description_counts():
     np.testing.assert_allclose(facts["sampled"]["prefix_tokens"], mean)
     share = 1 - np.mean([batch["question_mask"].mean() for batch in batches])
     np.testing.assert_allclose(facts["sampled"]["question_padding_share"], share)
+    assert facts["sampled"]["longest_question_tokens"] == max(
+        batch["question_mask"].sum(axis=-1).max() for batch in batches
+    )
     assert facts["buckets"][0]["views"] == 3
     json.dumps(facts)
 
