@@ -152,11 +152,11 @@ def stove(k: Kit, family: str) -> None:
         k.add(
             "rod", "dark", (x - 0.022, x + 0.022), (-d - 0.01, -d + 0.03), (0.84 * top, 0.84 * top + 0.044), along="y"
         )
-    k.box("dark", (-w, w), (-d + 0.02, d), (top - 0.02, top - 0.006))
+    k.box("dark", (-w, w), (-d + 0.02, d), (top - 0.02, top - 0.002))
     for sx in (-1, 1):
         for sy in (-1, 1):
             x, y = sx * 0.45 * w, 0.01 + sy * 0.45 * d
-            k.add("ring", "metal", (x - 0.09, x + 0.09), (y - 0.09, y + 0.09), (top - 0.006, top))
+            k.add("ring", "metal", (x - 0.09, x + 0.09), (y - 0.09, y + 0.09), (top - 0.002, top))
     k.surface((-w + 0.03, w - 0.03), (-d + 0.08, d - 0.06), top)
     if family == "hood":
         k.box("main", (-w, w), (d - 0.03, d), (top, k.h))

@@ -32,9 +32,10 @@ def lamp(k: Kit, family: str) -> None:
 
 def plant(k: Kit, family: str) -> None:
     """A pot with leaves; the leaves have the object's colour."""
-    pot = 0.26 * k.h if family != "cactus" else 0.22 * k.h
-    _round(k, "flare", "wood", 0.5, (0, pot))
-    _round(k, "cylinder", "dark", 0.46, (pot - 0.02, pot + 0.005))
+    pot = {"bush": 0.26, "palm": 0.17, "cactus": 0.22}[family] * k.h
+    wide = 0.4 if family == "palm" else 0.5
+    _round(k, "flare", "wood", wide, (0, pot))
+    _round(k, "cylinder", "dark", 0.92 * wide, (pot - 0.01, pot + 0.005))
     if family == "cactus":
         _round(k, "sphere", "main", 0.42, (pot - 0.05, k.h))
         for side in (-1, 1):
@@ -54,11 +55,11 @@ def plant(k: Kit, family: str) -> None:
             z, size = pot + (0.12 + 0.76 * high) * (k.h - pot), 0.2 * k.w
             k.add("leaf", "main", (x - size, x + size), (y - size, y + size), (z - 0.8 * size, z + 0.8 * size))
         return
-    for number in range(10):
-        tilt = turn("z", 36.0 * number) @ turn("y", -38 if number % 2 else 8)
+    for number in range(12):
+        tilt = turn("z", 30.0 * number) @ turn("y", -38 if number % 2 else 8)
         start, end = tilt @ np.array([0.02, 0, 0]), tilt @ np.array([0.55 * k.w, 0, 0])
         centre = (start + end) / 2 + np.array([0, 0, trunk])
-        half = np.array([0.275 * k.w, 0.075 * k.w, 0.02])
+        half = np.array([0.275 * k.w, 0.11 * k.w, 0.025])
         box = np.stack([centre - half, centre + half], -1)
         k.add("leaf", "main", *box, tilt=tilt)
 

@@ -15,7 +15,7 @@ from embreex.mesh_construction import TriangleMesh
 from data_pipelines.rooms import textures
 from data_pipelines.rooms.scene import RenderedView, Scene
 
-AMBIENT = 0.34  # share of light that comes from everywhere
+AMBIENT = 0.40  # share of light that comes from everywhere
 LIGHT_COLOURS = np.array([[1.0, 0.96, 0.90], [0.93, 0.97, 1.0]], np.float32)
 LIGHT_POWER = 0.80
 LIGHT_RADIUS = 0.20  # half side of a lamp, metres: softness of shadows
