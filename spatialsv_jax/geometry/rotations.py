@@ -1,0 +1,82 @@
+"""Rotations: distance, projection of a 3x3 matrix to the nearest rotation, rigid inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spatialsv_jax.geometry.arrays import contract, floats, require_shape
+
+
+def rotation_angle_deg(first, second=None):
+    """Angle of the rotation that turns `first` into `second`.
+
+    Computed as atan2(|axial part|, (trace - 1) / 2), which is as exact at 0 and 180 degrees as
+    elsewhere (the arccos of the trace loses half of the digits there).
+
+    Args:
+      first: [..., 3, 3] rotation matrices.
+      second: [..., 3, 3], or None for the identity.
+
+    Returns:
+      [...] degrees in [0, 180].
+    """
+    xp, (first, second) = floats(first, second)
+    require_shape("first", first, (3, 3))
+    relative = first
+    if second is not None:
+        require_shape("second", second, (3, 3))
+        relative = contract(xp, "...ji,...jk->...ik", first, second)
+    axial = xp.stack(
+        [
+            relative[..., 2, 1] - relative[..., 1, 2],
+            relative[..., 0, 2] - relative[..., 2, 0],
+            relative[..., 1, 0] - relative[..., 0, 1],
+        ],
+        axis=-1,
+    )
+    squared = (axial * axial).sum(-1)
+    sine = xp.where(squared > 0, xp.sqrt(xp.where(squared > 0, squared, 1.0)), 0.0) / 2
+    cosine = (relative[..., 0, 0] + relative[..., 1, 1] + relative[..., 2, 2] - 1) / 2
+    return xp.arctan2(sine, cosine) * (180 / np.pi)
+
+
+def nearest_rotation(matrix):
+    """The rotation R (det +1) that maximises trace(R^T matrix), by SVD (Kabsch, Umeyama 1991).
+
+    Args:
+      matrix: [..., 3, 3], any matrix: a mean of rotations, a cross-covariance.
+
+    Returns:
+      (rotation [..., 3, 3], value [...]): value = trace(R^T matrix), the singular values' sum with
+      the last one negated if `matrix` mirrors. A zero matrix gives some rotation and value 0.
+    """
+    xp, (matrix,) = floats(matrix)
+    require_shape("matrix", matrix, (3, 3))
+    left, singular, right = xp.linalg.svd(matrix)
+    mirrored = xp.linalg.det(left) * xp.linalg.det(right) < 0
+    last = xp.where(mirrored, -1.0, 1.0).astype(matrix.dtype)
+    signs = xp.stack([xp.ones_like(last), xp.ones_like(last), last], axis=-1)
+    rotation = contract(xp, "...ij,...jk->...ik", left * signs[..., None, :], right)
+    return rotation, (singular * signs).sum(-1)
+
+
+def invert_pose(pose):
+    """Inverse of rigid transforms [..., 4, 4] = [R | t]: [R^T | -R^T t]."""
+    xp, (pose,) = floats(pose)
+    require_shape("pose", pose, (4, 4))
+    transposed = xp.swapaxes(pose[..., :3, :3], -1, -2)
+    moved = -contract(xp, "...ij,...j->...i", transposed, pose[..., :3, 3])
+    return pose_matrix(transposed, moved)
+
+
+def pose_matrix(rotation, translation):
+    """Puts [..., 3, 3] and [..., 3] together to [..., 4, 4] = [R | t] over [0 0 0 1]."""
+    xp, (rotation, translation) = floats(rotation, translation)
+    require_shape("rotation", rotation, (3, 3))
+    require_shape("translation", translation, (3,))
+    top = xp.concatenate([rotation, translation[..., None]], axis=-1)
+    bottom = xp.broadcast_to(
+        xp.asarray([0.0, 0.0, 0.0, 1.0], dtype=top.dtype).reshape((1,) * (top.ndim - 2) + (1, 4)),
+        (*top.shape[:-2], 1, 4),
+    )
+    return xp.concatenate([top, bottom], axis=-2)

@@ -1,0 +1,159 @@
+"""Losses of the depth, ray and point maps (METHOD section 4, details in 4a.5 to 4a.10 and 4a.12).
+
+Every function takes (prediction, target, mask, confidence) and returns name -> Part. Masked
+entries of all three arrays are replaced before any arithmetic, so whatever they hold, NaN
+included, reaches neither values nor gradients.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from spatialsv_jax.geometry.pointmaps import normal_planes
+from spatialsv_jax.losses.base import CLAMP, Part, reduce
+
+__all__ = ["depth_terms", "point_terms", "ray_terms", "reduce"]
+
+CONFIDENCE_LAMBDA = 0.2
+DEPTH_STRIDES = (1, 2, 4, 8)
+NORMAL_STRIDES = (1, 2, 4)
+
+
+def depth_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
+    """Depth loss: reg, conf and the gradient term at 4 dyadic scales (paper eq. 11; constants VGGT).
+
+    Args:
+      prediction: [B, V, H, W] z-depth (a last axis of size 1 is accepted).
+      target: the same shape.
+      mask: bool[B, V, H, W].
+      confidence: [B, V, H, W], >= 1 where `mask`.
+      confidence_lambda: weight of -log c.
+
+    Returns:
+      reg, conf, grad_s0 .. grad_s3. The mean over scales is in the coefficients (1/4 each); a
+      gradient part counts valid pixels, not pairs.
+
+    Raises:
+      ValueError: shapes or mask dtype that do not fit, named.
+    """
+    ndim = jnp.ndim(mask)
+    if jnp.ndim(prediction) == ndim:
+        _require_same("target", target, "prediction", jnp.shape(prediction))
+        prediction, target = jnp.asarray(prediction)[..., None], jnp.asarray(target)[..., None]
+    prediction, target, mask, confidence = _cleaned(prediction, target, mask, confidence, 1)
+    parts = _regression(prediction, target, mask, confidence, confidence_lambda)
+    error = (prediction - target)[..., 0]
+    for scale, stride in enumerate(DEPTH_STRIDES):
+        grid = (..., slice(None, None, stride), slice(None, None, stride))
+        parts[f"grad_s{scale}"] = _gradient(error[grid], mask[grid], confidence[grid], confidence_lambda)
+    return parts
+
+
+def ray_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
+    """Ray loss: reg and conf of one norm over the six channels.
+
+    Args and errors as `point_terms`, with 6 channels.
+
+    Returns:
+      reg, conf.
+    """
+    prediction, target, mask, confidence = _cleaned(prediction, target, mask, confidence, 6)
+    return _regression(prediction, target, mask, confidence, confidence_lambda)
+
+
+def point_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
+    """Point loss: reg, conf and the normal term at 3 dyadic scales (paper eq. 12; constants VGGT).
+
+    Args:
+      prediction: [B, V, H, W, 3] world points.
+      target: the same shape.
+      mask: bool[B, V, H, W].
+      confidence: [B, V, H, W], >= 1 where `mask`.
+      confidence_lambda: weight of -log c.
+
+    Returns:
+      reg, conf, normal_s0 .. normal_s2. The mean over scales is in the coefficients (1/3 each).
+
+    Raises:
+      ValueError: shapes or mask dtype that do not fit, named.
+    """
+    prediction, target, mask, confidence = _cleaned(prediction, target, mask, confidence, 3)
+    parts = _regression(prediction, target, mask, confidence, confidence_lambda)
+    for scale, stride in enumerate(NORMAL_STRIDES):
+        grid = (..., slice(None, None, stride), slice(None, None, stride))
+        maps = [tuple(points[..., axis][grid] for axis in range(3)) for points in (prediction, target)]
+        parts[f"normal_s{scale}"] = _normal(*maps, mask[grid], confidence[grid], confidence_lambda)
+    return parts
+
+
+def _regression(prediction, target, mask, confidence, confidence_lambda) -> dict[str, Part]:
+    """reg = mean e and conf = mean of e c - lambda log c, e = min(100, sqrt(|m - y|^2 + 1e-12))."""
+    squared = jnp.square(prediction - target).sum(-1)
+    error = jnp.minimum(jnp.sqrt(squared + 1e-12), CLAMP)
+    return {
+        "reg": Part(error, mask, mask),
+        "conf": Part(_weighted(error, confidence, confidence_lambda), mask, mask),
+    }
+
+
+def _gradient(error, mask, confidence, confidence_lambda) -> Part:
+    """One scale of the depth gradient term. [..., h, w] -> values [..., 2 (x, y), h, w].
+
+    A pair sits at its later pixel (right or lower), whose confidence it uses.
+    """
+    difference = jnp.stack([error - _earlier(error, -1), error - _earlier(error, -2)], axis=-3)
+    pairs = jnp.stack([mask & _earlier(mask, -1), mask & _earlier(mask, -2)], axis=-3)
+    difference = jnp.where(pairs, difference, 0)
+    # jnp.abs has derivative +1 at 0; this has sign(x), 0 at 0.
+    residual = jnp.minimum(jax.lax.stop_gradient(jnp.sign(difference)) * difference, CLAMP)
+    values = _weighted(residual, confidence[..., None, :, :], confidence_lambda)
+    return Part(values, pairs, mask, 1 / len(DEPTH_STRIDES))
+
+
+def _earlier(array, axis: int):
+    """The left (axis -1) or upper (axis -2) neighbour of every pixel, 0 or False outside."""
+    padding = [(0, 0)] * array.ndim
+    padding[axis] = (1, 0)
+    size = array.shape[axis]
+    return jax.lax.slice_in_dim(jnp.pad(array, padding), 0, size, axis=axis % array.ndim)
+
+
+def _normal(prediction, target, mask, confidence, confidence_lambda) -> Part:
+    """One scale of the normal term. x, y, z maps [..., h, w] -> values [..., 4, h, w].
+
+    For unit vectors 1 - cos = |n - n'|^2 / 2, which is 0 with gradient 0 at n = n' in any rounding.
+    """
+    normal, elements, regular = normal_planes(jnp, prediction, mask)
+    label, _, label_regular = normal_planes(jnp, target, mask)
+    distance = sum((n - t) ** 2 for n, t in zip(normal, label, strict=True))
+    residual = jnp.where(regular & label_regular, distance / 2, 1.0)
+    values = _weighted(residual, confidence[..., None, :, :], confidence_lambda)
+    return Part(values, elements, elements, 1 / len(NORMAL_STRIDES))
+
+
+def _weighted(residual, confidence, confidence_lambda):
+    """r c - lambda log c."""
+    return residual * confidence - confidence_lambda * jnp.log(confidence)
+
+
+def _cleaned(prediction, target, mask, confidence, channels: int):
+    """Checks shapes; float32 arrays with 0 (confidence: 1) at masked pixels."""
+    prediction, target, mask, confidence = (jnp.asarray(a) for a in (prediction, target, mask, confidence))
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"'mask' must be bool, not {mask.dtype}.")
+    if mask.ndim < 2:
+        raise ValueError(f"'mask' has shape {mask.shape}, expected [..., H, W].")
+    _require_same("prediction", prediction, "mask and channels", (*mask.shape, channels))
+    _require_same("target", target, "prediction", prediction.shape)
+    _require_same("confidence", confidence, "mask", mask.shape)
+    dtype = jnp.result_type(prediction.dtype, jnp.float32)
+    valid = mask[..., None]
+    prediction = jnp.where(valid, prediction.astype(dtype), 0)
+    target = jnp.where(valid, jax.lax.stop_gradient(target).astype(dtype), 0)
+    return prediction, target, mask, jnp.where(mask, confidence.astype(dtype), 1)
+
+
+def _require_same(name: str, array, other: str, expected: tuple[int, ...]) -> None:
+    if tuple(jnp.shape(array)) != tuple(expected):
+        raise ValueError(f"'{name}' has shape {tuple(jnp.shape(array))}, but '{other}' asks for {tuple(expected)}.")

@@ -1,0 +1,232 @@
+"""The objective: w_text text + w_distill distill + w_depth depth + w_ray ray + w_points points.
+
+`TERMS` is the list of terms; a new one is one function and one line here, and a weight in
+`ObjectiveConfig`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spatialsv_jax.losses import dense, distillation, language
+from spatialsv_jax.losses.base import Part, part_value, quantile_filter
+from spatialsv_jax.losses.targets import make_targets
+
+# A constant, or (step, value) pairs joined by straight lines and constant outside.
+Weight = float | tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig:
+    """Weights of the terms and the constants they share.
+
+    A weight is a number >= 0 or a tuple of (step, value) pairs with increasing steps, joined by
+    straight lines. A term whose weight is 0 at every step is not part of the program.
+    """
+
+    text: float | tuple = 1.0
+    distill: float | tuple = 1.0
+    depth: float | tuple = 1.0
+    ray: float | tuple = 1.0
+    points: float | tuple = 1.0
+    confidence_lambda: float = 0.2  # weight of -log c in all confidence terms
+    quantile: float = 0.0  # keep values below this quantile in reg and conf (0.98); 0 = no filter
+
+    def __post_init__(self):
+        for name in TERMS:
+            object.__setattr__(self, name, _checked_weight(name, getattr(self, name)))
+        if not (0 <= self.quantile < 1):
+            raise ValueError(f"objective.quantile must be in [0, 1) (0 = off), not {self.quantile}.")
+        if not (np.isfinite(self.confidence_lambda) and self.confidence_lambda >= 0):
+            raise ValueError(f"objective.confidence_lambda must be finite and >= 0, not {self.confidence_lambda}.")
+
+
+def _checked_weight(name: str, weight: Weight) -> Weight:
+    pairs = ((0, weight),) if isinstance(weight, (int, float)) else tuple(weight)
+    try:
+        pairs = tuple((float(step), float(value)) for step, value in pairs)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"objective.{name} must be a number or [step, value] pairs, not {weight!r}.") from error
+    steps, values = [step for step, _ in pairs], [value for _, value in pairs]
+    if not pairs or not np.isfinite(pairs).all() or min(values) < 0:
+        raise ValueError(f"objective.{name} must have finite weights >= 0, not {weight!r}.")
+    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        raise ValueError(f"objective.{name}: steps must increase, not {steps}.")
+    return values[0] if isinstance(weight, (int, float)) else pairs
+
+
+def text(predictions: Mapping, batch: Mapping, config: ObjectiveConfig) -> dict[str, Part]:
+    """text/ce from answer_logits."""
+    del config
+    tokens, mask = language.answer_tokens(batch)
+    return _named("text", language.text_terms(predictions["answer_logits"], tokens, mask))
+
+
+def distill(predictions: Mapping, batch: Mapping, config: ObjectiveConfig) -> dict[str, Part]:
+    """distill/cos from features, over all tokens of real views of samples with features."""
+    del config
+    counted = jnp.asarray(batch["view_valid"]) & jnp.asarray(batch["has_features"])[:, None]
+    teacher = jnp.asarray(batch["teacher_features"])
+    mask = jnp.broadcast_to(counted[..., None], teacher.shape[:-1])
+    return _named("distill", distillation.distill_terms(predictions["features"], teacher, mask))
+
+
+def depth(predictions: Mapping, batch: Mapping, config: ObjectiveConfig) -> dict[str, Part]:
+    """depth/reg, depth/conf, depth/grad_s0..3."""
+    return _dense("depth", dense.depth_terms, predictions, batch["depth"], batch["depth_mask"], config)
+
+
+def ray(predictions: Mapping, batch: Mapping, config: ObjectiveConfig) -> dict[str, Part]:
+    """ray/reg, ray/conf."""
+    return _dense("ray", dense.ray_terms, predictions, batch["ray"], batch["ray_valid"], config)
+
+
+def points(predictions: Mapping, batch: Mapping, config: ObjectiveConfig) -> dict[str, Part]:
+    """points/reg, points/conf, points/normal_s0..2."""
+    return _dense("points", dense.point_terms, predictions, batch["points"], batch["points_mask"], config)
+
+
+def _dense(name: str, function: Callable, predictions, target, mask, config: ObjectiveConfig) -> dict[str, Part]:
+    parts = function(predictions[name], target, mask, predictions[f"{name}_confidence"], config.confidence_lambda)
+    if config.quantile:
+        parts.update({key: quantile_filter(parts[key], config.quantile) for key in ("reg", "conf")})
+    return _named(name, parts)
+
+
+def _named(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {f"{name}/{key}": part for key, part in parts.items()}
+
+
+# Term: (predictions, batch with targets, config) -> {"name/part": Part}.
+TERMS: dict[str, Callable[[Mapping, Mapping, ObjectiveConfig], dict[str, Part]]] = {
+    "text": text,
+    "distill": distill,
+    "depth": depth,
+    "ray": ray,
+    "points": points,
+}
+# What a term reads of the predictions (and, but for text, the batch field they are compared with).
+_READS: dict[str, tuple[str, ...]] = {
+    "text": ("answer_logits",),
+    "distill": ("features",),
+    "depth": ("depth", "depth_confidence"),
+    "ray": ("ray", "ray_confidence"),
+    "points": ("points", "points_confidence"),
+}
+_WITH_TARGETS = ("depth", "ray", "points")
+
+
+def active_terms(config: ObjectiveConfig) -> tuple[str, ...]:
+    """Names of the terms whose weight is not 0 at every step, in the order of `TERMS`."""
+    return tuple(name for name in TERMS if np.any(_weight_values(getattr(config, name))))
+
+
+def weight_at(config: ObjectiveConfig, name: str, step) -> jax.Array | float:
+    """Weight of a term at `step` (an integer or a traced scalar); a plain float if constant."""
+    weight = getattr(config, name)
+    if isinstance(weight, float):
+        return weight
+    steps, values = zip(*weight, strict=True)
+    return jnp.interp(jnp.asarray(step, jnp.float32), jnp.asarray(steps), jnp.asarray(values))
+
+
+def _weight_values(weight: Weight) -> tuple[float, ...]:
+    return (weight,) if isinstance(weight, float) else tuple(value for _, value in weight)
+
+
+def term_parts(
+    config: ObjectiveConfig, predictions: Mapping, batch: Mapping, names: Sequence[str] | None = None
+) -> dict[str, dict[str, Part]]:
+    """Parts of every term in `names` (all active ones by default): term -> {"term/part": Part}.
+
+    Targets are made here where `batch` lacks them.
+
+    Raises:
+      ValueError: an unknown term, or a prediction that a term needs and the model does not give.
+    """
+    names = active_terms(config) if names is None else tuple(names)
+    unknown = sorted(set(names) - set(TERMS))
+    if unknown:
+        raise ValueError(f"Unknown loss terms {unknown}. Known terms: {sorted(TERMS)}.")
+    for name in names:
+        missing = [key for key in _READS[name] if key not in predictions]
+        if missing:
+            raise ValueError(
+                f"Loss term '{name}' needs the predictions {missing}, but the model gives {sorted(predictions)}. "
+                f"Add the head, or set objective.{name} = 0."
+            )
+    if "distill" in names and "teacher_features" not in batch:
+        raise ValueError("Loss term 'distill' needs 'teacher_features' in the batch: use label files with features.")
+    if set(names) & set(_WITH_TARGETS) and "depth_mask" not in batch:
+        batch = {**batch, **make_targets(batch)}
+    return {name: TERMS[name](predictions, batch, config) for name in names}
+
+
+def evaluate(
+    config: ObjectiveConfig,
+    predictions: Mapping,
+    batch: Mapping,
+    step,
+    names: Sequence[str] | None = None,
+    counts: Mapping[str, jax.Array] | None = None,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """The weighted total and a flat report.
+
+    Args:
+      config: weights and constants.
+      predictions: fields of `spec.PREDICTIONS` that the terms read.
+      batch: fields of `spec.BATCH`; targets are added if missing.
+      step: global step, for weight schedules.
+      names: terms to evaluate, all active ones by default.
+      counts: "term/part" -> N of the whole batch where `batch` is one micro-batch of it (see
+        `batch_counts`); values and total then add up over micro-batches, and so do the reported
+        counts, which stay those of this micro-batch.
+
+    Returns:
+      (total, report): report has "depth/reg" (S / N), "depth/reg/count" (N), "depth" (the term's
+      value without its weight), "depth/weight" and "total", all float32 scalars.
+
+    Raises:
+      ValueError: see `term_parts`; `counts` together with the quantile filter.
+    """
+    if counts is not None and config.quantile:
+        raise ValueError("The quantile filter needs the whole batch at once: use no micro-batches or quantile 0.")
+    total, report = None, {}
+    for name, parts in term_parts(config, predictions, batch, names).items():
+        value = None
+        for key, part in parts.items():
+            report[key] = part_value(part, None if counts is None else counts[key])
+            report[f"{key}/count"] = part.count()
+            share = report[key] if part.coefficient == 1 else part.coefficient * report[key]
+            value = share if value is None else value + share
+        weight = weight_at(config, name, step)
+        report[name], report[f"{name}/weight"] = value, jnp.asarray(weight, jnp.float32)
+        total = weight * value if total is None else total + weight * value
+    report["total"] = jnp.zeros((), jnp.float32) if total is None else total
+    return report["total"], report
+
+
+def batch_counts(config: ObjectiveConfig, batch: Mapping, names: Sequence[str] | None = None) -> dict[str, jax.Array]:
+    """N of every part of a batch without any prediction: "term/part" -> float32[].
+
+    Masks depend on the batch only, so counts are known before the first micro-batch. Call it inside
+    jit: the values, computed from stand-ins, are dropped there.
+    """
+    names = active_terms(config) if names is None else tuple(names)
+    shapes = {
+        "answer_logits": (*batch["answer_valid"].shape, 1),
+        "depth": batch["depth"].shape,
+        "ray": (*batch["depth"].shape, 6),
+        "points": (*batch["depth"].shape, 3),
+        **{f"{name}_confidence": batch["depth"].shape for name in _WITH_TARGETS},
+    }
+    if "teacher_features" in batch:
+        shapes["features"] = batch["teacher_features"].shape
+    stand_ins = {key: jnp.zeros(shape) for key, shape in shapes.items()}
+    terms = term_parts(dataclasses.replace(config, quantile=0.0), stand_ins, batch, names)
+    return {key: part.count() for parts in terms.values() for key, part in parts.items()}
