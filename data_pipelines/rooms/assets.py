@@ -192,7 +192,6 @@ def _mesh(path: pathlib.Path, root: pathlib.Path) -> tuple[np.ndarray, np.ndarra
                 file, file_type=path.suffix[1:].lower(), resolver=_FolderResolver(path, root), process=False
             )
         parts = [part for part in loaded.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-        colours = [np.asarray(part.visual.to_color().face_colors)[:, :3].reshape(-1, 3) for part in parts]
     except Exception as error:  # a mesh file may break its reader in any way; the reason is reported
         raise _BadAsset(f"cannot be read ({type(error).__name__}: {error})") from error
     if not parts:
@@ -203,6 +202,7 @@ def _mesh(path: pathlib.Path, root: pathlib.Path) -> tuple[np.ndarray, np.ndarra
     shift = np.concatenate([[0], np.cumsum([len(part.vertices) for part in parts])])
     vertices = np.concatenate([np.asarray(part.vertices, np.float64) for part in parts])
     faces = np.concatenate([np.asarray(part.faces) + shift[k] for k, part in enumerate(parts)])
+    colours = np.concatenate([_face_colours(part) for part in parts])
     if not np.isfinite(vertices).all():
         raise _BadAsset("mesh has NaN or infinite vertices")
     if faces.min() < 0 or faces.max() >= len(vertices):
@@ -210,7 +210,29 @@ def _mesh(path: pathlib.Path, root: pathlib.Path) -> tuple[np.ndarray, np.ndarra
     used = np.unique(faces)  # stray vertices must not stretch the bounding box
     renumber = np.zeros(len(vertices), np.int32)
     renumber[used] = np.arange(len(used), dtype=np.int32)
-    return vertices[used], renumber[faces], np.concatenate(colours).astype(np.float64)
+    return vertices[used], renumber[faces], colours
+
+
+def _face_colours(mesh: trimesh.Trimesh) -> np.ndarray:
+    """sRGB float64[M,3]: face or vertex colours, the texture at the corners, or the material's one colour."""
+    visual, corners = mesh.visual, np.asarray(mesh.faces)
+    if visual.kind == "texture":
+        material = visual.material
+        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+        if image is not None and visual.uv is not None and len(visual.uv) == len(mesh.vertices):
+            return _texels(image, visual.uv)[corners].mean(1)
+        return np.tile(np.asarray(material.main_color, np.float64)[:3], (len(corners), 1))
+    return np.asarray(visual.face_colors, np.float64)[:, :3]
+
+
+def _texels(image, uv: np.ndarray) -> np.ndarray:
+    """sRGB float64[N,3] of a texture image at uv (v up, wrapped); a coordinate that is no number counts as 0."""
+    pixels = np.asarray(image.convert("RGB"), np.float64)
+    height, width = pixels.shape[:2]
+    wrapped = np.nan_to_num(np.asarray(uv, np.float64), nan=0.0, posinf=0.0, neginf=0.0) % 1.0
+    column = np.minimum((wrapped[:, 0] * width).astype(int), width - 1)
+    row = np.minimum(((1.0 - wrapped[:, 1]) * height).astype(int), height - 1)
+    return pixels[row, column]
 
 
 def _palette(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
