@@ -138,7 +138,7 @@ class Oracle:
                 key = label(self.scene.objects[i])
                 shares[key] = shares.get(key, 0) + 1 / len(cell)
         best = max(shares, key=shares.get)
-        assert shares[best] >= 0.35 - 1e-9
+        assert shares[best] >= 0.2 - 1e-9
         assert all(share <= 0.5 * shares[best] + 1e-9 for key, share in shares.items() if key != best)
         return {best}
 
@@ -157,8 +157,8 @@ class Oracle:
 
     def solve_count(self, text, question):
         view = self.view_of(text)
-        label = re.search(r"how many (\w+) objects", text).group(1)
-        same = [t for t in self.scene.objects if label in (t.category, t.colour)]
+        labels = re.split(r" , | or ", re.search(r"how many (.+) objects", text).group(1))
+        same = [t for t in self.scene.objects if {t.category, t.colour} & set(labels)]
         assert self.all_shown(same, [view])
         return {sum(self.hint(view, t) for t in same)}
 
@@ -196,8 +196,8 @@ class Oracle:
 
     # Spatial.
     def solve_object_count(self, text, question):
-        kind = re.search(r"how many (\w+) objects", text).group(1)
-        same = [t for t in self.scene.objects if t.category == kind]
+        kinds = re.split(r" , | or ", re.search(r"how many (.+) objects", text).group(1))
+        same = [t for t in self.scene.objects if t.category in kinds]
         views = range(len(self.views))
         assert self.all_shown(same, views)
         return {sum(any(self.hint(k, t) for k in views) for t in same)}

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import box_rooms
 import numpy as np
 import pytest
 from question_oracle import Oracle, check
 
+from data_pipelines.rooms.cameras import make_intrinsics, sample_poses
+from data_pipelines.rooms.config import RoomsConfig, distribution
+from data_pipelines.rooms.layout import make_scene
 from data_pipelines.rooms.questions import TYPES, make_questions
+from data_pipelines.rooms.raycast import Raycaster
+from data_pipelines.rooms.scene import RenderedView
 
 WORDS = box_rooms.WORDS
 ROOMS = [box_rooms.random_room(seed) for seed in range(40)]
@@ -26,6 +32,36 @@ def test_oracle_agrees_on_all_questions_of_box_rooms(form):
             assert check(question, accepted), f"{scene.id}: {question} but the oracle says {accepted}"
             asked.add(question.type)
     assert asked == set(TYPES)
+
+
+def generated_rooms(split: str, count: int):
+    """Real rooms and views as records have them, without shading."""
+    config = RoomsConfig(size=48)
+    for seed in range(count):
+        rng = np.random.default_rng([7, seed])
+        scene = make_scene(seed, split, config)
+        caster = Raycaster(scene)
+        setting = ("walk", "rotation", "around", "free")[seed % 4]
+        poses, _ = sample_poses(scene, caster, setting, 4, 68.0, rng, distribution(split))
+        intrinsics = make_intrinsics(68.0, 48)
+        looks = [(*caster.look(intrinsics, pose, 48, 48), pose) for pose in poses]
+        views = [RenderedView(None, depth, instance, None, intrinsics, pose) for depth, instance, pose in looks]
+        if views:
+            yield scene, views, setting, rng
+
+
+@pytest.mark.parametrize("split", ["train", "ood"])
+def test_oracle_agrees_on_all_questions_of_generated_rooms(split):
+    forms = itertools.cycle(["word", "letter", "number"])
+    checked = 0
+    for scene, views, setting, rng in generated_rooms(split, 16):
+        questions, _ = make_questions(scene, views, setting, rng, next(forms))
+        oracle = Oracle(scene, views)
+        for question in questions:
+            accepted = oracle.answers(question)
+            assert check(question, accepted), f"{scene.id}: {question} but the oracle says {accepted}"
+        checked += len(questions)
+    assert checked > 1000
 
 
 def test_the_oracle_notices_a_moved_object_and_a_swapped_picture():

@@ -1,9 +1,11 @@
 """Drawing questions so that each type's answers come out balanced over many records.
 
 Turn by turn over the types of a group, in shuffled order: the answer is chosen first, each class of
-the type equally likely (open answers: each answer that the record offers), and then a question
-that has it. If the record offers none the turn is lost, so that frequent answers do not take the
-place of rare ones. A record's questions depend on nothing but its scene, views and generator.
+the type equally likely, and then a question that has it. If the record offers none the turn is lost;
+after `LOST_TURNS` of them, or when a class has been used up while another holds more, the type is
+closed for the record, so that frequent answers do not take the place of rare ones. Types whose classes are many and seldom all
+on offer (`OFFERED_WEIGHTS`, names and colours) choose among the answers on offer instead, with
+weights. A record's questions depend on nothing but its scene, views and generator.
 """
 
 from __future__ import annotations
@@ -22,7 +24,21 @@ from data_pipelines.rooms.questions.forms import FORMS, TYPES, Words, default_wo
 from data_pipelines.rooms.scene import RenderedView, Scene
 
 TURNS_PER_QUESTION = 6  # lost turns included; afterwards the record stays with fewer questions
+LOST_TURNS = 2  # of a type, before it is closed for the record
+MOST_OF_A_TYPE = 4  # a type gets at most this part of the questions, so that no type becomes a filler
 SEQUENCES = ("rotation", "around", "walk")  # view settings whose views follow one another
+
+
+# Relative chances among the answers on offer; measured on 400 default rooms so that none dominates.
+OFFERED_WEIGHTS: dict[str, dict[str, float]] = {
+    "where": {"top": 4.0, "upper": 1.3, "lower": 0.6, "bottom": 0.8, "left": 1.2, "right": 1.2},
+    "object_abs_distance": {"one": 0.5, "two": 0.5, "three": 0.7, "four": 0.7, "seven": 2.0, "eight": 2.0}
+    | dict.fromkeys(("nine", "ten", "eleven", "twelve"), 5.0),
+    "camera_distance": {"one": 5.0, "two": 1.5, "three": 0.8, "four": 0.5, "five": 0.6, "six": 0.8, "eight": 2.0}
+    | dict.fromkeys(("nine", "ten", "eleven", "twelve"), 5.0),
+    "object_size": {"two": 0.6, "four": 0.6, "five": 1.5, "six": 0.8, "nine": 5.0, "ten": 5.0},
+    "room_size": {},
+}
 
 
 class _Source:
@@ -32,10 +48,21 @@ class _Source:
         self.kind = kind
         self.pool = {answer: keys for answer, keys in pool.items() if keys}
         self.draft = draft
+        self.made = 0
+        self.lost = 0
+        # Classes of one size run out together; others would leave the larger class over.
+        self.closes = bool(TYPES[kind].classes) and kind not in OFFERED_WEIGHTS
+        self.closes &= len({len(keys) for keys in self.pool.values()}) > 1
 
     def target(self, dice: Dice) -> str:
-        """An answer to ask for; not every class need be on offer."""
-        return dice.pick(TYPES[self.kind].classes or tuple(self.pool))
+        """An answer to ask for; of closed classes it may be one that is not on offer."""
+        kind = TYPES[self.kind]
+        if self.kind in OFFERED_WEIGHTS:
+            weights = OFFERED_WEIGHTS[self.kind]
+            return dice.weighted(tuple(self.pool), [weights.get(answer, 1.0) for answer in self.pool])
+        if not kind.classes:  # what fills one place only is asked for rather than what fills many
+            return dice.weighted(tuple(self.pool), [1.0 / len(keys) for keys in self.pool.values()])
+        return dice.pick(kind.classes)
 
 
 class _Maker:
@@ -60,13 +87,14 @@ class _Maker:
         sources = self.dice.shuffled([source for source in sources if source.pool])
         goal = len(self.questions) + count
         turns = TURNS_PER_QUESTION * count
+        most = -(-count // MOST_OF_A_TYPE)
         while sources and turns > 0 and len(self.questions) < goal:
             for source in list(sources):
                 turns -= 1
                 if len(self.questions) == goal or turns < 0:
                     break
                 self._turn(source)
-                if not source.pool:
+                if not source.pool or source.made == most:
                     sources.remove(source)
 
     def _turn(self, source: _Source) -> None:
@@ -74,14 +102,20 @@ class _Maker:
         keys = source.pool.get(answer)
         if not keys:
             self.stats[f"rejected/{source.kind}/answer_not_offered"] += 1
+            source.lost += 1
+            if source.lost == LOST_TURNS:
+                source.pool.clear()
             return
         draft = source.draft(answer, self.dice.pop(keys))
         if not keys:
             del source.pool[answer]
+            if source.closes:
+                source.pool.clear()
         question = finish(draft, self.form, f"{source.kind}-{len(self.questions):03d}", self.dice)
         if question.text in self.texts:
             self.stats[f"rejected/{source.kind}/asked_before"] += 1
             return
+        source.made += 1
         self.texts.add(question.text)
         self.questions.append(question)
         self.stats[f"made/{source.kind}"] += 1
@@ -123,13 +157,12 @@ def make_questions(
             f"Scene '{scene.id}': grounding_per_view={grounding_per_view} and spatial_count={spatial_count} "
             "are upper bounds of question counts and must not be negative."
         )
-    facts = Facts(scene, views)
-    words = words or default_words()
+    facts = Facts(scene, views, words or default_words())
     maker = _Maker(form, Dice(rng))
     if grounding_per_view:
         for view in facts.views:
             table = grounding.BUILDERS.items()
-            sources = [maker.source(kind, pool, draft, facts, view, words) for kind, (pool, draft) in table]
+            sources = [maker.source(kind, pool, draft, facts, view) for kind, (pool, draft) in table]
             maker.draw(sources, grounding_per_view)
     if spatial_count:
         table = dict(spatial.BUILDERS | directions.BUILDERS)

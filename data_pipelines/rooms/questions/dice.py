@@ -11,10 +11,16 @@ Item = TypeVar("Item")
 
 
 class Dice:
-    """Uniform choices that depend on nothing but the generator's state."""
+    """Uniform choices that depend on nothing but the generator's state. Numbers are drawn in blocks, for speed."""
 
     def __init__(self, rng: np.random.Generator):
-        self._random = rng.random
+        self._rng = rng
+        self._block: list[float] = []
+
+    def _random(self) -> float:
+        if not self._block:
+            self._block = self._rng.random(1024).tolist()
+        return self._block.pop()
 
     def below(self, bound: int) -> int:
         """A whole number in [0, bound)."""
@@ -33,6 +39,11 @@ class Dice:
         place = self.below(len(items))
         items[place], items[-1] = items[-1], items[place]
         return items.pop()
+
+    def sample(self, items: Sequence[Item], count: int) -> list[Item]:
+        """Different items, at most as many as there are."""
+        rest = list(items)
+        return [self.pop(rest) for _ in range(min(count, len(rest)))]
 
     def weighted(self, items: Sequence[Item], weights: Sequence[float]) -> Item:
         """One item with probability proportional to its weight."""

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
+from data_pipelines.rooms.questions.forms import Words
 from data_pipelines.rooms.scene import RenderedView, Scene
+from spatialsv_jax.geometry import points_from_depth
 
 SEEN_SHARE = 0.005  # of the picture's pixels: 21 pixels at 64 x 64, 82 at 128 x 128
 GRID = 4  # cells per side of the grid of image positions
-ROOM_SAMPLES = 32  # pixels per side that are read to see how much of the room the views span
+ROOM_SAMPLES = 16  # pixels per side that are read to see how much of the room the views span
 MAX_PITCH_SINE = 0.8  # |z| of the viewing direction; a camera steeper than this has no "facing"
 
 
@@ -48,15 +51,17 @@ class Facts:
     Args:
         scene: the room.
         views: its pictures in prompt order.
+        words: categories and colours that questions may name.
 
     Raises:
         ValueError: no view, or an instance map naming an object that the scene has not.
     """
 
-    def __init__(self, scene: Scene, views: list[RenderedView]):
+    def __init__(self, scene: Scene, views: Sequence[RenderedView], words: Words):
         if not views:
             raise ValueError(f"Scene '{scene.id}': no views; questions need at least one.")
         self.scene = scene
+        self.words = words
         self.rendered = views
         self.n = len(scene.objects)
         self.category = [thing.category for thing in scene.objects]
@@ -175,16 +180,14 @@ class Facts:
 
     @functools.cached_property
     def span_share(self) -> float:
-        """The smaller share of the room's two sides that cameras and visible points extend over."""
-        spans = [view.camera_to_world[:2, 3][None] for view in self.rendered]
-        for view in self.rendered:
-            step = max(1, min(view.depth.shape) // ROOM_SAMPLES)
-            rows, columns = np.nonzero(view.depth[::step, ::step] > 0)
-            depth = view.depth[::step, ::step][rows, columns].astype(float)
-            pixels = np.stack([columns * step + 0.5, rows * step + 0.5, np.ones(len(rows))])
-            rays = view.camera_to_world[:3, :3] @ np.linalg.inv(view.intrinsics) @ pixels
-            spans.append((view.camera_to_world[:3, 3:] + rays * depth)[:2].T)
-        points = np.concatenate(spans)
+        """The smaller share of the room's two sides that visible points (camera centres at no depth) extend over."""
+        depth = np.stack([view.depth for view in self.rendered]).astype(float)
+        step = max(1, min(depth.shape[1:]) // ROOM_SAMPLES)
+        intrinsics = np.stack([view.intrinsics for view in self.rendered])
+        intrinsics[:, :2] /= step
+        intrinsics[:, :2, 2] += 0.5 - 0.5 / step  # pixel centres stay at +0.5 on the thinned grid
+        poses = np.stack([view.camera_to_world for view in self.rendered])
+        points = points_from_depth(depth[:, ::step, ::step], intrinsics, poses)[..., :2].reshape(-1, 2)
         return float(np.min((points.max(0) - points.min(0)) / self.scene.size[:2]))
 
 

@@ -4,8 +4,8 @@ A question is first a `Draft`: its text and one-word answer, with what the other
 `finish` turns it into a `Question` in the form asked for:
 
 - "word": one word of an open vocabulary; measures are number words of a stated unit;
-- "letter": the letter of one of two to four shuffled options (kept in `Question.options`,
-  not in the text; `with_options` writes them out);
+- "letter": the letter of one of two to four shuffled options, which stand in `Question.options`,
+  not in the text (`packing.question_prompt` writes them out);
 - "number": counts as whole numbers and measures with one decimal ("2.4"); types whose answer is
   no number are asked in the word form, and `Question.form` then says "word".
 """
@@ -40,9 +40,16 @@ def number_word(value: int) -> str:
     return _TENS[tens - 2] + (f"-{_SMALL[unit]}" if unit else "")
 
 
+def number_value(word: str) -> int:
+    """Inverse of `number_word`."""
+    return _VALUES[word]
+
+
+_VALUES = {number_word(value): value for value in range(101)}
 COLUMNS = ("leftmost", "left", "right", "rightmost")
 ROWS = ("top", "upper", "lower", "bottom")
-COUNTS = tuple(number_word(value) for value in range(1, 7))
+COUNTS = tuple(number_word(value) for value in range(4))
+ROOM_COUNTS = tuple(number_word(value) for value in range(1, 5))
 HALF_METRES = tuple(number_word(value) for value in range(1, 13))
 QUARTER_METRES = tuple(number_word(value) for value in range(1, 11))
 FIVES = tuple(number_word(value) for value in range(5, 101, 5))
@@ -77,7 +84,7 @@ TYPES: dict[str, QuestionType] = {
     "left_right": QuestionType("grounding", SIDES, 2),
     "nearer": QuestionType("grounding", ("nearer", "farther"), 2),
     "where": QuestionType("grounding", COLUMNS + ROWS, 4),
-    "object_count": QuestionType("spatial", COUNTS, len(COUNTS), numeric=True),
+    "object_count": QuestionType("spatial", ROOM_COUNTS, len(ROOM_COUNTS), numeric=True),
     "object_abs_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
     "camera_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
     "object_size": QuestionType("spatial", QUARTER_METRES, len(QUARTER_METRES), numeric=True),
@@ -165,12 +172,6 @@ def finish(draft: Draft, form: str, identity: str, dice: Dice) -> Question:
     return Question(form="word", text=draft.text, answer=draft.answer, **common)
 
 
-def with_options(question: Question) -> str:
-    """The text as a model should read it: with its options, "... ? A . chair B . table"."""
-    parts = [f"{letter} . {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
-    return " ".join([question.text, *parts])
-
-
 def chance_level(question: Question, words: Words | None = None) -> float | None:
     """Expected score of a uniform guess among the answers that the question leaves open; None for numbers."""
     if question.form == "letter":
@@ -185,7 +186,7 @@ def chance_level(question: Question, words: Words | None = None) -> float | None
 
 
 _TEXT_WORDS = """
-a an and apart appears are as at back behind bottom closest colour column do does each face facing farther first five
+a an and apart appear appears are as at back behind bottom closest colour column do does face farther first five
 floor from half how in is it left leftmost long longest lower many metres nearer nearest no objects of on or order
 quarter decimetres right rightmost room row show side square stand the than then there thing things to top turn turns upper view
 views walk way what where which yes you your make

@@ -10,12 +10,13 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
+from data_pipelines.rooms.questions.counting import listed, offer_counts
 from data_pipelines.rooms.questions.dice import Dice
 from data_pipelines.rooms.questions.facts import GRID, Facts, ViewFacts
-from data_pipelines.rooms.questions.forms import COLUMNS, COUNTS, ROWS, SIDES, Draft, Words, number_word
+from data_pipelines.rooms.questions.forms import COLUMNS, COUNTS, ROWS, SIDES, Draft
 
 # Margins. Shares are of the picture's width or height, or of a grid cell's pixels.
-CELL_SHARE = 0.35  # a thing names a cell when it covers at least this share of the cell
+CELL_SHARE = 0.20  # a thing names a cell when it covers at least this share of the cell
 CELL_RIVAL = 0.5  # and the next category (colour) covers at most this part of what it covers
 LEFT_RIGHT_SHARE = 0.06  # of the width between two mean positions
 WHERE_SHARE = 0.03  # of the side between a mean position and the next cell border
@@ -34,7 +35,7 @@ def _start(view: ViewFacts) -> str:
     return f"in <view:{view.index}>"
 
 
-def presence_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def presence_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (colour or None, category). As many "no" as "yes" of each wording, so that wording tells nothing."""
     seen = np.flatnonzero(view.seen)
     visible = np.flatnonzero(~view.absent)
@@ -45,13 +46,13 @@ def presence_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejec
     elsewhere = [
         kind for kind in dict.fromkeys(facts.category[i] for i in np.flatnonzero(facts.seen)) if kind not in here
     ]
-    strangers = [kind for kind in words.categories if kind not in here and kind not in elsewhere]
+    strangers = [kind for kind in facts.words.categories if kind not in here and kind not in elsewhere]
     # Things of the other views first: a language model cannot tell them from what is here.
     absent = (dice.shuffled(elsewhere) + dice.shuffled(strangers))[: len(kinds)]
     taken = {(facts.colour[i], facts.category[i]) for i in visible}
     swaps = [(colour, kind) for kind in kinds for colour in {c: 0 for c, _ in names} if (colour, kind) not in taken]
     if len(swaps) < len(names):
-        others = [(colour, kind) for kind in kinds for colour in words.colours if (colour, kind) not in taken]
+        others = [(colour, kind) for kind in kinds for colour in facts.words.colours if (colour, kind) not in taken]
         swaps += [key for key in dice.shuffled(others) if key not in swaps]
     return {
         "yes": [(None, kind) for kind in kinds] + names,
@@ -59,7 +60,7 @@ def presence_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejec
     }
 
 
-def presence_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def presence_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     colour, kind = key
     thing = kind if colour is None else f"{colour} {kind}"
     text = f"{_start(view)} is there {article(thing)} {thing} ?"
@@ -92,27 +93,27 @@ def _cell_words(cell: int) -> str:
     return f"{ROWS[row]} {COLUMNS[column]}"
 
 
-def name_at_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def name_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     return _at_pool(facts.category, view, rejected)
 
 
-def name_at_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def name_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.category[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what is at {_cell_words(key)} ?"
-    return Draft("name_at", text, answer, (view.index,), (near, words.categories))
+    return Draft("name_at", text, answer, (view.index,), (near, facts.words.categories))
 
 
-def colour_at_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def colour_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     return _at_pool(facts.colour, view, rejected)
 
 
-def colour_at_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def colour_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.colour[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what colour is the thing at {_cell_words(key)} ?"
-    return Draft("colour_at", text, answer, (view.index,), (near, words.colours))
+    return Draft("colour_at", text, answer, (view.index,), (near, facts.words.colours))
 
 
-def colour_of_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def colour_of_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys: objects that are the only visible one of their category."""
     many = Counter(facts.category[i] for i in np.flatnonzero(~view.absent))
     pool: Pool = defaultdict(list)
@@ -124,30 +125,24 @@ def colour_of_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, reje
     return pool
 
 
-def colour_of_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def colour_of_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.colour[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what colour is the {facts.category[key]} ?"
-    return Draft("colour_of", text, answer, (view.index,), (near, words.colours))
+    return Draft("colour_of", text, answer, (view.index,), (near, facts.words.colours))
 
 
-def count_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
-    """Keys: a category or a colour, none of whose visible things is merely glimpsed."""
+def count_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+    """Keys (labels, number) of one to three categories or two to three colours."""
+    unsure = ~view.seen & ~view.absent
     pool: Pool = defaultdict(list)
-    for labels in (facts.category, facts.colour):
-        unsure = {labels[i] for i in np.flatnonzero(~view.seen & ~view.absent)}
-        for label, number in Counter(labels[i] for i in np.flatnonzero(view.seen)).items():
-            if label in unsure:
-                rejected["too_few_pixels"] += 1
-            elif number > len(COUNTS):
-                rejected["too_many"] += 1
-            else:
-                pool[number_word(number)].append((label, number))
+    for labels, names in ((facts.category, facts.words.categories), (facts.colour, facts.words.colours)):
+        offer_counts(pool, labels, names, view.seen, unsure, COUNTS, dice, rejected)
     return pool
 
 
-def count_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
-    label, number = key
-    text = f"{_start(view)} how many {label} objects are there ?"
+def count_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+    labels, number = key
+    text = f"{_start(view)} how many {listed(labels)} objects are there ?"
     return Draft("count", text, answer, (view.index,), scale=COUNTS, number=(text, str(number)))
 
 
@@ -159,7 +154,7 @@ def _pairs(pool: Pool, first: np.ndarray, second: np.ndarray, answers: tuple[str
     return pool
 
 
-def left_right_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def left_right_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Pairs that stay in order however far a thing goes on outside the picture."""
     ids = np.flatnonzero(view.referents)
     rejected["not_unique"] += int(view.seen.sum()) - len(ids)
@@ -173,13 +168,13 @@ def left_right_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rej
     return _pairs({}, ids[left], ids[right], SIDES)
 
 
-def left_right_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def left_right_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     a, b = key
     text = f"{_start(view)} is the {facts.name[a]} left or right of the {facts.name[b]} ?"
     return Draft("left_right", text, answer, (view.index,), (SIDES,))
 
 
-def nearer_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def nearer_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Pairs whose mean depths differ clearly and whose nearest pixels have the same order."""
     ids = np.flatnonzero(view.referents)
     rejected["not_unique"] += int(view.seen.sum()) - len(ids)
@@ -192,13 +187,13 @@ def nearer_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejecte
     return _pairs({}, ids[near], ids[away], ("nearer", "farther"))
 
 
-def nearer_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def nearer_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     a, b = key
     text = f"{_start(view)} is the {facts.name[a]} nearer or farther than the {facts.name[b]} ?"
     return Draft("nearer", text, answer, (view.index,), (("nearer", "farther"),))
 
 
-def where_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected: Counter) -> Pool:
+def where_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (object, axis). A thing cut by a border is asked about only if the rest cannot change the answer."""
     pool: Pool = defaultdict(list)
     axes = (
@@ -219,7 +214,7 @@ def where_pool(facts: Facts, view: ViewFacts, words: Words, dice: Dice, rejected
     return pool
 
 
-def where_draft(facts: Facts, view: ViewFacts, words: Words, dice: Dice, answer: str, key) -> Draft:
+def where_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     i, axis = key
     line = ("column", "row")[axis]
     text = f"{_start(view)} in which {line} is the {facts.name[i]} ?"

@@ -11,13 +11,14 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
+from data_pipelines.rooms.questions.counting import listed, offer_counts
 from data_pipelines.rooms.questions.dice import Dice
 from data_pipelines.rooms.questions.facts import Facts
 from data_pipelines.rooms.questions.forms import (
-    COUNTS,
     FIVES,
     HALF_METRES,
     QUARTER_METRES,
+    ROOM_COUNTS,
     Draft,
     number_word,
 )
@@ -51,23 +52,17 @@ def _measured(pool: Pool, rejected: Counter, key, value: float, unit: float, sca
 
 
 def object_count_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
-    """Keys (category, number); things that no view shows do not count."""
+    """Keys (categories, number); things that no view shows do not count."""
     pool: Pool = defaultdict(list)
-    unsure = {facts.category[i] for i in np.flatnonzero(facts.glimpsed)}
-    for kind, number in Counter(facts.category[i] for i in np.flatnonzero(facts.seen)).items():
-        if kind in unsure:
-            rejected["too_few_pixels"] += 1
-        elif number > len(COUNTS):
-            rejected["too_many"] += 1
-        else:
-            pool[number_word(number)].append((kind, number))
+    names = facts.words.categories
+    offer_counts(pool, facts.category, names, facts.seen, facts.glimpsed, ROOM_COUNTS, dice, rejected)
     return pool
 
 
 def object_count_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
-    kind, number = key
-    text = f"how many {kind} objects do the views show ?"
-    return Draft("object_count", text, answer, scale=COUNTS, number=(text, str(number)))
+    labels, number = key
+    text = f"how many {listed(labels)} objects do the views show ?"
+    return Draft("object_count", text, answer, scale=ROOM_COUNTS, number=(text, str(number)))
 
 
 def object_abs_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
