@@ -140,7 +140,7 @@ def finished_manifest(plan: Plan, directory: Path) -> dict | None:
     if not (directory / MANIFEST_NAME).exists():
         return None
     manifest = manifest_lib.read_manifest(directory)
-    _refuse_others(directory, manifest["arguments"], plan)
+    _refuse_others(directory, manifest["arguments"], _arguments(plan))
     manifest_lib.check_shards(directory, manifest, tuple(manifest["splits"]))
     return manifest
 
@@ -151,9 +151,18 @@ def _arguments(plan: Plan) -> dict:
     )
 
 
-def _refuse_others(directory: Path, there: dict, plan: Plan) -> None:
-    lines = manifest_lib.differences(there, _arguments(plan))
-    if lines:
+def _begun_with(plan: Plan) -> dict:
+    """What shards of one data set must have in common: arguments, and the code and packages that act on them."""
+    return {**_arguments(plan), **{f"made_with {name}": value for name, value in _made_with(plan).items()}}
+
+
+def _made_with(plan: Plan) -> dict[str, str]:
+    packages = {name: _version(name) for name in _VERSIONED}
+    return {"python": sys.version.split()[0], **packages, "code_sha256": plan.code}
+
+
+def _refuse_others(directory: Path, there: dict, asked: dict) -> None:
+    if lines := manifest_lib.differences(there, asked):
         raise PrepareError(
             f"{directory} was prepared with other arguments: {'; '.join(lines)}. Nothing was changed. "
             "Choose another --out, or delete the folder."
@@ -186,9 +195,9 @@ def _claim(plan: Plan, directory: Path) -> Iterator[None]:
         with _lock(progress / "lock"):
             made_something = any(progress.glob(f"{DATASET_NAME}-*.json"))
             if begun.exists() and made_something:
-                _refuse_others(directory, json.loads(begun.read_text(encoding="utf-8")), plan)
+                _refuse_others(directory, json.loads(begun.read_text(encoding="utf-8")), _begun_with(plan))
             else:
-                manifest_lib.write_atomically(begun, manifest_lib.to_json(_arguments(plan)).encode())
+                manifest_lib.write_atomically(begun, manifest_lib.to_json(_begun_with(plan)).encode())
             for leftover in progress.glob("*.tmp"):
                 leftover.unlink()
             yield
@@ -261,7 +270,7 @@ def _manifest(plan: Plan, summaries: dict[str, list[dict]]) -> dict:
         "generator": {"source": plan.source, "version": plan.version},
         "arguments": _arguments(plan),
         "origin": dict(plan.origin),
-        "made_with": {"python": sys.version.split()[0], **{name: _version(name) for name in _VERSIONED}},
+        "made_with": _made_with(plan),
         "data_sha256": manifest_lib.fingerprint(data),
         "scenes_shared_between_splits": plan.scenes_shared,
         "splits": splits,

@@ -49,6 +49,10 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
     if manifest := finished_manifest(plan, directory):
         if progress:
             print(f"{directory} is already prepared with these arguments.")
+            if manifest["made_with"]["code_sha256"] != plan.code:
+                print(
+                    f"  (by another state of the code of '{source}', version {plan.version}; delete it to make it anew)"
+                )
         return manifest
     builder = SpatialRecords(data_dir=directory, plan=plan)
     manifest = builder.download_and_prepare(workers=workers, progress=progress)

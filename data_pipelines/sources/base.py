@@ -5,7 +5,9 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
+from data_pipelines.manifest import fingerprint, sha256_of
 from data_pipelines.records import Record
 
 
@@ -19,6 +21,7 @@ class Plan:
 
     source: str  # key of SOURCES
     version: str  # of the generator or converter; other versions may make other records
+    code: str  # `code_fingerprint` of the generator or converter
     arguments: Mapping[str, object]  # JSON-able; the same arguments give the same bytes
     origin: Mapping[str, object]  # JSON-able facts for the reader of the manifest (paths)
     items: Mapping[str, int]  # split -> number of items
@@ -74,6 +77,12 @@ class Source:
     plan: Callable[[object], Plan]
     make: Callable[[Plan, str, int, Tally], Iterator[Record]]
     summary: Callable[[Mapping[str, float], int], list[str]]
+
+
+def code_fingerprint(*places: Path) -> str:
+    """Hex SHA-256 over the Python files given, and those in the folders given."""
+    files = [file for place in places for file in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return fingerprint([f"{file.name} {sha256_of(file)}" for file in files])
 
 
 def shard_items(items: int, least: int) -> int:

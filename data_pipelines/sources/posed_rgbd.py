@@ -17,7 +17,7 @@ import numpy as np
 
 from data_pipelines.manifest import PrepareError, fingerprint
 from data_pipelines.records import Question, Record
-from data_pipelines.sources.base import Plan, Source, Tally, shard_items
+from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 from data_pipelines.sources.posed_frames import (
     Frame,
     Reading,
@@ -111,6 +111,7 @@ def plan(settings: PosedSettings) -> Plan:
     return Plan(
         source="posed_rgbd",
         version=VERSION,
+        code=code_fingerprint(*sorted(Path(__file__).parent.glob("posed_*.py"))),
         arguments={**arguments, "content_of_raw": fingerprint(listing + [questions_text(scene) for scene in scenes])},
         origin={"raw": str(raw.resolve()), "split_by": "frames of each scene" if shared else "scenes"},
         items={split: len(pieces) for split, pieces in items.items()},

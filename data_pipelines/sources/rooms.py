@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import data_pipelines.rooms
 from data_pipelines.manifest import PrepareError, fingerprint, sha256_of
 from data_pipelines.records import Record
 from data_pipelines.rooms.config import SPLITS, RoomsConfig
-from data_pipelines.sources.base import Plan, Source, Tally, shard_items
+from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,7 @@ def plan(settings: RoomsSettings) -> Plan:
     return Plan(
         source="rooms",
         version=_generator().GENERATOR_VERSION,
+        code=code_fingerprint(Path(data_pipelines.rooms.__path__[0])),
         arguments=arguments,
         origin={"assets": str(Path(config.assets).resolve()) if config.assets else ""},
         items=items,

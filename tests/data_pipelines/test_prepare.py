@@ -270,3 +270,21 @@ def test_default_numbers_of_held_out_rooms():
     assert plan.items == {"train": 400, "validation": 20, "test": 20, "ood": 20}
     assert json.loads(json.dumps(plan.arguments))["views"] == 4
     assert rooms.plan(rooms.RoomsSettings(scenes=5, ood=0)).items == {"train": 5, "validation": 8, "test": 8}
+
+
+def test_changed_code_is_refused_midway_and_noted_afterwards(tmp_path, scans, monkeypatch, capsys):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare.SpatialRecords, "_finish", stop)
+        with pytest.raises(KeyboardInterrupt):
+            prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(posed_rgbd, "code_fingerprint", lambda *files: "edited")
+        with pytest.raises(PrepareError, match="made_with code_sha256: .* there, 'edited' asked"):
+            prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
+    prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
+    monkeypatch.setattr(posed_rgbd, "code_fingerprint", lambda *files: "edited")
+    prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out")
+    assert "another state of the code" in capsys.readouterr().out
