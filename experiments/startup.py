@@ -129,10 +129,39 @@ class Table:
         return f"{number(self.flops_per_step)} ({parts}), compiled in {self.compiled.seconds:.1f} s"
 
     def _data(self) -> list[tuple[str, str]]:
-        facts = self.loader.describe()
-        shape = {name: self.batch[name].shape for name in ("prefix_tokens", "question_tokens", "depth")}
-        rows = [("data", f"{key}: {value}") for key, value in facts.items()]
-        return [*rows, ("batch", ", ".join(f"{name} {list(dims)}" for name, dims in shape.items()))]
+        facts, rows = self.loader.describe(), []
+        for source in facts["sources"]:
+            rows.append(
+                (
+                    "source",
+                    f"{source['path']} ({source['split']}): {source['records_in_use']} of {source['records']} records, "
+                    f"{source['per_batch']} rows a batch, {source['steps_per_pass']:.1f} steps a pass",
+                )
+            )
+        sampled = facts["sampled"]
+        rows.append(
+            (
+                "batch",
+                ", ".join(
+                    f"{name} {list(self.batch[name].shape)}" for name in ("prefix_tokens", "question_tokens", "depth")
+                ),
+            )
+        )
+        rows.append(
+            (
+                "tokens",
+                f"{self.tokens_per_step} a batch; padding: prefix {sampled['prefix_padding_share']:.0%}, "
+                f"questions {sampled['question_padding_share']:.0%}, views {sampled['view_padding_share']:.0%}",
+            )
+        )
+        lacking = {what: sampled[f"rows_without_{what}"] for what in ("text", "geometry", "features")}
+        rows.append(
+            (
+                "labels",
+                f"of {sampled['rows']} sampled rows without " + ", ".join(f"{k}: {v}" for k, v in lacking.items()),
+            )
+        )
+        return rows
 
     def _split(self) -> list[tuple[str, str]]:
         if self.mesh.size == 1:

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.loader import DataConfig, Loader, make_loader
@@ -70,9 +70,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             _write_json(folders[name] / "finished.json", {})
         else:
             train_phase(_resolve_places(phase, places), folders[name])
-    _write_json(
-        workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}}
-    )
+    _write_json(workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}})
     return _evaluate(run, folders, places)
 
 
@@ -292,6 +290,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unknown arguments {argv[1:]}.")
     if _CONFIG.value is None or not _WORKDIR.value:
         raise app.UsageError("--config FILE and --workdir DIR are needed.")
+    logging.set_verbosity(logging.WARNING)  # Orbax and TFDS report every step of theirs
     try:
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ValueError, FileNotFoundError, loop.NonFiniteError) as error:

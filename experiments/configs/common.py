@@ -66,7 +66,8 @@ def get_config() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 sources=dict(rooms=source()), questions=24, question_tokens=48, answer_tokens=4, views=4,
-                label_size=(32, 32), seed=0, threads=2, cache_mb=1024,
+                label_size=(32, 32), seed=0, threads=2, buffer=4,
+                cache_mb=1024, verify=4,
             ),
             training=dict(steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile=""),
             checkpoint=dict(every=500, keep=2),

@@ -90,7 +90,7 @@ def base_phase(scale: Scale) -> ConfigDict:
     config.lifting.heads = ()
     config.losses.update(depth=0.0, ray=0.0, points=0.0)
     config.data.sources.rooms = common.source(groups=("grounding",), views=1, per_batch=4 * scale.rows, geometry=False)
-    config.data.update(questions=24, question_tokens=20, answer_tokens=2, views=1)
+    config.data.update(questions=24, question_tokens=18, answer_tokens=2, views=1)
     config.training.steps = scale.base_steps
     config.checkpoint.every = max(1, scale.base_steps // 2)
     return config
@@ -101,7 +101,7 @@ def spatial_phase(scale: Scale, name: str = "spatial", init_from: str = "base") 
     config = phase(scale, name)
     config.init_from = init_from
     config.data.sources.rooms = common.source(per_batch=scale.rows)
-    config.data.update(questions=24, question_tokens=48, answer_tokens=2, views=4)
+    config.data.update(questions=24, question_tokens=32, answer_tokens=2, views=4)
     config.training.steps = scale.spatial_steps
     config.training.gradient_norm_every = max(1, scale.spatial_steps // 5)
     config.checkpoint.every = max(1, scale.spatial_steps // 2)
