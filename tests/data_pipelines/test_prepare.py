@@ -15,6 +15,7 @@ from PIL import Image
 
 from data_pipelines.manifest import PrepareError, read_manifest
 from data_pipelines.sources import posed_rgbd, rooms
+from data_pipelines.storage import open_split
 from experiments import prepare
 
 # A program whose rooms are noise and which may be killed, or meet a full disk, at some room.
@@ -288,3 +289,18 @@ def test_changed_code_is_refused_midway_and_noted_afterwards(tmp_path, scans, mo
     monkeypatch.setattr(posed_rgbd, "code_fingerprint", lambda *files: "edited")
     prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out")
     assert "another state of the code" in capsys.readouterr().out
+
+
+def test_real_rooms_in_worker_processes(tmp_path):
+    settings = dict(scenes=3, views=2, size=32, validation=1, test=0, ood=1, mix="walk=1", questions_per_view=4)
+    manifest = prepare.prepare_rooms(tmp_path / "out", workers=2, progress=False, **settings)
+    assert {name: split["records"] for name, split in manifest["splits"].items()} == {
+        "train": 3, "validation": 1, "ood": 1,
+    }  # fmt: skip
+    train = manifest["splits"]["train"]
+    assert train["settings"] == {"walk": 3} and train["counts"]["setting/walk"] == 3
+    assert train["counts"]["tried"] >= 6 and set(train["question_types"]) <= {"grounding", "spatial"}
+    record = open_split(tmp_path / "out", "ood", verify=True)[0]
+    assert len(record.images) == 2 and all(record.depths) and record.metadata["room_size"]
+    again = prepare.prepare_rooms(tmp_path / "out", workers=2, progress=False, **settings)
+    assert again == manifest
