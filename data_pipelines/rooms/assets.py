@@ -89,12 +89,14 @@ class _FolderResolver(trimesh.resolvers.FilePathResolver):
 
 
 def load_assets(folder: str) -> AssetLibrary:
-    """Reads the catalog and every mesh; bad ones are logged and left out.
+    """Reads the catalog and every mesh; bad ones are logged and left out. No folder ("") gives no assets.
 
     Raises:
       FileNotFoundError: no such folder or no catalog.json in it.
       ValueError: the catalog is not JSON or not a list of entries.
     """
+    if not folder:
+        return AssetLibrary((), ())
     root = pathlib.Path(folder).resolve()
     catalog = root / "catalog.json"
     if not catalog.is_file():

@@ -11,8 +11,10 @@ from data_pipelines.records import Record
 from data_pipelines.rooms.assets import load_assets
 from data_pipelines.rooms.cameras import sample_views
 from data_pipelines.rooms.config import SPLITS, RoomsConfig
-from data_pipelines.rooms.layout import make_scene
+from data_pipelines.rooms.furniture import COLOURS
+from data_pipelines.rooms.layout import category_table, make_scene
 from data_pipelines.rooms.metadata import vsi_metadata
+from data_pipelines.rooms.questions import Words, make_questions
 from data_pipelines.rooms.raycast import Raycaster
 from data_pipelines.rooms.scene import RenderedView, Scene
 
@@ -20,7 +22,7 @@ GENERATOR_VERSION = "1.0"  # raise it whenever the same arguments give other rec
 DEPTH_UNIT_M = 0.00025  # 16 bits reach 16.4 m
 MAX_ATTEMPTS = 32
 
-__all__ = ["DEPTH_UNIT_M", "GENERATOR_VERSION", "SPLITS", "RoomsConfig", "make_record", "scene_seed"]
+__all__ = ["DEPTH_UNIT_M", "GENERATOR_VERSION", "SPLITS", "RoomsConfig", "make_record", "question_words", "scene_seed"]
 
 
 def scene_seed(seed: int, split: str, index: int, attempt: int = 0) -> int:
@@ -68,21 +70,23 @@ def make_record(config: RoomsConfig, split: str, index: int) -> tuple[Record, di
             f"Change objects={config.objects}, categories or the mix."
         )
     questions, question_stats = _questions(config, scene, views, setting, rng)
-    left_out = len(load_assets(config.assets).left_out) if config.assets else 0
     stats = {
         "setting": setting,
         **counts,
         "rooms_rejected": attempt,
-        "assets_left_out": left_out,
+        "assets_left_out": len(load_assets(config.assets).left_out),
         "objects": len(scene.objects),
         "questions": question_stats,
     }
     return _record(f"rooms-{split}-{index:06d}", scene, views, setting, questions), stats
 
 
-def _questions(config: RoomsConfig, scene: Scene, views: list[RenderedView], setting: str, rng):
-    from data_pipelines.rooms.questions import make_questions
+def question_words(config: RoomsConfig) -> Words:
+    """The categories and colours that rooms of this config can hold, so that questions name no others."""
+    return Words(tuple(category_table(config, load_assets(config.assets))), tuple(COLOURS))
 
+
+def _questions(config: RoomsConfig, scene: Scene, views: list[RenderedView], setting: str, rng):
     return make_questions(
         scene,
         views,
@@ -91,6 +95,7 @@ def _questions(config: RoomsConfig, scene: Scene, views: list[RenderedView], set
         form=config.form,
         grounding_per_view=config.questions_per_view,
         spatial_count=config.spatial_questions,
+        words=question_words(config),
     )
 
 

@@ -184,19 +184,29 @@ def _place_on_top(room: _Room, thing: _Thing, rng: np.random.Generator) -> bool:
     return False
 
 
+def category_table(config: RoomsConfig, library: AssetLibrary) -> dict[str, Category]:
+    """The categories that rooms of this config draw from: parametric ones and the assets' own.
+
+    Raises:
+      ValueError: `config.categories` names an unknown one, or none that stands on the floor.
+    """
+    table = {**library.categories(), **CATEGORIES}
+    if config.categories:
+        unknown = sorted(set(config.categories) - set(table))
+        if unknown:
+            raise ValueError(f"categories {unknown} unknown. Known: {', '.join(sorted(table))}.")
+        table = {name: table[name] for name in config.categories}
+    if not any(not spec.small for spec in table.values()):
+        raise ValueError("categories: none of them stands on the floor; add a large one such as 'table'.")
+    return table
+
+
 class _Drawer:
     """Draws things: category, shape, size, colour, materials."""
 
     def __init__(self, config: RoomsConfig, dist: Distribution, library: AssetLibrary, rng: np.random.Generator):
         self.config, self.dist, self.rng, self.library = config, dist, rng, library
-        self.table: dict[str, Category] = {**library.categories(), **CATEGORIES}
-        if config.categories:
-            unknown = sorted(set(config.categories) - set(self.table))
-            if unknown:
-                raise ValueError(f"categories {unknown} unknown. Known: {', '.join(sorted(self.table))}.")
-            self.table = {name: self.table[name] for name in config.categories}
-        if not any(not spec.small for spec in self.table.values()):
-            raise ValueError("categories: none of them stands on the floor; add a large one such as 'table'.")
+        self.table = category_table(config, library)
         self.palette = [str(name) for name in rng.permutation(list(COLOURS))]
         self.distinct = rng.random() < config.distinct_colours
         self.drawn = 0
@@ -294,7 +304,7 @@ def make_scene(seed: int, split: str, config: RoomsConfig) -> Scene:
       ValueError: an unknown split or category.
     """
     dist = distribution(split)
-    library = load_assets(config.assets) if config.assets else AssetLibrary((), ())
+    library = load_assets(config.assets)
     best, most = None, -1
     for attempt in range(8):
         rng = np.random.default_rng([1, seed, attempt])

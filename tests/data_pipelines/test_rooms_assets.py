@@ -9,7 +9,9 @@ from PIL import Image
 
 from data_pipelines.rooms import assets
 from data_pipelines.rooms.config import RoomsConfig
+from data_pipelines.rooms.generate import make_record, question_words
 from data_pipelines.rooms.layout import make_scene
+from data_pipelines.rooms.questions import vocabulary
 
 
 def _wedge(rgb=(30, 60, 210)) -> trimesh.Trimesh:
@@ -150,6 +152,18 @@ def test_assets_are_mixed_into_rooms(folder):
             if item.shape == "cube":
                 assert scene.objects[item.stands_on].category == "table"
     assert shapes == {"table": {"parametric"}, "statue": {"rocket"}, "box": {"cube"}}
+
+
+def test_asset_categories_extend_the_vocabulary(folder):
+    config = RoomsConfig(assets=str(folder), asset_share=1.0, categories=("table", "statue", "box"), size=32, views=2)
+    words = question_words(config)
+    assert set(words.categories) == {"table", "statue", "box"}
+    assert "statue" in vocabulary(words) and "statue" not in vocabulary()
+    record, stats = make_record(config, "train", 0)
+    assert stats["assets_left_out"] == 13
+    known = set(vocabulary(words))
+    answers = {word for question in record.questions if question.form == "word" for word in question.answer.split()}
+    assert answers <= known, answers - known
 
 
 def test_folder_errors(tmp_path):
