@@ -49,7 +49,7 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
     if manifest := finished_manifest(plan, directory):
         if progress:
             print(f"{directory} is already prepared with these arguments.")
-            if manifest["made_with"]["code_sha256"] != plan.code:
+            if manifest["made_with"].get("code_sha256") != plan.code:
                 print(
                     f"  (by another state of the code of '{source}', version {plan.version}; delete it to make it anew)"
                 )
