@@ -29,42 +29,56 @@ def neighbour_normals(points, valid):
     require_shape("points", points, (None, None, 3))
     if tuple(valid.shape) != tuple(points.shape[:-1]):
         raise ValueError(f"'valid' has shape {tuple(valid.shape)}, 'points' asks for {tuple(points.shape[:-1])}.")
-    planes, elements, regular = normal_planes(xp, tuple(points[..., axis] for axis in range(3)), valid)
-    return xp.stack(planes, axis=-1), elements, regular
+    lead = [(0, 0)] * (valid.ndim - 2)
+
+    def rows(array):
+        """H - 1 steps down as seen from every pixel: (up, down), 0 outside."""
+        array = xp.pad(array, (*lead, (1, 1), (0, 0)))
+        return array[..., :-1, :], array[..., 1:, :]
+
+    def columns(array):
+        """W - 1 steps right as seen from every pixel: (left, right), 0 outside."""
+        array = xp.pad(array, (*lead, (0, 0), (1, 1)))
+        return array[..., :-1], array[..., 1:]
+
+    planes = [points[..., axis] for axis in range(3)]
+    vertical = [rows(p[..., 1:, :] - p[..., :-1, :]) for p in planes]
+    horizontal = [columns(p[..., 1:] - p[..., :-1]) for p in planes]
+    vertical_valid = rows(valid[..., 1:, :] & valid[..., :-1, :])
+    horizontal_valid = columns(valid[..., 1:] & valid[..., :-1])
+    normals, elements, regulars = [], [], []
+    # With v the step down and h the step right all four products are v x h: (-v) x (-h),
+    # (-h) x v, v x h and h x (-v).
+    for row, column in ((0, 0), (1, 0), (1, 1), (0, 1)):
+        element = vertical_valid[row] & horizontal_valid[column]
+        steps = [pair[row] for pair in vertical], [pair[column] for pair in horizontal]
+        normal, _, regular = unit_cross(xp, *steps, element)
+        normals.append(xp.stack(normal, axis=-1))
+        elements.append(element)
+        regulars.append(regular)
+    return xp.stack(normals, axis=-4), xp.stack(elements, axis=-3), xp.stack(regulars, axis=-3)
 
 
-def normal_planes(xp, planes, valid):
-    """`neighbour_normals` on separate x, y, z maps, which compiles to less and runs faster.
+def unit_cross(xp, first, second, valid):
+    """Unit cross product of vector maps given as separate x, y, z maps (METHOD 4a.10).
 
     Args:
       xp: numpy or jax.numpy.
-      planes: three arrays [..., H, W].
-      valid: bool[..., H, W].
+      first: three arrays of one shape.
+      second: three arrays of that shape.
+      valid: bool of that shape.
 
     Returns:
-      (three arrays [..., 4, H, W], valid bool[..., 4, H, W], regular bool[..., 4, H, W]).
+      (three arrays, inverse length, regular): regular where valid and longer than 1e-8; elsewhere
+      the vector and the inverse length are 0, without gradient.
     """
-    lead = [(0, 0)] * (valid.ndim - 2)
-
-    def corners(vertical, horizontal):
-        """Both maps around every pixel, 0 outside: up/left, down/left, down/right, up/right."""
-        vertical = xp.pad(vertical, (*lead, (1, 1), (0, 0)))
-        horizontal = xp.pad(horizontal, (*lead, (0, 0), (1, 1)))
-        up, down = vertical[..., :-1, :], vertical[..., 1:, :]
-        left, right = horizontal[..., :-1], horizontal[..., 1:]
-        return xp.stack([up, down, down, up], axis=-3), xp.stack([left, left, right, right], axis=-3)
-
-    # With v the step down and h the step right, all four products are v x h: (-v) x (-h), and so on.
-    steps = [corners(p[..., 1:, :] - p[..., :-1, :], p[..., 1:] - p[..., :-1]) for p in planes]
-    pairs = corners(valid[..., 1:, :] & valid[..., :-1, :], valid[..., 1:] & valid[..., :-1])
-    elements = pairs[0] & pairs[1]
-    (vx, hx), (vy, hy), (vz, hz) = steps
-    cross = vy * hz - vz * hy, vz * hx - vx * hz, vx * hy - vy * hx
+    (ax, ay, az), (bx, by, bz) = first, second
+    cross = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
     squared = cross[0] ** 2 + cross[1] ** 2 + cross[2] ** 2
-    regular = elements & (squared > DEGENERATE_NORMAL**2)
-    # Zeroing before the division keeps NaN and inf out of the gradient, too.
-    length = xp.sqrt(xp.where(regular, squared, 1.0))
-    return tuple(xp.where(regular, c, 0.0) / length for c in cross), elements, regular
+    regular = valid & (squared > DEGENERATE_NORMAL**2)
+    # Replaced before root and division: a masked result alone still has NaN gradients.
+    inverse = xp.where(regular, 1 / xp.sqrt(xp.where(regular, squared, 1.0)), 0.0)
+    return tuple(c * inverse for c in cross), inverse, regular
 
 
 def surface_normals(points, valid):

@@ -29,8 +29,10 @@ FILTER_MINIMUM = 1000
 class Part:
     """sum(values where mask) / sum(count_mask), which enters its term times `coefficient`.
 
-    `values` and `mask` have one shape; `count_mask` may have another (METHOD 4a.7). Masks depend on
-    the batch only, never on predictions, unless the quantile filter is on.
+    `values` and `mask` have one shape. `count_mask` may have another, for N is not always the number
+    of values (METHOD 4a.2): a value can be the sum of several elements, and then `count_mask` holds
+    the number of elements of each value. Masks depend on the batch only, never on predictions,
+    unless the quantile filter is on.
     """
 
     values: jax.Array

@@ -10,8 +10,8 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from spatialsv_jax.geometry.pointmaps import normal_planes
 from spatialsv_jax.losses.base import CLAMP, Part, reduce
+from spatialsv_jax.losses.normals import normal_residuals
 
 __all__ = ["depth_terms", "point_terms", "ray_terms", "reduce"]
 
@@ -80,10 +80,12 @@ def point_terms(prediction, target, mask, confidence, confidence_lambda: float =
     """
     prediction, target, mask, confidence = _cleaned(prediction, target, mask, confidence, 3)
     parts = _regression(prediction, target, mask, confidence, confidence_lambda)
-    for scale, stride in enumerate(NORMAL_STRIDES):
-        grid = (..., slice(None, None, stride), slice(None, None, stride))
-        maps = [tuple(points[..., axis][grid] for axis in range(3)) for points in (prediction, target)]
-        parts[f"normal_s{scale}"] = _normal(*maps, mask[grid], confidence[grid], confidence_lambda)
+    scales = normal_residuals(prediction, target, mask, NORMAL_STRIDES)
+    for scale, (stride, (residual, count)) in enumerate(zip(NORMAL_STRIDES, scales, strict=True)):
+        # A pixel's value is the sum over its valid cross products, which all use its confidence.
+        c = confidence[..., ::stride, ::stride]
+        values = _weighted(residual, c, count * (confidence_lambda * jnp.log(c)))
+        parts[f"normal_s{scale}"] = Part(values, count > 0, count, 1 / len(NORMAL_STRIDES))
     return parts
 
 
@@ -93,22 +95,25 @@ def _regression(prediction, target, mask, confidence, confidence_lambda) -> dict
     error = jnp.minimum(jnp.sqrt(squared + 1e-12), CLAMP)
     return {
         "reg": Part(error, mask, mask),
-        "conf": Part(_weighted(error, confidence, confidence_lambda), mask, mask),
+        "conf": Part(_weighted(error, confidence, confidence_lambda * jnp.log(confidence)), mask, mask),
     }
 
 
 def _gradient(error, mask, confidence, confidence_lambda) -> Part:
-    """One scale of the depth gradient term. [..., h, w] -> values [..., 2 (x, y), h, w].
+    """One scale of the depth gradient term, maps [..., h, w].
 
-    A pair sits at its later pixel (right or lower), whose confidence it uses.
+    A pair sits at its later pixel (right or lower), whose confidence it uses; the value of a pixel
+    is the sum over its x and its y pair.
     """
-    difference = jnp.stack([error - _earlier(error, -1), error - _earlier(error, -2)], axis=-3)
-    pairs = jnp.stack([mask & _earlier(mask, -1), mask & _earlier(mask, -2)], axis=-3)
-    difference = jnp.where(pairs, difference, 0)
-    # jnp.abs has derivative +1 at 0; this has sign(x), 0 at 0.
-    residual = jnp.minimum(jax.lax.stop_gradient(jnp.sign(difference)) * difference, CLAMP)
-    values = _weighted(residual, confidence[..., None, :, :], confidence_lambda)
-    return Part(values, pairs, mask, 1 / len(DEPTH_STRIDES))
+    values, some, reward = 0.0, False, confidence_lambda * jnp.log(confidence)
+    for axis in (-1, -2):
+        pair = mask & _earlier(mask, axis)
+        difference = jnp.where(pair, error - _earlier(error, axis), 0)
+        # jnp.abs has derivative +1 at 0; this has sign(x), 0 at 0.
+        residual = jnp.minimum(jax.lax.stop_gradient(jnp.sign(difference)) * difference, CLAMP)
+        values = values + jnp.where(pair, _weighted(residual, confidence, reward), 0)
+        some = some | pair
+    return Part(values, some, mask, 1 / len(DEPTH_STRIDES))
 
 
 def _earlier(array, axis: int):
@@ -119,22 +124,9 @@ def _earlier(array, axis: int):
     return jax.lax.slice_in_dim(jnp.pad(array, padding), 0, size, axis=axis % array.ndim)
 
 
-def _normal(prediction, target, mask, confidence, confidence_lambda) -> Part:
-    """One scale of the normal term. x, y, z maps [..., h, w] -> values [..., 4, h, w].
-
-    For unit vectors 1 - cos = |n - n'|^2 / 2, which is 0 with gradient 0 at n = n' in any rounding.
-    """
-    normal, elements, regular = normal_planes(jnp, prediction, mask)
-    label, _, label_regular = normal_planes(jnp, target, mask)
-    distance = sum((n - t) ** 2 for n, t in zip(normal, label, strict=True))
-    residual = jnp.where(regular & label_regular, distance / 2, 1.0)
-    values = _weighted(residual, confidence[..., None, :, :], confidence_lambda)
-    return Part(values, elements, elements, 1 / len(NORMAL_STRIDES))
-
-
-def _weighted(residual, confidence, confidence_lambda):
-    """r c - lambda log c."""
-    return residual * confidence - confidence_lambda * jnp.log(confidence)
+def _weighted(residual, confidence, reward):
+    """r c - lambda log c, given reward = lambda log c."""
+    return residual * confidence - reward
 
 
 def _cleaned(prediction, target, mask, confidence, channels: int):
