@@ -72,7 +72,12 @@ def test_every_file_holds_what_the_model_said(tmp_path):
         assert Image.open(tmp_path / f"depth_{view + 1}_colour.png").size == (16, 12)
     cameras = json.loads((tmp_path / "cameras.json").read_text())
     np.testing.assert_array_equal(cameras["views"][0]["intrinsics"], found.intrinsics[0])
-    assert cameras["views"][1] == {"image": "<b>.png", "camera_fits": False, "intrinsics": None, "camera_to_world": None}
+    assert cameras["views"][1] == {
+        "image": "<b>.png",
+        "camera_fits": False,
+        "intrinsics": None,
+        "camera_to_world": None,
+    }
     cloud = trimesh.load(tmp_path / "cloud_points_head.ply")
     np.testing.assert_array_equal(np.asarray(cloud.vertices, np.float32), found.points.reshape(-1, 3))
     page = _Page()

@@ -1,0 +1,342 @@
+"""Evaluates a model on prepared data: `python -m experiments.evaluate --model DIR [--data DIR] [--out DIR]`.
+
+Writes OUT/evaluation.json, OUT/predictions.jsonl (one line per question) and OUT/report/index.html.
+Everything but the time in evaluation.json is the same on every run of the same command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data_pipelines import storage
+from data_pipelines.loader import DataConfig, evaluation_batches
+from data_pipelines.manifest import MANIFEST_NAME, PrepareError
+from data_pipelines.transforms.decode import decode_views
+from spatialsv_jax.evaluation import baselines, runner
+from spatialsv_jax.evaluation.predictions import Engine, Outcome, engine_of, outcomes
+from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
+
+GROUPS = ("grounding", "spatial")
+MOST_FITTED = 1000  # training records behind the constant predictor
+
+
+class Subset:
+    """Some records of a source, in the given order."""
+
+    def __init__(self, records, indices: Sequence[int]):
+        self._records, self._indices = records, [int(index) for index in indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, place: int):
+        return self._records[self._indices[place]]
+
+
+def evaluate_run(
+    model: str,
+    data: str | None = None,
+    split: str = "test",
+    out: str | None = None,
+    max_scenes: int | None = None,
+    report: bool = True,
+    report_scenes: int = 6,
+    blind: bool = True,
+    batch_size: int = 8,
+    seed: int = 0,
+    command: str | None = None,
+) -> dict:
+    """Evaluates, writes the files, and returns the contents of evaluation.json.
+
+    Args:
+      model: a run, a phase's workdir or a checkpoint step.
+      data: a prepared data set; by default the first source of the model's config.
+      split: which split to evaluate; the constant predictor is fitted on `train` of the same data.
+      out: where to write; by default the run's folder (else the model's).
+      max_scenes: a random choice of that many records; None = all.
+      report: whether to write the page.
+      report_scenes: scenes that the page shows.
+      blind: whether to ask everything again with black pictures.
+      batch_size: rows of a batch; a record with many questions may take several rows.
+      seed: of the choice of records.
+      command: what to record as the command; by default this process's.
+
+    Raises:
+      FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
+    """
+    from spatialsv_jax import loading
+
+    began = time.perf_counter()
+    loaded = loading.load(model)
+    data = data or _training_data(loaded)
+    out_folder = Path(out) if out else _run_folder(loaded.path)
+    records = storage.open_split(data, split)
+    training = storage.open_split(data, "train")
+    chosen = _choose(len(records), max_scenes, seed)
+    config = shapes_for(loaded, records, chosen, batch_size)
+    constant = fit_constant(config, loaded.processor, training, seed)
+    answer_tokens = config.answer_tokens
+    engine = engine_of(loaded, answer_tokens)
+    subset = Subset(records, chosen)
+    groups = GROUPS if engine.answer is not None else ()
+
+    def batches(places: Sequence[int]):
+        return evaluation_batches(config, loaded.processor, Subset(subset, places), batch_size, groups=groups)
+
+    result = runner.evaluate(engine, batches(range(len(subset))), constant, len(subset), blind)
+    scenes = [row["scene"] for row in records.rows] if hasattr(records, "rows") else []
+    evaluation = {
+        "format_version": runner.FORMAT_VERSION,
+        "trained": runner.describe_model(loaded, str(model)),
+        "data": {
+            "path": str(data),
+            "split": split,
+            "records": len(subset),
+            "scenes": len({scenes[index] for index in chosen}),
+            "constant_predictor": {"records": constant.records, "scenes": len(constant.scenes), "split": "train"},
+            "label_size": list(config.label_size),
+            "data_sha256": records.manifest["data_sha256"],
+        },
+        **result.scores,
+        "conventions": runner.conventions(),
+        "provenance": runner.provenance(
+            loaded.config,
+            Path(data) / MANIFEST_NAME,
+            command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+            seed,
+        ),
+    }
+    shown, evaluation["scene_choice"] = runner.choose_scenes(result.quality, report_scenes)
+    evaluation["time"] = {
+        "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+    out_folder.mkdir(parents=True, exist_ok=True)
+    write_json_lines(out_folder / "predictions.jsonl", result.rows)
+    write_json(out_folder / "evaluation.json", evaluation)
+    if report:
+        _write_report(out_folder / "report", plain(evaluation), engine, batches, shown, loaded.path)
+    print(_summary(evaluation, out_folder, report), flush=True)
+    return plain(evaluation)
+
+
+def shapes_for(loaded, records, chosen: Sequence[int], batch_size: int) -> DataConfig:
+    """The bucket of the evaluation: as many views, questions and tokens as the chosen records need."""
+    from data_pipelines.packing import question_prompt
+
+    settings = loaded.config["data"]
+    views, most, tokens, answer = 1, 1, 1, 1
+    encode, known = loaded.processor.encode_question, {}
+    for index in chosen:
+        record = records[index]
+        views = max(views, len(record.view_ids))
+        most = max(most, len(record.questions))
+        for question in record.questions:
+            pair = (question_prompt(question), question.answer)
+            if pair not in known:
+                mask = encode(*pair).answer_mask
+                known[pair] = (len(mask), int(mask.sum()))
+            tokens, answer = max(tokens, known[pair][0]), max(answer, known[pair][1])
+    rows = -(-most // 128)
+    return DataConfig(
+        sources=(),
+        questions=_round_up(-(-most // rows), 8),
+        question_tokens=_round_up(tokens, 4),
+        answer_tokens=answer,
+        views=views,
+        label_size=tuple(settings["label_size"]),
+        threads=0,
+    )
+
+
+def fit_constant(config: DataConfig, processor, training, seed: int) -> baselines.ConstantPredictor:
+    """The constant predictor of at most `MOST_FITTED` training records (a fixed random choice)."""
+    chosen = _choose(len(training), MOST_FITTED, seed)
+    samples = []
+    batches = evaluation_batches(
+        dataclasses.replace(config, questions=1), processor, Subset(training, chosen), 16, groups=()
+    )
+    with tqdm(total=len(chosen), desc="constant predictor") as bar:
+        for batch, rows in batches:
+            for place, row in enumerate(rows):
+                if row is None or not row.first:
+                    continue
+                samples.append(
+                    {
+                        "depth": batch["depth"][place],
+                        "depth_mask": batch["valid"][place] & batch["has_geometry"][place],
+                        "intrinsics": batch["intrinsics"][place],
+                        "camera_to_world": batch["camera_to_world"][place],
+                        "pose_valid": batch["pose_valid"][place] & batch["has_geometry"][place],
+                        "setting": row.record.setting,
+                        "scene": row.record.scene,
+                    }
+                )
+                bar.update(1)
+    return baselines.fit_constant(samples)
+
+
+def _write_report(folder: Path, evaluation: dict, engine: Engine, batches, shown, model: Path) -> None:
+    from spatialsv_jax.report import curves, page
+
+    places = [place for place, _ in shown]
+    order = sorted(places)
+    found = dict(zip(order, outcomes(engine, batches(order), blind=False), strict=True))
+    figures = [scene_figure(found[place], why) for place, why in shown]
+    page.write_report(folder, evaluation, figures, curves.phases_of(model))
+
+
+def scene_figure(outcome: Outcome, why: str):
+    """What the page shows of one record."""
+    from spatialsv_jax import geometry
+    from spatialsv_jax.report.scene_section import Geometry, SceneFigure
+
+    record, labels, maps = outcome.record, outcome.labels, outcome.maps
+    views = len(record.view_ids)
+    images, _ = decode_views(record, tuple(range(views)), with_depth=False)
+    posed = (labels["pose_valid"] & bool(labels["has_geometry"]))[:views]
+    depth = labels["depth"][:views].astype(np.float64)
+    intrinsics, pose = (labels[name][:views].astype(np.float64) for name in ("intrinsics", "camera_to_world"))
+    points = geometry.points_from_depth(depth, intrinsics, pose)
+    true = None
+    if outcome.depth_mask.any():
+        true = Geometry(
+            depth, outcome.depth_mask[:views], outcome.points_mask[:views], intrinsics, pose, posed, {"true": points}
+        )
+    predicted = None
+    if "depth" in maps:
+        clouds = {}
+        if "ray" in maps:
+            clouds["depth + rays"] = geometry.points_from_rays(maps["ray"], maps["depth"])[:views]
+        if "points" in maps:
+            clouds["points head"] = maps["points"][:views]
+        covered = labels["covered"][:views]
+        confidence = maps["depth_confidence"][:views]
+        predicted = Geometry(maps["depth"][:views], covered, covered, *cameras_of(maps, views), clouds, confidence)
+    score = runner.question_rows(outcome, None)
+    return SceneFigure(
+        title=record.id,
+        tags=(record.dataset, record.setting, why),
+        note="",
+        images=images,
+        predicted=predicted,
+        true=true,
+        questions=_spread([line for line, _ in score], 24),
+        question_count=len(score),
+        scene_scale_m=float(labels["scene_scale_m"]),
+    )
+
+
+def cameras_of(maps, views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(intrinsics, camera_to_world, ok) of the predicted rays; identity and False without a ray head."""
+    from spatialsv_jax import geometry
+
+    if "ray" not in maps:
+        return np.tile(np.eye(3), (views, 1, 1)), np.tile(np.eye(4), (views, 1, 1)), np.zeros(views, bool)
+    fit = geometry.solve_camera(
+        maps["ray"][:views].astype(np.float64), maps["ray_confidence"][:views].astype(np.float64)
+    )
+    return fit.intrinsics, fit.camera_to_world, fit.ok
+
+
+def _spread(rows: list[dict], count: int) -> list[dict]:
+    """At most `count` rows, taken in turn from every question type."""
+    turns: dict[str, int] = {}
+    keyed = []
+    for place, row in enumerate(rows):
+        turn = turns[row["question_type"]] = turns.get(row["question_type"], -1) + 1
+        keyed.append((turn, place))
+    return [rows[place] for _, place in sorted(keyed)[:count]]
+
+
+def _choose(available: int, count: int | None, seed: int) -> list[int]:
+    if count is None or count >= available:
+        return list(range(available))
+    return sorted(np.random.default_rng(seed).permutation(available)[:count].tolist())
+
+
+def _round_up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def _training_data(loaded) -> str:
+    sources = loaded.config["data"]["sources"]
+    first = sources[sorted(sources)[0]] if isinstance(sources, dict) else sources[0]
+    return first["path"]
+
+
+def _run_folder(phase: Path) -> Path:
+    return phase.parent if (phase.parent / "run.json").exists() else phase
+
+
+def _summary(evaluation: dict, out: Path, report: bool) -> str:
+    questions, depth, camera = evaluation["questions"], evaluation["depth"], evaluation["camera"]["all"]
+    lines = [
+        f"objective {evaluation['trained']['objective']}, {evaluation['data']['records']} records in {evaluation['time']['seconds']} s"
+    ]
+    if questions["micro"]["value"] is not None:
+        blind = questions["blind_micro"]["value"]
+        blind_text = "" if blind is None else f", blind {blind:.3f}"
+        lines.append(f"accuracy {questions['micro']['value']:.3f} over {questions['micro']['n']} questions{blind_text}")
+    own, base = depth["model"]["none"]["abs_rel"], depth["constant"]["none"]["abs_rel"]
+    if own is not None:
+        lines.append(f"AbsRel {own:.3f}, best constant map {base:.3f} ({own / base:.2f} of it)")
+    if camera["model"]["n_pairs"]:
+        lines.append(
+            f"AUC@30 {camera['model']['auc30_hist_max']:.3f}, rotation error {camera['model']['rotation_error_deg']:.1f} degrees"
+        )
+    lines.append(
+        f"wrote {out / 'evaluation.json'} and {out / 'predictions.jsonl'}"
+        + (f" and {out / 'report/index.html'}" if report else "")
+    )
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(prog="python -m experiments.evaluate", description="Evaluates a model.")
+    result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
+    result.add_argument("--data", help="prepared data; default: the model's training data set")
+    result.add_argument("--split", default="test", help="train, validation, test or ood (default test)")
+    result.add_argument("--out", help="where to write (default: the run's folder)")
+    result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
+    result.add_argument("--report_scenes", type=int, default=6, help="scenes on the page (default 6)")
+    result.add_argument("--no_report", action="store_true", help="write no page")
+    result.add_argument("--no_blind", action="store_true", help="skip the run with black pictures")
+    result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
+    result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 2 for a mistake in its arguments or files."""
+    flags = parser().parse_args(argv)
+    for name in ("max_scenes", "batch_size"):
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
+            parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
+    try:
+        evaluate_run(
+            flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
+            flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed,
+        )  # fmt: skip
+    except (FileNotFoundError, PrepareError, ValueError) as error:
+        if os.environ.get("SPATIALSV_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Relative pose errors of many records, pooled over all their pairs before any rate or area is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spatialsv_jax.evaluation.statistics import mean_with_interval
+from spatialsv_jax.metrics.camera import AUC_THRESHOLD_DEG, THRESHOLDS_DEG, PairErrors, pairwise_errors
+
+KINDS = ("model", "mean_pose", "mean_pose_of_setting")
+
+
+def pairs_with_failures(prediction: np.ndarray, target: np.ndarray, valid: np.ndarray, fits: np.ndarray) -> PairErrors:
+    """Errors of all pairs of posed views; pairs with a view that no camera fits get the worst errors, 180 and 90.
+
+    Args:
+      prediction: float[V,4,4] camera_to_world; ignored where not `fits`.
+      target: float[V,4,4] camera_to_world, scene-scale units.
+      valid: bool[V], views with a true pose.
+      fits: bool[V], views with a predicted pose.
+    """
+    usable = np.where(fits[:, None, None], prediction, np.eye(4))
+    errors = pairwise_errors(usable, target, valid)
+    lost = ~fits[valid]
+    first, second = np.triu_indices(len(lost), 1)
+    failed = lost[first] | lost[second]
+    return PairErrors(
+        np.where(failed, 180.0, errors.rotation_deg),
+        np.where(failed & errors.has_translation, 90.0, errors.translation_deg),
+        errors.has_translation,
+    )
+
+
+def pooled_metrics(records: Sequence[PairErrors], scenes: Sequence[str]) -> dict:
+    """The numbers of `metrics.camera_metrics` over the pairs of all records together.
+
+    Besides them the medians (`rotation_error_median_deg`, `translation_error_median_deg`) and an interval of the
+    mean rotation error, clustered by scene. Shares count errors strictly below their threshold.
+
+    Args:
+      records: pair errors of each record.
+      scenes: the scene of each record.
+    """
+    empty = PairErrors(np.zeros(0), np.zeros(0), np.zeros(0, bool))
+    rotation, translation, moved = (np.concatenate(parts) for parts in zip(*[empty, *records], strict=True))
+    largest = np.maximum(rotation, translation)
+    owners = [scene for scene, errors in zip(scenes, records, strict=True) for _ in errors.rotation_deg]
+    result = {
+        "rotation_error_deg": _of(np.mean, rotation),
+        "rotation_error_median_deg": _of(np.median, rotation),
+        "rotation_error_interval_95": mean_with_interval(rotation, owners)["interval_95"],
+        "translation_error_deg": _of(np.mean, translation[moved]),
+        "translation_error_median_deg": _of(np.median, translation[moved]),
+    }
+    for threshold in THRESHOLDS_DEG:
+        result[f"rra_{threshold}"] = _of(np.mean, rotation < threshold)
+        result[f"rta_{threshold}"] = _of(np.mean, translation[moved] < threshold)
+    counts, _ = np.histogram(largest, bins=np.arange(AUC_THRESHOLD_DEG + 1))
+    result["auc30_hist_max"] = float(np.mean(np.cumsum(counts)) / len(largest)) if len(largest) else None
+    result["auc30_exact_max"] = _of(np.mean, np.maximum(0.0, 1 - largest / AUC_THRESHOLD_DEG))
+    return {**result, "n_pairs": len(rotation), "n_pairs_translation": int(moved.sum())}
+
+
+def summarise(rows: Sequence[Mapping]) -> dict:
+    """Pooled numbers of the model and the two mean poses, and how often no camera was found.
+
+    Args:
+      rows: with `scene` and `camera`: `views`, optionally `failed_views`, `focal_error` (relative, per view) and
+        PairErrors under the names of `KINDS`.
+    """
+    result: dict = {}
+    for kind in KINDS:
+        chosen = [row for row in rows if kind in row["camera"]]
+        result[kind] = pooled_metrics([row["camera"][kind] for row in chosen], [row["scene"] for row in chosen])
+    focal = [error for row in rows for error in row["camera"].get("focal_error", ())]
+    return {
+        **result,
+        "views": sum(row["camera"]["views"] for row in rows),
+        "failed_views": sum(row["camera"].get("failed_views", 0) for row in rows),
+        "focal_error_median": float(np.median(focal)) if focal else None,
+    }
+
+
+def _of(function, values: np.ndarray) -> float | None:
+    return float(function(values)) if len(values) else None

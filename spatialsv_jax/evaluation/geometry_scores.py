@@ -1,0 +1,244 @@
+"""Depth, cameras and points of a model against the labels, beside the best constant predictor.
+
+Everything is in scene-scale units of the first view's frame. Scores of a record are kept and
+averaged at the end; camera pairs are pooled before any rate or area is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spatialsv_jax import geometry, metrics
+from spatialsv_jax.evaluation import camera_scores
+from spatialsv_jax.evaluation.baselines import ConstantPredictor
+from spatialsv_jax.evaluation.predictions import Outcome
+from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval
+
+ALIGNMENTS = ("none", "median_ratio")
+POINT_THRESHOLD = 0.05
+MOST_POINTS = 4000  # of one record's cloud in the nearest-neighbour search
+MOST_PIXELS = 400  # of one record in the calibration
+DEPTH_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta_1", "delta_2", "delta_3")
+POINT_NAMES = ("accuracy_mean", "accuracy_median", "completeness_mean", "completeness_median", "chamfer_sum", "f_score")
+
+CONVENTIONS = {
+    "units": "scene scale (mean distance of a record's points from its first camera), frame of the first view",
+    "depth": "over the valid pixels of all views of a record, then the mean over records with an interval clustered "
+    "by scene; alignment 'none', or 'median_ratio': one factor median(true) / median(predicted) per record; "
+    "depth_rmse in predictions.jsonl is the record's rmse without alignment",
+    "constant": "fitted on training records: depth = AbsRel-optimal (1/depth-weighted median) map per pixel and view "
+    "slot; cameras = mean translation and chordal mean rotation per view slot, over all settings, and as "
+    "'mean_pose_of_setting' on training records of the same setting; its points = its depth seen by its cameras",
+    "camera": "closed-form camera of each predicted ray map weighted by its confidence; all pairs i < j of a record's "
+    "posed views; translation error = angle between relative translations folded at 90 degrees; "
+    "pairs of all records pooled before rates and AUC (per pair the larger error, thresholds to 30 degrees); "
+    "pairs with a true baseline under 1 % of the scene scale count for rotation only; "
+    "where no camera fits a ray map its pairs count as 180 and 90 degrees",
+    "points": f"nearest neighbours between at most {MOST_POINTS} points of a record per cloud (fixed stride), no "
+    f"alignment; f_score at {POINT_THRESHOLD} scene units, chamfer_sum = accuracy_mean + completeness_mean; "
+    "'points_head_umeyama' after one similarity per record on corresponding pixels",
+    "heads": "distance between the points head and t + depth * d of the ray and depth heads at valid pixels; "
+    "'relative' divides by the true distance from the camera",
+    "confidence": f"at most {MOST_PIXELS} pixels per record (fixed stride); error = |d - g| / g for depth, the norm of "
+    "the residual for ray (six channels) and points",
+}
+
+
+class GeometryScores:
+    """Collects the scores of records one by one; `summary` turns them into the geometry part of evaluation.json.
+
+    Args:
+      constant: the fitted constant predictor, or None without training records.
+    """
+
+    def __init__(self, constant: ConstantPredictor | None):
+        self._constant = constant
+        self._constant_points = None if constant is None else constant.points()
+        self.rows: list[dict] = []
+
+    def add(self, outcome: Outcome) -> dict:
+        """Scores one record; returns its row, whose `depth_rmse` and `abs_rel` are None without depth."""
+        row = {
+            "scene": outcome.record.scene,
+            "dataset": outcome.record.dataset,
+            "setting": outcome.record.setting,
+            "depth": self._depth(outcome),
+            "camera": self._camera(outcome),
+            "points": self._points(outcome),
+            "heads": _heads(outcome),
+            "confidence": _confidences(outcome),
+        }
+        own = row["depth"].get("model", {}).get("none", {})
+        row["abs_rel"], row["depth_rmse"] = own.get("abs_rel"), own.get("rmse")
+        self.rows.append(row)
+        return row
+
+    def _depth(self, outcome: Outcome) -> dict:
+        mask, truth = outcome.depth_mask, outcome.labels["depth"]
+        if not mask.any():
+            return {}
+        guesses = {
+            "model": outcome.maps.get("depth"),
+            "constant": None if self._constant is None else self._constant.depth,
+        }
+        return {
+            name: {kind: metrics.depth_metrics(guess, truth, mask, kind) for kind in ALIGNMENTS}
+            for name, guess in guesses.items()
+            if guess is not None
+        }
+
+    def _camera(self, outcome: Outcome) -> dict:
+        valid = outcome.labels["pose_valid"] & bool(outcome.labels["has_geometry"])
+        truth = outcome.labels["camera_to_world"]
+        found: dict = {"views": int(valid.sum())}
+        if "ray" in outcome.maps:
+            fit = geometry.solve_camera(
+                outcome.maps["ray"].astype(np.float64),
+                np.where(outcome.labels["covered"], outcome.maps["ray_confidence"], 0.0).astype(np.float64),
+            )
+            found["failed_views"] = int((valid & ~fit.ok).sum())
+            found["model"] = camera_scores.pairs_with_failures(fit.camera_to_world, truth, valid, fit.ok)
+            both = valid & fit.ok
+            focal = outcome.labels["intrinsics"][both][:, [0, 1], [0, 1]]
+            found["focal_error"] = np.abs(fit.intrinsics[both][:, [0, 1], [0, 1]] / focal - 1).mean(-1).tolist()
+        if self._constant is not None:
+            everywhere = np.ones(len(valid), bool)
+            found["mean_pose"] = camera_scores.pairs_with_failures(
+                self._constant.camera_to_world, truth, valid, everywhere
+            )
+            own = self._constant.camera_of_setting.get(outcome.record.setting)
+            if own is not None:
+                found["mean_pose_of_setting"] = camera_scores.pairs_with_failures(own, truth, valid, everywhere)
+        return found
+
+    def _points(self, outcome: Outcome) -> dict:
+        mask = outcome.points_mask
+        if not mask.any():
+            return {}
+        labels, maps = outcome.labels, outcome.maps
+        truth = geometry.points_from_depth(
+            labels["depth"].astype(np.float64),
+            labels["intrinsics"].astype(np.float64),
+            labels["camera_to_world"].astype(np.float64),
+        )
+        truth = truth[mask][:: _stride(mask, MOST_POINTS)]
+        clouds = {}
+        if "points" in maps:
+            clouds["points_head"] = maps["points"]
+        if "depth" in maps and "ray" in maps:
+            clouds["depth_and_ray_heads"] = geometry.points_from_rays(maps["ray"], maps["depth"])
+        if self._constant_points is not None:
+            clouds["constant"] = self._constant_points
+        clouds = {name: cloud[mask][:: _stride(mask, MOST_POINTS)].astype(np.float64) for name, cloud in clouds.items()}
+        if "points_head" in clouds:
+            rotation, translation, scale = geometry.umeyama(clouds["points_head"], truth)
+            clouds["points_head_umeyama"] = scale * clouds["points_head"] @ rotation.T + translation
+        return {name: metrics.point_metrics(cloud, truth, POINT_THRESHOLD) for name, cloud in clouds.items()}
+
+    def summary(self, rows: Sequence[Mapping] | None = None) -> dict:
+        """Everything over `rows` (all by default): depth, camera (by setting too), points, heads, confidence."""
+        rows = self.rows if rows is None else rows
+        settings = sorted({row["setting"] for row in rows})
+        camera = {"all": camera_scores.summarise(rows)}
+        camera["by_setting"] = {
+            name: camera_scores.summarise([r for r in rows if r["setting"] == name]) for name in settings
+        }
+        return {
+            "records": len(rows),
+            "depth": _depth_summary(rows),
+            "camera": camera,
+            "points": _points_summary(rows),
+            "heads_agreement": _heads_summary(rows),
+            "confidence": {name: _confidence_summary(rows, name) for name in ("depth", "ray", "points")},
+        }
+
+
+def _stride(mask: np.ndarray, limit: int) -> int:
+    return max(1, -(-int(mask.sum()) // limit))
+
+
+def _means(rows: Sequence[Mapping], entries: Sequence[Mapping | None], names: Sequence[str]) -> dict:
+    """Mean over the records that have the entry; `n` = records, `pixels` = their pixels or points."""
+    chosen = [(row["scene"], entry) for row, entry in zip(rows, entries, strict=True) if entry and entry["n"]]
+    result: dict = {"n": len(chosen), "pixels": int(sum(entry["n"] for _, entry in chosen))}
+    for name in names:
+        values = [(scene, entry[name]) for scene, entry in chosen if entry[name] is not None]
+        mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values])
+        result[name], result[f"{name}_interval_95"] = mean["value"], mean["interval_95"]
+    return result
+
+
+def _depth_summary(rows: Sequence[Mapping]) -> dict:
+    result: dict = {}
+    for name in ("model", "constant"):
+        result[name] = {
+            kind: _means(rows, [row["depth"].get(name, {}).get(kind) for row in rows], DEPTH_NAMES)
+            for kind in ALIGNMENTS
+        }
+    own, base = (result[name]["none"]["abs_rel"] for name in ("model", "constant"))
+    result["abs_rel_over_constant"] = own / base if own is not None and base else None
+    both = [row for row in rows if "model" in row["depth"] and "constant" in row["depth"]]
+    gaps = [row["depth"]["constant"]["none"]["abs_rel"] - row["depth"]["model"]["none"]["abs_rel"] for row in both]
+    result["abs_rel_gain_over_constant"] = mean_with_interval(gaps, [row["scene"] for row in both])
+    return result
+
+
+def _points_summary(rows: Sequence[Mapping]) -> dict:
+    names = ("points_head", "points_head_umeyama", "depth_and_ray_heads", "constant")
+    return {name: _means(rows, [row["points"].get(name) for row in rows], POINT_NAMES) for name in names}
+
+
+def _heads(outcome: Outcome) -> dict:
+    maps, mask = outcome.maps, outcome.points_mask
+    if not {"depth", "ray", "points"} <= set(maps) or not mask.any():
+        return {}
+    other = geometry.points_from_rays(maps["ray"], maps["depth"])
+    distance = np.linalg.norm(maps["points"].astype(np.float64) - other, axis=-1)[mask]
+    labels = outcome.labels
+    ray = geometry.rays_from_camera(labels["intrinsics"], labels["camera_to_world"], *labels["depth"].shape[1:])
+    length = (labels["depth"] * np.linalg.norm(ray[..., 3:], axis=-1))[mask]
+    return {
+        "n": int(mask.sum()),
+        "mean": float(distance.mean()),
+        "median": float(np.median(distance)),
+        "percentile_90": float(np.percentile(distance, 90)),
+        "relative_median": float(np.median(distance / length)),
+    }
+
+
+def _heads_summary(rows: Sequence[Mapping]) -> dict:
+    return _means(rows, [row["heads"] for row in rows], ("mean", "median", "percentile_90", "relative_median"))
+
+
+def _confidences(outcome: Outcome) -> dict:
+    """Head -> (confidence, error) at some pixels."""
+    labels, maps = outcome.labels, outcome.maps
+    pose = (labels["intrinsics"].astype(np.float64), labels["camera_to_world"].astype(np.float64))
+    truth = labels["depth"].astype(np.float64)
+    posed = (labels["pose_valid"] & bool(labels["has_geometry"]))[:, None, None]
+    cases = {
+        "depth": (outcome.depth_mask, lambda: np.abs(maps["depth"] - truth) / np.where(truth > 0, truth, 1)),
+        "ray": (
+            labels["covered"] & posed,
+            lambda: np.linalg.norm(maps["ray"] - geometry.rays_from_camera(*pose, *truth.shape[1:]), axis=-1),
+        ),
+        "points": (
+            outcome.points_mask,
+            lambda: np.linalg.norm(maps["points"] - geometry.points_from_depth(truth, *pose), axis=-1),
+        ),
+    }
+    found = {}
+    for name, (mask, error) in cases.items():
+        if f"{name}_confidence" in maps and mask.any():
+            step = _stride(mask, MOST_PIXELS)
+            found[name] = (maps[f"{name}_confidence"][mask][::step], error()[mask][::step])
+    return found
+
+
+def _confidence_summary(rows: Sequence[Mapping], name: str) -> dict:
+    pairs = [row["confidence"][name] for row in rows if name in row["confidence"]]
+    if not pairs:
+        return calibration(np.zeros(0), np.zeros(0))
+    return calibration(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)))

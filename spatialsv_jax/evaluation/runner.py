@@ -1,0 +1,190 @@
+"""One evaluation from batches to evaluation.json: inference, scores, breakdown, choice of scenes to show."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from tqdm import tqdm
+
+import spatialsv_jax
+from spatialsv_jax.evaluation import answer_scores, geometry_scores
+from spatialsv_jax.evaluation.baselines import ConstantPredictor
+from spatialsv_jax.evaluation.geometry_scores import GeometryScores
+from spatialsv_jax.evaluation.predictions import Engine, Outcome, outcomes, spoken
+from spatialsv_jax.evaluation.statistics import INTERVAL_METHOD
+
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The scores, one row per question, and how good each record's depth is (for the choice of scenes)."""
+
+    scores: dict
+    rows: list[dict]  # lines of predictions.jsonl
+    quality: list[dict]  # index, setting, abs_rel of every record, in order
+
+
+def evaluate(
+    engine: Engine,
+    batches: Iterable[tuple[Mapping, list]],
+    constant: ConstantPredictor | None,
+    total: int,
+    blind: bool = True,
+    progress: bool = True,
+) -> Evaluation:
+    """Runs the model over all batches and scores it.
+
+    Args:
+      engine: the model.
+      batches: of `data_pipelines.loader.evaluation_batches`.
+      constant: the constant predictor fitted on training records, or None.
+      total: number of records, for the progress bar.
+      blind: whether to ask everything again with black pictures.
+      progress: whether to show a bar.
+    """
+    geometry = GeometryScores(constant)
+    rows: list[dict] = []
+    scored: list[dict] = []
+    quality: list[dict] = []
+    for outcome in tqdm(outcomes(engine, batches, blind), total=total, desc="evaluate", disable=not progress):
+        cell = geometry.add(outcome)
+        quality.append({"index": outcome.index, "setting": outcome.record.setting, "abs_rel": cell["abs_rel"]})
+        for line, extra in question_rows(outcome, cell["depth_rmse"]):
+            rows.append(line)
+            scored.append({**line, **extra})
+    scores = {
+        "questions": answer_scores.summarise(scored),
+        **geometry.summary(),
+        "breakdown": {
+            kind: {name: _part(name, kind, scored, geometry) for name in sorted({row[kind] for row in geometry.rows})}
+            for kind in ("dataset", "setting")
+        },
+    }
+    return Evaluation(scores, rows, quality)
+
+
+def question_rows(outcome: Outcome, depth_rmse: float | None) -> list[tuple[dict, dict]]:
+    """Per question the line of predictions.jsonl and what only the scores need."""
+    result = []
+    record, everywhere = outcome.record, list(range(len(outcome.record.view_ids)))
+    for number, (question, answer) in enumerate(zip(outcome.questions, outcome.answers, strict=True)):
+        line = {
+            "id": question.id,
+            "dataset": record.dataset,
+            "scene": record.scene,
+            "question_type": question.type,
+            "question": spoken(question.text),
+            "options": list(question.options),
+            "prediction": answer,
+            "ground_truth": question.answer,
+            "correct": answer_scores.score(question.form, answer, question.answer),
+            "views": [record.view_ids[view] for view in (question.views or everywhere)],
+            "depth_rmse": depth_rmse,
+        }
+        blind = None
+        if outcome.blind_answers:
+            blind = float(answer_scores.score(question.form, outcome.blind_answers[number], question.answer))
+        result.append(
+            (line, {"form": question.form, "group": question.group, "setting": record.setting, "blind": blind})
+        )
+    return result
+
+
+def _part(name: str, kind: str, scored: Sequence[Mapping], geometry: GeometryScores) -> dict:
+    """Scores of one data set or setting."""
+    rows = [row for row in geometry.rows if row[kind] == name]
+    summary = geometry.summary(rows)
+    questions = answer_scores.summarise([row for row in scored if row[kind] == name])
+    return {
+        "records": len(rows),
+        "questions": questions,
+        "depth": summary["depth"],
+        "camera": summary["camera"]["all"],
+        "points": summary["points"],
+    }
+
+
+def choose_scenes(quality: Sequence[Mapping], count: int) -> tuple[list[tuple[int, str]], str]:
+    """Which records a report shows: the best, the worst, and the median of each setting.
+
+    Args:
+      quality: of `Evaluation`.
+      count: at most that many.
+
+    Returns:
+      ([(index in `quality`, why)], one sentence that says how they were chosen).
+    """
+    ranked = [place for place in range(len(quality)) if quality[place]["abs_rel"] is not None]
+    ranked.sort(key=lambda place: (quality[place]["abs_rel"], place))
+    if not ranked:
+        return [(place, f"record {place + 1}") for place in range(min(count, len(quality)))], "The first records."
+    settings: dict[str, list[int]] = {}
+    for place in ranked:
+        settings.setdefault(quality[place]["setting"], []).append(place)
+    wanted = [(ranked[0], f"best of {len(ranked)} by AbsRel")]
+    for name, members in sorted(settings.items(), key=lambda item: (-len(item[1]), item[0])):
+        wanted.append((members[(len(members) - 1) // 2], f"median of {len(members)} {name} records"))
+    worst = (ranked[-1], f"worst of {len(ranked)} by AbsRel")
+    chosen: dict[int, str] = {}
+    for place, why in [*wanted[: max(1, count - 1)], worst]:
+        chosen[place] = f"{chosen[place]}, {why}" if place in chosen else why
+    sentence = "Chosen by depth error, not by looks: the best record, the median record of each setting, and the worst."
+    return list(chosen.items())[:count], sentence
+
+
+def describe_model(loaded, model: str) -> dict:
+    """What was trained: name, objective with its weights, step and where it started from."""
+    losses = loaded.config["losses"]
+    return {
+        "name": loaded.config.get("name") or loaded.path.name,
+        "model": model,
+        "step": int(loaded.step),
+        "objective": loaded.settings.objective_name,
+        "weights": {name: losses[name] for name in ("text", "distill", "depth", "ray", "points")},
+        "init_from": loaded.config.get("init_from", ""),
+        "training_data": loaded.meta.get("data", {}) if loaded.meta else {},
+    }
+
+
+def provenance(config: Mapping, manifest: Path, command: str, seed: int) -> dict:
+    """Hashes and versions that pin the numbers.
+
+    Args:
+      config: the model's resolved config.
+      manifest: manifest.json of the evaluated data.
+      command: as typed.
+      seed: of the choice of records.
+    """
+    import jax
+
+    packages = ("jax", "flax", "numpy", "grain", "orbax-checkpoint")
+    package = Path(spatialsv_jax.__file__).parent
+    code = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        code.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    device = jax.devices()[0]
+    return {
+        "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
+        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None,
+        "code_sha256": code.hexdigest(),
+        "command": command,
+        "seed": seed,
+        "device": f"{device.platform} ({device.device_kind})",
+        "versions": {
+            "spatialsv_jax": spatialsv_jax.__version__,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+        },
+    }
+
+
+def conventions() -> dict:
+    """How every number is defined, to be stored beside it."""
+    return {"interval": INTERVAL_METHOD, **answer_scores.CONVENTIONS, **geometry_scores.CONVENTIONS}
