@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from spatialsv_jax.backbones.base import default_taps
-from spatialsv_jax.backbones.layers import EncoderBlock, PatchStem, layer_norm
+from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, layer_norm
 from spatialsv_jax.lifting.heads import HEADS, apply_heads
 from spatialsv_jax.partitioning import named, names_of, unbox
 
@@ -105,6 +105,7 @@ class MultiViewTrunk(nn.Module):
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=config.layers,
+            unroll=min(UNROLL, config.layers),
             metadata_params={meta.PARTITION_NAME: "layers"},
         )
         x, states = blocks(config, name="layers")(x, view_valid)

@@ -180,6 +180,7 @@ class Decoder(nn.Module):
             in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
             out_axes=0,
             length=config.layers,
+            unroll=min(config.unroll, config.layers),
             metadata_params={meta.PARTITION_NAME: "layers"},
         )
         self.layers = scanned(config)

@@ -14,9 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spatialsv_jax.convolution import conv_general_dilated
 from spatialsv_jax.partitioning import named
 
 _MASKED = -1e30
+# Layers per iteration of a scan. Parameters stay stacked; on CPU products inside a loop body run
+# slower and every saved array is copied, so small models are better off without the loop.
+UNROLL = 4
 lecun = nn.initializers.lecun_normal()
 zeros = nn.initializers.zeros_init()
 ones = nn.initializers.ones_init()
@@ -208,6 +212,7 @@ def conv(
         strides=stride,
         use_bias=bias,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         kernel_init=named(lecun, "window", "window", "conv_in", "conv_out"),
         bias_init=named(zeros, "conv_out"),
         name=name,

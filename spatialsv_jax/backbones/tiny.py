@@ -11,7 +11,15 @@ from flax.core import meta
 
 from spatialsv_jax.backbones.base import BackboneOutput, Decoding, check_taps
 from spatialsv_jax.backbones.decoder import REMAT_POLICIES, Cache, Decoder, Rows
-from spatialsv_jax.backbones.layers import EncoderBlock, PatchStem, dense, layer_norm, merge_patches, rotary_table
+from spatialsv_jax.backbones.layers import (
+    UNROLL,
+    EncoderBlock,
+    PatchStem,
+    dense,
+    layer_norm,
+    merge_patches,
+    rotary_table,
+)
 
 
 def _choose(value: object, options: tuple, where: str) -> None:
@@ -64,6 +72,7 @@ class LanguageConfig:
     rope_theta: float = 1e4
     tie_embeddings: bool = True
     visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
+    unroll: int = UNROLL  # layers per iteration of the scan
     remat: str = "none"  # "full" keeps only each layer's input, "dots" its matrix products too
     dtype: str = "float32"  # of the trunk's arithmetic (vision, projector, language); parameters are float32
 
@@ -104,6 +113,7 @@ class VisionEncoder(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=config.layers,
+            unroll=min(UNROLL, config.layers),
             metadata_params={meta.PARTITION_NAME: "layers"},
         )
         x, _ = blocks(config.heads, config.mlp_ratio, self.dtype, name="layers")(x, None)

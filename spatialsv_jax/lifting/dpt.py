@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spatialsv_jax.convolution import conv_general_dilated
 from spatialsv_jax.lifting.projectors import linear
 from spatialsv_jax.partitioning import named
 
@@ -32,6 +33,7 @@ def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = Tr
         padding=1,
         use_bias=bias,
         dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
         kernel_init=named(nn.initializers.lecun_normal(), "window", "window", "conv_in", "conv_out"),
         bias_init=named(nn.initializers.zeros_init(), "conv_out"),
         name=name,
