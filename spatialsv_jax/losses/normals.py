@@ -89,10 +89,18 @@ def _residual_jvp(primals, tangents):
 def _residual_and_gradient(down, right, label, regular):
     """The residual, and its gradient with respect to the cross product (0 where not regular)."""
     normal, inverse, known = unit_cross(jnp, down, right, regular)
-    difference = tuple(n - t for n, t in zip(normal, label, strict=True))
+    difference = tuple(_rounded(n) - _rounded(t) for n, t in zip(normal, label, strict=True))
     along = _dot(normal, difference)
     gradient = tuple((d - n * along) * inverse for d, n in zip(difference, normal, strict=True))
     return jnp.where(known, _dot(difference, difference) / 2, 1.0), gradient
+
+
+def _rounded(component):
+    """Keeps a compiler from fusing the product before into the difference after.
+
+    A fused multiply-add would leave the rounding error of equal normals instead of 0.
+    """
+    return jnp.clip(component, -1, 1)
 
 
 def _dot(a, b):

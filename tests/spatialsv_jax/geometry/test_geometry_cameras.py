@@ -10,6 +10,8 @@ from scipy.spatial.transform import Rotation
 
 from spatialsv_jax import geometry
 
+SOLVE = {np: geometry.solve_camera, jnp: jax.jit(geometry.solve_camera)}
+
 
 def cameras(number: int, height: int, width: int, seed: int = 0, skew: float = 0.0):
     rng = np.random.default_rng(seed)
@@ -80,7 +82,7 @@ def test_camera_from_rays_recovers_cameras(shape):
         found, found_pose = geometry.camera_from_rays(ray, confidence)
         np.testing.assert_allclose(found / shape[1], intrinsics / shape[1], atol=1e-12)
         np.testing.assert_allclose(found_pose, pose, atol=1e-12)
-        fit = geometry.solve_camera(jnp.asarray(ray), None if confidence is None else jnp.asarray(weight))
+        fit = SOLVE[jnp](jnp.asarray(ray), None if confidence is None else jnp.asarray(weight))
         assert bool(fit.ok.all()) and fit.intrinsics.dtype == jnp.float32
         np.testing.assert_allclose(fit.intrinsics, intrinsics, atol=0.005)
         rotation = np.asarray(fit.camera_to_world, np.float64)[:, :3, :3]
@@ -116,14 +118,14 @@ def test_weight_zero_pixels_may_hold_anything():
     weight[0, :3] = 0
     ray[0, :3] = np.nan
     for xp in (np, jnp):
-        fit = geometry.solve_camera(xp.asarray(ray), xp.asarray(weight))
+        fit = SOLVE[xp](xp.asarray(ray), xp.asarray(weight))
         assert bool(fit.ok[0])
         np.testing.assert_allclose(fit.camera_to_world, pose, atol=1e-5)
 
     def size(ray):
         return sum(jnp.sum(x**2) for x in geometry.camera_from_rays(ray, jnp.asarray(weight)))
 
-    gradient = np.asarray(jax.grad(size)(jnp.asarray(ray)))
+    gradient = np.asarray(jax.jit(jax.grad(size))(jnp.asarray(ray, jnp.float32)))
     assert np.isfinite(gradient).all() and not gradient[0, :3].any() and gradient[0, 3:].any()
 
 
@@ -137,7 +139,7 @@ def test_impossible_cameras_are_flagged_and_identity(namespace):
     ray[2, ..., 3:] = [0.3, 0.2, 1]  # all rays parallel
     weight[3, 1:] = 0  # one row determines no camera
     ray[4, 2, 2] = np.nan
-    fit = geometry.solve_camera(namespace.asarray(ray), namespace.asarray(weight))
+    fit = SOLVE[namespace](namespace.asarray(ray), namespace.asarray(weight))
     assert np.asarray(fit.ok).tolist() == [False] * 5 + [True]
     np.testing.assert_array_equal(fit.intrinsics[:5], np.tile(np.eye(3), (5, 1, 1)))
     np.testing.assert_array_equal(fit.camera_to_world[:5], np.tile(np.eye(4), (5, 1, 1)))
