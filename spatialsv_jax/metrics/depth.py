@@ -40,11 +40,13 @@ def _scale_shift_disparity(prediction, target):
     return 1 / np.maximum(aligned, 1 / target.max())
 
 
-# Each maps valid prediction and target [N] to the aligned prediction [N].
+# Each maps valid prediction and target [N] to the aligned prediction [N]. The two medians go by two names each.
 ALIGNMENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "none": _none,  # as predicted
     "median_ratio": _median_ratio,  # times median(g) / median(d)
-    "ratio_median": _median_of_ratios,  # times median(g / d)
+    "median": _median_ratio,
+    "median_of_ratios": _median_of_ratios,  # times median(g / d)
+    "ratio_median": _median_of_ratios,
     "scale": _scale,  # times <d,g> / <d,d>
     "scale_shift": _scale_shift,  # least squares s d + t
     "scale_shift_disparity": _scale_shift_disparity,  # least squares in 1 / d, depth capped at max(g)
