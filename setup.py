@@ -11,6 +11,7 @@ CORE = [
     "tensorflow-datasets>=4.9.10,<5",
     "ml-collections>=1.1,<2",
     "numpy>=2.0",
+    "scipy>=1.14",
     "trimesh>=4.5",
     "array-record>=0.8",
     "pillow>=10",
@@ -30,6 +31,14 @@ setup(
     packages=find_packages(include=["spatialsv_jax*", "data_pipelines*", "experiments*"]),
     install_requires=CORE,
     extras_require={
-        "test": ["pytest>=8", "hypothesis>=6", "scipy>=1.13", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6", "ruff>=0.8"],
+        "test": [
+            "pytest>=8",
+            "hypothesis>=6",
+            
+            "nbclient>=0.10",
+            "nbformat>=5.10",
+            "ipykernel>=6",
+            "ruff>=0.8",
+        ],
     },
 )

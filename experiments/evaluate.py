@@ -75,10 +75,14 @@ def evaluate_run(
     Raises:
       FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
     """
+    import jax
+
     from spatialsv_jax import loading
 
     began = time.perf_counter()
     loaded = loading.load(model)
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(_run_folder(loaded.path) / ".jax_cache"))
     data = data or _training_data(loaded)
     out_folder = Path(out) if out else _run_folder(loaded.path)
     records = storage.open_split(data, split)
@@ -126,7 +130,7 @@ def evaluate_run(
     write_json_lines(out_folder / "predictions.jsonl", result.rows)
     write_json(out_folder / "evaluation.json", evaluation)
     if report:
-        _write_report(out_folder / "report", plain(evaluation), engine, batches, shown, loaded.path)
+        _write_report(out_folder / "report", plain(evaluation), engine, batches, shown, result.quality, loaded.path)
     print(_summary(evaluation, out_folder, report), flush=True)
     return plain(evaluation)
 
@@ -187,18 +191,18 @@ def fit_constant(config: DataConfig, processor, training, seed: int) -> baseline
     return baselines.fit_constant(samples)
 
 
-def _write_report(folder: Path, evaluation: dict, engine: Engine, batches, shown, model: Path) -> None:
+def _write_report(folder: Path, evaluation: dict, engine: Engine, batches, shown, quality, model: Path) -> None:
     from spatialsv_jax.report import curves, page
 
     places = [place for place, _ in shown]
     order = sorted(places)
     found = dict(zip(order, outcomes(engine, batches(order), blind=False), strict=True))
-    figures = [scene_figure(found[place], why) for place, why in shown]
+    figures = [scene_figure(found[place], why, quality[place]["abs_rel"]) for place, why in shown]
     page.write_report(folder, evaluation, figures, curves.phases_of(model))
 
 
-def scene_figure(outcome: Outcome, why: str):
-    """What the page shows of one record."""
+def scene_figure(outcome: Outcome, why: str, abs_rel: float | None = None):
+    """What the page shows of one record, with the reason why it was chosen and its depth error."""
     from spatialsv_jax import geometry
     from spatialsv_jax.report.scene_section import Geometry, SceneFigure
 
@@ -227,7 +231,7 @@ def scene_figure(outcome: Outcome, why: str):
     score = runner.question_rows(outcome, None)
     return SceneFigure(
         title=record.id,
-        tags=(record.dataset, record.setting, why),
+        tags=(record.dataset, record.setting, why, *(() if abs_rel is None else (f"AbsRel {abs_rel:.3f}",))),
         note="",
         images=images,
         predicted=predicted,
@@ -330,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
             flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed,
         )  # fmt: skip
-    except (FileNotFoundError, PrepareError, ValueError) as error:
+    except (FileNotFoundError, PrepareError, ValueError, FloatingPointError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -17,7 +17,7 @@ from spatialsv_jax.backbones import BACKBONES, Decoding, default_taps
 from spatialsv_jax.backbones.base import check_taps
 from spatialsv_jax.backbones.tiny import LanguageConfig, VisionConfig
 from spatialsv_jax.lifting.heads import Lifting, LiftingConfig
-from spatialsv_jax.partitioning import names_of, unbox
+from spatialsv_jax.partitioning import create, names_of
 
 __all__ = ["LanguageConfig", "LiftingConfig", "SpatialMLLM", "VisionConfig", "drop_lifting"]
 
@@ -93,21 +93,24 @@ class SpatialMLLM(nn.Module):
         return self.backbone.logits(hidden), state
 
     @nn.nowrap
-    def init(self, rngs: Any, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """{"params": plain nested dict}; see `init_params`."""
-        return unbox(super().init(rngs, batch, label_hw=label_hw))
+    def init(self, rngs: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
+        """{"params": plain nested dict}; `rngs` is one random key."""
+        return {"params": self.init_params(rngs, batch, label_hw=label_hw)}
 
     @nn.nowrap
     def init_params(self, key: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
         """The parameter tree, float32. Only shapes of `batch` matter."""
-        return self.init(key, batch, label_hw=label_hw)["params"]
+        return create(key, self._declared(batch, label_hw))
 
     @nn.nowrap
     def logical_axes(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
         """The parameter tree with a tuple of `partitioning.LOGICAL_AXES` names per parameter."""
+        return names_of(self._declared(batch, label_hw))
+
+    @nn.nowrap
+    def _declared(self, batch: Mapping[str, jax.Array], label_hw: tuple[int, int]) -> dict:
         init = super().init
-        boxed = jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))
-        return names_of(boxed["params"])
+        return jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))["params"]
 
 
 def gather_answers(hidden: jax.Array, answer_positions: jax.Array) -> jax.Array:

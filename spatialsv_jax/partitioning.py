@@ -1,16 +1,21 @@
-"""Logical axis names: what each axis of each parameter means, for sharding rules.
+"""What a parameter is: logical names of its axes (for sharding rules) and its initial distribution.
 
-The names stand beside the parameters (in the modules' initialisers) and are carried by `AxisNames`
-boxes only while a model is initialised; `names_of` reads them, `unbox` drops them. Everywhere
-else parameters are plain nested dicts of arrays.
+Both stand beside the parameters, in the modules' initialisers, and are carried by `Declared` boxes
+only while a model is initialised. Everywhere else parameters are plain nested dicts of arrays.
+
+`create` draws all parameters from one stream: compiling a generator per parameter takes most of a
+minute for a model of a million parameters on two CPU cores.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from flax.core import meta
 
@@ -31,31 +36,64 @@ LOGICAL_AXES: dict[str, str] = {
     "output": "output channels of a head, or teacher feature width",
 }
 
+_ONE_STREAM = 2**26
 
-class AxisNames(struct.PyTreeNode, meta.AxisMetadata):
-    """A parameter with the logical name of each of its axes.
 
-    `flax.linen.Partitioned` would do, but it applies the names as mesh axes when a mesh is set.
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Normal distribution around 0; std None = 1/sqrt(fan-in), the product of all axes but the last."""
+
+    std: float | None = None
+
+    def __call__(self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        """A draw, for `Module.init` without `create`."""
+        return jax.random.normal(key, shape, dtype) * self.spread(shape)
+
+    def spread(self, shape: tuple[int, ...]) -> float:
+        """Standard deviation for a parameter of `shape`."""
+        return 1 / math.sqrt(math.prod(shape[:-1])) if self.std is None else self.std
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Fixed values: one for all entries, or one for each entry of the last axis."""
+
+    values: tuple[float, ...]
+
+    def __call__(self, key: jax.Array | None, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        """The values in `shape`; the key is not used."""
+        values = jnp.asarray(self.values, dtype)
+        return jnp.broadcast_to(values.reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+
+
+lecun, zeros, ones = Normal(), Constant((0.0,)), Constant((1.0,))
+
+
+class Declared(struct.PyTreeNode, meta.AxisMetadata):
+    """A parameter with the logical name of each of its axes and its distribution.
+
+    `flax.linen.Partitioned` would carry names, but applies them as mesh axes when a mesh is set.
     """
 
     value: Any
     names: tuple[str, ...] = struct.field(pytree_node=False)
+    initial: Normal | Constant = struct.field(pytree_node=False)
 
     def unbox(self) -> Any:
         """The bare array."""
         return self.value
 
-    def replace_boxed(self, val: Any) -> AxisNames:
-        """The same names around another array."""
+    def replace_boxed(self, val: Any) -> Declared:
+        """The same declaration around another array."""
         return self.replace(value=val)
 
-    def add_axis(self, index: int, params: dict[Any, Any]) -> AxisNames:
+    def add_axis(self, index: int, params: dict[Any, Any]) -> Declared:
         """Called by `nn.scan` and `nn.vmap` when they stack a parameter."""
         names = list(self.names)
         names.insert(index if index >= 0 else len(names) + index + 1, params[meta.PARTITION_NAME])
         return self.replace(names=tuple(names))
 
-    def remove_axis(self, index: int, params: dict[Any, Any]) -> AxisNames:
+    def remove_axis(self, index: int, params: dict[Any, Any]) -> Declared:
         """Inverse of `add_axis`."""
         names = list(self.names)
         if names[index] != params[meta.PARTITION_NAME]:
@@ -64,8 +102,8 @@ class AxisNames(struct.PyTreeNode, meta.AxisMetadata):
         return self.replace(names=tuple(names))
 
 
-def named(initializer: Callable, *names: str) -> Callable:
-    """`initializer`, its result boxed with one logical axis name per axis.
+def declare(initial: Normal | Constant, *names: str) -> Callable:
+    """An initialiser for `Module.param`, `nn.Dense` and the like.
 
     Raises:
       ValueError: a name that `LOGICAL_AXES` does not list, or (when called) a wrong rank.
@@ -74,10 +112,11 @@ def named(initializer: Callable, *names: str) -> Callable:
     if unknown:
         raise ValueError(f"Unknown logical axes {unknown}. Known: {', '.join(LOGICAL_AXES)}.")
 
-    def initialize(key: jax.Array, shape: tuple[int, ...], *args: Any) -> AxisNames:
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Declared:
         if len(shape) != len(names):
             raise ValueError(f"Parameter of shape {tuple(shape)} has {len(names)} axis names {names}.")
-        return AxisNames(initializer(key, shape, *args), names)
+        resolved = Normal(initial.spread(shape)) if isinstance(initial, Normal) else initial
+        return Declared(initial(key, shape, dtype), names, resolved)
 
     return initialize
 
@@ -86,17 +125,55 @@ def names_of(boxed: Any) -> Any:
     """Tree of tuples of axis names from a tree of boxed parameters.
 
     Raises:
-      ValueError: a parameter without names, given by its path.
+      ValueError: a parameter without a declaration, given by its path.
     """
+    return _map(lambda box, _: box.names, boxed)
 
-    def read(path: tuple, leaf: Any) -> tuple[str, ...]:
-        if not isinstance(leaf, AxisNames):
-            raise ValueError(f"Parameter {jax.tree_util.keystr(path)} has no logical axis names.")
-        return leaf.names
 
-    return jax.tree_util.tree_map_with_path(read, boxed, is_leaf=lambda node: isinstance(node, AxisNames))
+def create(key: jax.Array, boxed: Any) -> Any:
+    """Draws all parameters, float32.
+
+    Args:
+      key: random key.
+      boxed: tree of `Declared` boxes (of arrays or, better, of shapes: `jax.eval_shape` of `init`).
+
+    Returns:
+      The tree of bare arrays. Below 2^26 numbers they are consecutive pieces of one stream; a
+      larger model draws each parameter by itself, so that each device makes its shard only.
+    """
+    total, offsets = 0, {}
+
+    def count(box, path):
+        nonlocal total
+        if isinstance(box.initial, Normal):
+            offsets[path] = total
+            total += math.prod(box.value.shape)
+        return ()
+
+    _map(count, boxed)
+    stream = jax.random.normal(key, (total,)) if total < _ONE_STREAM else None
+
+    def draw(box, path):
+        shape = box.value.shape
+        if isinstance(box.initial, Constant):
+            return box.initial(None, shape)
+        if stream is None:
+            return box.initial(jax.random.fold_in(key, list(offsets).index(path)), shape)
+        piece = jax.lax.slice_in_dim(stream, offsets[path], offsets[path] + math.prod(shape))
+        return piece.reshape(shape) * box.initial.std
+
+    return _map(draw, boxed)
 
 
 def unbox(boxed: Any) -> Any:
     """The bare arrays of a tree of boxed parameters."""
     return meta.unbox(boxed)
+
+
+def _map(function: Callable, boxed: Any) -> Any:
+    def check(path, leaf):
+        if not isinstance(leaf, Declared):
+            raise ValueError(f"Parameter {jax.tree_util.keystr(path)} has no declared axes.")
+        return function(leaf, jax.tree_util.keystr(path))
+
+    return jax.tree_util.tree_map_with_path(check, boxed, is_leaf=lambda node: isinstance(node, Declared))

@@ -36,7 +36,9 @@ def _field(shape: str, dtype: str, unit: str, meaning: str) -> Field:
 
 BATCH: dict[str, Field] = {
     # What the language model reads.
-    "prefix_tokens": _field("B S", "int32", "id", "tokens up to and past the last image; image slots hold the image id"),
+    "prefix_tokens": _field(
+        "B S", "int32", "id", "tokens up to and past the last image; image slots hold the image id"
+    ),
     "prefix_mask": _field("B S", "bool", "-", "True on real prefix tokens (padding is at the end)"),
     "prefix_positions": _field("B S K", "int32", "-", "rotary positions of the prefix"),
     "question_tokens": _field("B Q T", "int32", "id", "question then answer then end token"),
@@ -48,7 +50,9 @@ BATCH: dict[str, Field] = {
     "answer_valid": _field("B Q A", "bool", "-", "False for unused answer slots"),
     # What the vision encoder reads.
     "pixel_values": _field("B V *", "float32", "-", "normalised pixels; layout belongs to the family's processor"),
-    "image_token_index": _field("B V P", "int32", "-", "index into S of each lifting-grid token, row-major over gh x gw"),
+    "image_token_index": _field(
+        "B V P", "int32", "-", "index into S of each lifting-grid token, row-major over gh x gw"
+    ),
     # Validity.
     "view_valid": _field("B V", "bool", "-", "False for padded views"),
     "pose_valid": _field("B V", "bool", "-", "the view has a camera (intrinsics and pose)"),
@@ -90,7 +94,9 @@ PREDICTIONS: dict[str, Field] = {
 }
 
 
-def check(arrays: Mapping[str, object], table: Mapping[str, Field] = BATCH, required: tuple[str, ...] | None = None) -> dict[str, int]:
+def check(
+    arrays: Mapping[str, object], table: Mapping[str, Field] = BATCH, required: tuple[str, ...] | None = None
+) -> dict[str, int]:
     """Checks names, ranks, dtypes and that each shape letter has one size everywhere.
 
     Args:
@@ -128,7 +134,9 @@ def check(arrays: Mapping[str, object], table: Mapping[str, Field] = BATCH, requ
     return sizes
 
 
-def fake_batch(sizes: Mapping[str, int], pixel_shape: tuple[int, ...], seed: int = 0, features: bool = False) -> dict[str, np.ndarray]:
+def fake_batch(
+    sizes: Mapping[str, int], pixel_shape: tuple[int, ...], seed: int = 0, features: bool = False
+) -> dict[str, np.ndarray]:
     """A random batch that passes `check`, for tests, compilation and planning.
 
     The prefix is `P` image slots per view from index 0 on, every question is full, answers are

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -19,7 +18,7 @@ from flax.core import meta
 from spatialsv_jax.backbones.base import default_taps
 from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, layer_norm
 from spatialsv_jax.lifting.heads import HEADS, apply_heads
-from spatialsv_jax.partitioning import named, names_of, unbox
+from spatialsv_jax.partitioning import Normal, create, declare, names_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +93,7 @@ class MultiViewTrunk(nn.Module):
             pixels.reshape(number * views, *pixels.shape[2:])
         )
         x = x.reshape(number, views, -1, config.width)
-        roles = self.param(
-            "role", named(nn.initializers.normal(0.02), "position", "embed"), (2, config.width), jnp.float32
-        )
+        roles = self.param("role", declare(Normal(0.02), "position", "embed"), (2, config.width), jnp.float32)
         first = view_valid & (jnp.cumsum(view_valid, axis=1) == 1)
         x = x + roles[jnp.where(first, 0, 1)][:, :, None].astype(config.dtype)
         blocks = nn.scan(
@@ -146,21 +143,24 @@ class SpatialTeacher(nn.Module):
         return predictions
 
     @nn.nowrap
-    def init(self, rngs: Any, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """{"params": plain nested dict}."""
-        return unbox(super().init(rngs, batch, label_hw=label_hw))
+    def init(self, rngs: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
+        """{"params": plain nested dict}; `rngs` is one random key."""
+        return {"params": self.init_params(rngs, batch, label_hw=label_hw)}
 
     @nn.nowrap
     def init_params(self, key: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
         """The parameter tree, float32. Only shapes of `batch` matter."""
-        return self.init(key, batch, label_hw=label_hw)["params"]
+        return create(key, self._declared(batch, label_hw))
 
     @nn.nowrap
     def logical_axes(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
         """The parameter tree with a tuple of `partitioning.LOGICAL_AXES` names per parameter."""
+        return names_of(self._declared(batch, label_hw))
+
+    @nn.nowrap
+    def _declared(self, batch: Mapping[str, jax.Array], label_hw: tuple[int, int]) -> dict:
         init = super().init
-        boxed = jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))
-        return names_of(boxed["params"])
+        return jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))["params"]
 
 
 class _TeacherHeads(nn.Module):

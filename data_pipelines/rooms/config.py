@@ -14,6 +14,8 @@ FORMS = ("word", "letter", "number")
 def parse_mix(mix: str | Mapping | tuple) -> tuple[tuple[str, float], ...]:
     """Shares of view settings from "walk=.4,rotation=.6", a mapping or pairs; they are scaled to sum 1.
 
+    The order of `SETTINGS` and nine decimals, so that equal mixes are equal arguments however written.
+
     Raises:
       ValueError: an unknown setting, a share that is no number or negative, or all shares 0.
     """
@@ -36,7 +38,7 @@ def parse_mix(mix: str | Mapping | tuple) -> tuple[tuple[str, float], ...]:
     total = sum(shares.values())
     if total <= 0:
         raise ValueError(f"mix {mix!r} has no positive share. Settings: {', '.join(SETTINGS)}.")
-    return tuple((name, value / total) for name, value in shares.items() if value > 0)
+    return tuple((name, round(shares[name] / total, 9)) for name in SETTINGS if shares.get(name, 0) > 0)
 
 
 @dataclasses.dataclass(frozen=True)

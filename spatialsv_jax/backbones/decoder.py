@@ -12,7 +12,7 @@ from flax import struct
 from flax.core import meta
 
 from spatialsv_jax.backbones.layers import SwiGLU, attend, dense, join, rms_norm, rotate
-from spatialsv_jax.partitioning import named
+from spatialsv_jax.partitioning import Normal, declare, lecun
 
 REMAT_POLICIES = {
     "full": None,
@@ -168,10 +168,10 @@ class Decoder(nn.Module):
 
     def setup(self):
         config = self.config
-        table = named(nn.initializers.normal(config.width**-0.5), "vocab", "embed")
+        table = declare(Normal(config.width**-0.5), "vocab", "embed")
         self.embedding = self.param("embedding", table, (config.vocab_size, config.width), jnp.float32)
         if not config.tie_embeddings:
-            kernel = named(nn.initializers.lecun_normal(), "embed", "vocab")
+            kernel = declare(lecun, "embed", "vocab")
             self.unembedding = self.param("unembedding", kernel, (config.width, config.vocab_size), jnp.float32)
         scanned = nn.scan(
             _ScanBody,

@@ -42,7 +42,7 @@ def summarise(rows: Sequence[Mapping]) -> dict:
     Returns:
       {"types": {name: entry}, "groups": {name: micro}, "micro", "macro", "blind_micro", "n", "number_questions"}.
       An entry holds `metric` ("accuracy" or "mra"), the score under that name with `interval_95`, `n`, `scenes`,
-      and `chance`, `most_frequent`, `blind`, `gain_over_blind`.
+      and `chance`, `most_frequent`, `blind`, and the gains over the last two with intervals.
     """
     cells: dict[tuple[str, str], list[Mapping]] = {}
     for row in rows:
@@ -79,9 +79,6 @@ def _entry(rows: Sequence[Mapping], form: str) -> dict:
     habit, _ = most_frequent([row["ground_truth"] for row in rows])
     habits = [float(score(form, habit, row["ground_truth"])) for row in rows]
     seen = [row for row in rows if row["blind"] is not None]
-    gain = mean_with_interval(
-        [float(row["correct"]) - float(row["blind"]) for row in seen], [row["scene"] for row in seen]
-    )
     return {
         "metric": metric,
         "form": form,
@@ -93,8 +90,15 @@ def _entry(rows: Sequence[Mapping], form: str) -> dict:
         "chance": _chance(rows, form),
         "most_frequent": {"answer": habit, metric: sum(habits) / len(habits)},
         "blind": _mean(seen, "blind"),
-        "gain_over_blind": gain,
+        "gain_over_most_frequent": _gain(rows, habits),
+        "gain_over_blind": _gain(seen, [row["blind"] for row in seen]),
     }
+
+
+def _gain(rows: Sequence[Mapping], other: Sequence[float]) -> dict:
+    """Mean difference to another way to answer the same questions, with its clustered interval."""
+    differences = [float(row["correct"]) - float(value) for row, value in zip(rows, other, strict=True)]
+    return mean_with_interval(differences, [row["scene"] for row in rows])
 
 
 def _chance(rows: Sequence[Mapping], form: str) -> float | None:

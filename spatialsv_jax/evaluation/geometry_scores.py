@@ -165,7 +165,8 @@ def _means(rows: Sequence[Mapping], entries: Sequence[Mapping | None], names: Se
     result: dict = {"n": len(chosen), "pixels": int(sum(entry["n"] for _, entry in chosen))}
     for name in names:
         values = [(scene, entry[name]) for scene, entry in chosen if entry[name] is not None]
-        mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values])
+        share = name.startswith("delta_") or name == "f_score"
+        mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values], share)
         result[name], result[f"{name}_interval_95"] = mean["value"], mean["interval_95"]
     return result
 

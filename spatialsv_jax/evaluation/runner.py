@@ -76,7 +76,7 @@ def question_rows(outcome: Outcome, depth_rmse: float | None) -> list[tuple[dict
     record, everywhere = outcome.record, list(range(len(outcome.record.view_ids)))
     for number, (question, answer) in enumerate(zip(outcome.questions, outcome.answers, strict=True)):
         line = {
-            "id": question.id,
+            "id": f"{record.id}/{question.id}",
             "dataset": record.dataset,
             "scene": record.scene,
             "question_type": question.type,
@@ -142,8 +142,9 @@ def choose_scenes(quality: Sequence[Mapping], count: int) -> tuple[list[tuple[in
 def describe_model(loaded, model: str) -> dict:
     """What was trained: name, objective with its weights, step and where it started from."""
     losses = loaded.config["losses"]
+    name, run = loaded.config.get("name") or loaded.path.name, loaded.path.parent
     return {
-        "name": loaded.config.get("name") or loaded.path.name,
+        "name": f"{run.name} / {name}" if (run / "run.json").exists() else name,
         "model": model,
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
@@ -165,10 +166,11 @@ def provenance(config: Mapping, manifest: Path, command: str, seed: int) -> dict
     import jax
 
     packages = ("jax", "flax", "numpy", "grain", "orbax-checkpoint")
-    package = Path(spatialsv_jax.__file__).parent
+    root = Path(spatialsv_jax.__file__).parents[1]
     code = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        code.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
+    for package in ("spatialsv_jax", "data_pipelines", "experiments"):
+        for file in sorted((root / package).rglob("*.py")):
+            code.update(file.relative_to(root).as_posix().encode() + file.read_bytes())
     device = jax.devices()[0]
     return {
         "config_sha256": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),

@@ -42,7 +42,7 @@ def sample(
     max_new_tokens: int,
     end_id: int,
     *,
-    temperature: float,
+    temperature: float | jax.Array,
     key: jax.Array,
 ) -> jax.Array:
     """Tokens drawn from softmax(logits / temperature); otherwise as `greedy`.
@@ -50,7 +50,7 @@ def sample(
     Raises:
       ValueError: temperature <= 0 (use `greedy`) or max_new_tokens < 1.
     """
-    if temperature <= 0:
+    if not isinstance(temperature, jax.core.Tracer) and temperature <= 0:
         raise ValueError(f"temperature is {temperature}; it must be positive. Use greedy for the most probable token.")
 
     def choose(logits, step):

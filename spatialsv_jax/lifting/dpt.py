@@ -18,7 +18,7 @@ import numpy as np
 
 from spatialsv_jax.convolution import conv_general_dilated
 from spatialsv_jax.lifting.projectors import linear
-from spatialsv_jax.partitioning import named
+from spatialsv_jax.partitioning import Constant, declare, lecun, zeros
 
 UPSAMPLING = (4, 2, 1)  # of the first three taps; the fourth is halved
 OUTPUT_WIDTH = 32
@@ -34,8 +34,8 @@ def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = Tr
         use_bias=bias,
         dtype=dtype,
         conv_general_dilated=conv_general_dilated,
-        kernel_init=named(nn.initializers.lecun_normal(), "window", "window", "conv_in", "conv_out"),
-        bias_init=named(nn.initializers.zeros_init(), "conv_out"),
+        kernel_init=declare(lecun, "window", "window", "conv_in", "conv_out"),
+        bias_init=declare(zeros, "conv_out"),
         name=name,
     )
 
@@ -133,10 +133,9 @@ class Fusion(nn.Module):
             x = linear(self.features, ("conv_in", "conv_out"), f"mix_{level}", self.dtype)(x)
             x = resize(x, maps[level - 1].shape[1:3] if level else size)
         x = nn.relu(conv3(OUTPUT_WIDTH, "refine", self.dtype)(x)).astype(jnp.float32)
-        bias = jnp.asarray(self.output_bias, jnp.float32)
         return nn.Dense(
             self.outputs,
-            kernel_init=named(nn.initializers.lecun_normal(), "conv_in", "output"),
-            bias_init=named(lambda key, shape, dtype: bias.astype(dtype).reshape(shape), "output"),
+            kernel_init=declare(lecun, "conv_in", "output"),
+            bias_init=declare(Constant(tuple(self.output_bias)), "output"),
             name="predict",
         )(x)

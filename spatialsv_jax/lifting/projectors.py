@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spatialsv_jax.partitioning import named
+from spatialsv_jax.partitioning import declare, lecun, ones, zeros
 
 
 class Projector(nn.Module):
@@ -27,8 +27,8 @@ class Projector(nn.Module):
         x = nn.LayerNorm(
             epsilon=1e-6,
             dtype=self.dtype,
-            scale_init=named(nn.initializers.ones_init(), "norm"),
-            bias_init=named(nn.initializers.zeros_init(), "norm"),
+            scale_init=declare(ones, "norm"),
+            bias_init=declare(zeros, "norm"),
             name="norm",
         )(x)
         x = linear(self.width, ("embed", "lifting"), "up", self.dtype)(x)
@@ -41,7 +41,7 @@ def linear(features: int, axes: tuple[str, str], name: str, dtype: Any = jnp.flo
         features,
         use_bias=bias,
         dtype=dtype,
-        kernel_init=named(nn.initializers.lecun_normal(), *axes),
-        bias_init=named(nn.initializers.zeros_init(), axes[1]),
+        kernel_init=declare(lecun, *axes),
+        bias_init=declare(zeros, axes[1]),
         name=name,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 BACKDROP = (18, 21, 27)  # of rendered clouds: dark in both page themes
-MOST_REACH = 6  # fine pixels from the middle of a splat to its edge
+MOST_REACH = 12  # fine pixels from the middle of a splat to its edge
 
 
 def encode(image: np.ndarray, form: str = "PNG", quality: int = 88) -> bytes:
@@ -130,7 +130,7 @@ def render_cloud(
       camera_to_world: float[4,4].
       size: height and width of the picture in pixels.
       field_of_view: horizontal, in degrees.
-      radius: half the edge of a splat in world units, one number or float[N]; drawn with 1 to 6 fine pixels.
+      radius: half the edge of a splat in world units, one number or float[N]; drawn with 1 to 12 fine pixels.
       normals: float[N,3]; points that turn their back are left out, so a room is seen into from outside.
 
     Returns:
@@ -154,17 +154,19 @@ def render_cloud(
     pixels, order = [], []
     for step in range(1, MOST_REACH + 1):
         chosen = np.flatnonzero(reach == step)
-        for down in range(-step, step + 1):
-            for right in range(-step, step + 1):
-                v, u = row[chosen] + down, column[chosen] + right
-                inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
-                pixels.append(v[inside] * width + u[inside])
-                order.append(chosen[inside])
-    pixels, order = np.concatenate(pixels), np.concatenate(order)
-    far_first = np.argsort(-depth[order], kind="stable")  # of repeated indices NumPy keeps the last: the nearest
-    pixels, order = pixels[far_first], order[far_first]
-    buffer[pixels] = depth[order]
-    image[pixels] = shades[order]
+        if not len(chosen):
+            continue
+        window = np.arange(-step, step + 1)
+        v = row[chosen, None, None] + window[:, None]
+        u = column[chosen, None, None] + window
+        inside = (v >= 0) & (v < height) & (u >= 0) & (u < width)
+        pixels.append((v * width + u)[inside])
+        order.append(np.broadcast_to(chosen[:, None, None], inside.shape)[inside])
+    if pixels:
+        pixels, order = np.concatenate(pixels), np.concatenate(order)
+        np.minimum.at(buffer, pixels, depth[order])
+        nearest = depth[order] == buffer[pixels]
+        image[pixels[nearest]] = shades[order[nearest]]
     image = image.reshape(height, width, 3) * _edge_shade(buffer.reshape(height, width))[..., None]
     small = image.reshape(size[0], 2, size[1], 2, 3).mean((1, 3))
     return (small + 0.5).clip(0, 255).astype(np.uint8)

@@ -45,7 +45,7 @@ def write_report(
 def _head(evaluation: Mapping) -> str:
     trained, data = evaluation["trained"], evaluation["data"]
     return (
-        f"<h1>{esc(trained['name'])}: what it sees and what it answers</h1>"
+        f"<h1>{esc(trained['name'])}: what it sees, what it answers</h1>"
         f'<p class="soft">{data["records"]} records of {data["scenes"]} scenes the model never saw '
         f"({esc(data['split'])} split), {evaluation['questions']['n']} questions. "
         f"Trained with objective <b>{esc(trained['objective'])}</b>.</p>"

@@ -114,7 +114,8 @@ def _frusta(figure: SceneFigure) -> dict[str, np.ndarray]:
 def _views(figure: SceneFigure) -> str:
     truth, guess, count = figure.true, figure.predicted, len(figure.images)
     pictures = [
-        _img(images.shrink(np.asarray(picture)), f"view {v + 1}", "JPEG") for v, picture in enumerate(figure.images)
+        _img(images.shrink(np.asarray(picture)), f"view {v + 1}", "PNG" if max(picture.shape) <= 128 else "JPEG")
+        for v, picture in enumerate(figure.images)
     ]
     rows = [("", "".join(f'<div class="row">view {v + 1}</div>' for v in range(count))), ("picture", "".join(pictures))]
     base = truth if truth is not None else guess

@@ -42,7 +42,7 @@ def test_entry_holds_accuracy_beside_chance_habit_and_blind_run():
     assert entry["chance"] == pytest.approx(1 / 3)
     assert entry["most_frequent"] == {"answer": "red", "accuracy": 0.5}
     assert entry["blind"]["value"] == 0.5
-    assert entry["gain_over_blind"]["value"] == 0.25
+    assert entry["gain_over_blind"]["value"] == 0.25 and entry["gain_over_most_frequent"]["value"] == 0.25
     low, high = entry["interval_95"]
     assert 0 <= low < 0.75 < high <= 1
     assert summary["micro"]["value"] == 0.75 and summary["groups"]["grounding"]["n"] == 4

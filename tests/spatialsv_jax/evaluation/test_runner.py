@@ -39,6 +39,7 @@ def test_every_question_has_its_line_and_scores_follow_from_them(evaluated, reco
     result = evaluated()
     assert len(result.rows) == sum(len(record.questions) for record in records)
     assert all(list(row) == NAMES for row in result.rows)
+    assert len({row["id"] for row in result.rows}) == len(result.rows)
     first = result.rows[0]
     assert first["question"] == "what is in view 1 ?" and first["views"] == ["v0"] and first["correct"] is True
     assert result.rows[1]["options"] == ["red", "blue", "green", "black"] and result.rows[1]["views"] == [
