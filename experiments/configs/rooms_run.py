@@ -19,16 +19,18 @@ class Scale:
     """What differs between a smoke test, the quickstart and the laptop run.
 
     Attributes:
-      scenes, held_out: training rooms, and rooms of each of the validation, test and ood splits.
+      scenes, test, other: training rooms, test rooms, and rooms of the validation and ood splits each.
       image: picture side in pixels; labels: label side; patch: vision patch side.
       base_steps, spatial_steps, teacher_steps: optimizer steps of each phase.
-      rows: rows (rooms) of a global batch in the spatial phase; the base takes twice as many views.
+      rows: rooms of a global batch with all their views; the base takes twice as many single views.
+      questions: packed questions of a room in the spatial phase.
       width, layers: of the language model; vision_layers: of the encoder.
       dpt, features_3d: DPT channels and features.
     """
 
     scenes: int = 64
-    held_out: int = 8
+    test: int = 8
+    other: int = 4
     image: int = 64
     labels: int = 32
     patch: int = 8
@@ -36,6 +38,7 @@ class Scale:
     spatial_steps: int = 30
     teacher_steps: int = 30
     rows: int = 4
+    questions: int = 24
     width: int = 96
     layers: int = 4
     vision_layers: int = 2
@@ -63,8 +66,8 @@ def prepare_rooms(scale: Scale) -> ConfigDict:
     """Arguments of experiments.prepare for the rooms of a run."""
     return ConfigDict(
         dict(
-            scenes=scale.scenes, views=4, size=scale.image, validation=scale.held_out, test=scale.held_out,
-            ood=scale.held_out, form="word", mix=common.ROOMS_MIX, assets="", workers=0, seed=0,
+            scenes=scale.scenes, views=4, size=scale.image, validation=scale.other, test=scale.test,
+            ood=scale.other, form="word", mix=common.ROOMS_MIX, assets="", workers=0, seed=0,
         )
     )  # fmt: skip
 
@@ -89,8 +92,8 @@ def base_phase(scale: Scale) -> ConfigDict:
     config.vision.trainable = True
     config.lifting.heads = ()
     config.losses.update(depth=0.0, ray=0.0, points=0.0)
-    config.data.sources.rooms = common.source(groups=("grounding",), views=1, per_batch=4 * scale.rows, geometry=False)
-    config.data.update(questions=24, question_tokens=18, answer_tokens=2, views=1)
+    config.data.sources.rooms = common.source(groups=("grounding",), views=1, per_batch=2 * scale.rows, geometry=False)
+    config.data.update(questions=20, question_tokens=18, answer_tokens=2, views=1)
     config.training.steps = scale.base_steps
     config.checkpoint.every = max(1, scale.base_steps // 2)
     return config
@@ -101,7 +104,7 @@ def spatial_phase(scale: Scale, name: str = "spatial", init_from: str = "base") 
     config = phase(scale, name)
     config.init_from = init_from
     config.data.sources.rooms = common.source(per_batch=scale.rows)
-    config.data.update(questions=24, question_tokens=32, answer_tokens=2, views=4)
+    config.data.update(questions=scale.questions, question_tokens=32, answer_tokens=2, views=4)
     config.training.steps = scale.spatial_steps
     config.training.gradient_norm_every = max(1, scale.spatial_steps // 5)
     config.checkpoint.every = max(1, scale.spatial_steps // 2)
@@ -174,8 +177,8 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     return run(name, scale, {**phases, name: config})
 
 
-QUICKSTART = Scale(scenes=700, held_out=100, base_steps=2000, spatial_steps=900, rows=4)
+QUICKSTART = Scale(scenes=700, test=100, other=20, base_steps=700, spatial_steps=600, rows=4, questions=12)
 LAPTOP = Scale(
-    scenes=4000, held_out=200, image=96, labels=48, base_steps=8000, spatial_steps=6000, teacher_steps=4000, rows=4,
-    features_3d=24,
+    scenes=4000, test=200, other=100, image=96, labels=48, base_steps=6000, spatial_steps=4000, teacher_steps=3000,
+    rows=4, questions=12, features_3d=24,
 )  # fmt: skip

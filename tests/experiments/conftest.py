@@ -14,7 +14,7 @@ from experiments.configs import rooms_run
 
 def get_config():
     scale = rooms_run.Scale(
-        scenes=4, held_out=3, image=32, labels=16, patch=4, spatial_steps=3, rows=2, width=32, layers=4, vision_layers=1,
+        scenes=4, test=3, other=3, image=32, labels=16, patch=4, spatial_steps=3, rows=2, width=32, layers=4, vision_layers=1,
         dpt=(8, 8, 8, 8), features_3d=8,
     )
     phase = rooms_run.spatial_phase(scale, init_from="")
