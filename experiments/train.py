@@ -117,6 +117,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
     processor = processor_for(config, settings, manifests)
     _keep_config(config, workdir, processor)
+    if _finished_step(workdir) >= settings.training.steps:
+        print(f"{config.name}: already trained to step {settings.training.steps}.", flush=True)
+        return
     mesh = sharding.make_mesh(settings.mesh)
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
@@ -150,12 +153,6 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     }
     train_state = _first_state(checkpoints, shapes, init, tx, settings, config.init_from, meta)
     start = int(train_state.step)
-    if start >= settings.training.steps:
-        print(f"{config.name}: already trained to step {start}.", flush=True)
-        _write_json(workdir / "finished.json", {"steps": start})
-        loader.close()
-        checkpoints.close()
-        return
     writer = MetricWriter(workdir, start, settings.training.tensorboard)
     began = time.perf_counter()
     try:
@@ -211,6 +208,12 @@ def data_settings(config: ConfigDict) -> DataConfig:
     values = config.data.to_dict()
     values["sources"] = tuple(values["sources"][name] for name in sorted(values["sources"]))
     return from_mapping(DataConfig, values, "config.data")
+
+
+def _finished_step(workdir: Path) -> int:
+    """The step that a finished phase in `workdir` was trained to; -1 when there is none."""
+    file = workdir / "finished.json"
+    return json.loads(file.read_text())["steps"] if file.exists() else -1
 
 
 def _first_state(checkpoints: Checkpoints, shapes, init, tx, settings, init_from: str, meta: dict):

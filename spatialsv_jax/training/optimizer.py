@@ -72,13 +72,14 @@ def schedules(config: OptimizerConfig, steps: int) -> dict[str, Callable]:
 def matrix_dimensions(params):
     """Which parameters Muon treats: kernels that are matrices, stacked over scanned layers or not.
 
-    Embedding tables, norms, biases and convolution kernels (4D) are left to Adam. Sharded
-    matrices are fine: the Newton-Schulz products are ordinary matrix products.
+    Embedding tables, norms, biases and convolution kernels are left to Adam, the DPTs' 1 x 1
+    convolutions among them. Sharded matrices are fine: Newton-Schulz is ordinary matrix products.
     """
 
     def dimensions(path, leaf):
         names = [key.key for key in path]
-        if names[-1] != "kernel" or leaf.ndim not in (2, 3):
+        is_dpt = names[0] == "lifting" and not any(name.startswith("projector") for name in names)
+        if names[-1] != "kernel" or leaf.ndim not in (2, 3) or is_dpt:
             return None
         return MuonDimensionNumbers(reduction_axis=leaf.ndim - 2, output_axis=leaf.ndim - 1)
 
