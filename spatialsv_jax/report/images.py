@@ -107,8 +107,8 @@ def two_viewpoints(points: np.ndarray, up: np.ndarray = (0.0, -1.0, 0.0)) -> lis
     forward = forward / np.linalg.norm(forward) if np.linalg.norm(forward) > 1e-3 * reach else np.array([0.0, 0.0, 1.0])
     side = np.cross(forward, up)
     eyes = (
-        centre + reach * (-0.80 * forward + 0.32 * up + 0.20 * side),
-        centre + reach * (-0.30 * forward + 0.85 * up - 0.50 * side),
+        centre + reach * (-0.95 * forward + 0.38 * up + 0.22 * side),
+        centre + reach * (-0.36 * forward + 1.00 * up - 0.58 * side),
     )
     return [look_at(eye, centre, up) for eye in eyes]
 
