@@ -29,7 +29,8 @@ def backbone(batch):
 
 
 def parameters(module, *args):
-    return create(jax.random.key(0), jax.eval_shape(module.init, jax.random.key(0), *args))
+    boxed = jax.eval_shape(module.init, jax.random.key(0), *args)
+    return jax.jit(lambda: create(jax.random.key(0), boxed))()
 
 
 def positions_of(rows, questions, length):
@@ -189,9 +190,9 @@ def test_four_taps_at_24_layers_cost_little_memory():
     cos, sin = rotary_table(jnp.broadcast_to(positions, (batch, count, 1)), 8, 1e4)
     own = jnp.tril(jnp.ones((length, length), bool))[None, None]
     rows = Rows(cos[:, :, None], sin[:, :, None], jnp.ones((batch, prefix), bool), None, own, None, prefix, questions)
-    x = jax.ShapeDtypeStruct((batch, count, 32), jnp.float32)
+    x = jnp.zeros((batch, count, 32))
     index = jnp.tile(jnp.arange(visual), (batch, 1))
-    params = jax.eval_shape(lambda x: parameters(decoder, x, rows), x)
+    params = parameters(decoder, x, rows)
 
     def temporaries(taps):
         def loss(params, x):
