@@ -34,7 +34,6 @@ setup(
         "test": [
             "pytest>=8",
             "hypothesis>=6",
-            
             "nbclient>=0.10",
             "nbformat>=5.10",
             "ipykernel>=6",

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
             language=dict(
                 vocab_size=0,  # 0 = the tokenizer's
                 width=96, layers=4, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=1e4,
-                tie_embeddings=True, visual_attention="causal", remat="none", dtype="float32",
+                tie_embeddings=True, visual_attention="causal", remat="none", unroll=4, dtype="float32",
             ),
             lifting=dict(
                 heads=("depth", "ray", "points"), distill_features=0, width=128, channels=(16, 32, 32, 32), features=16,

@@ -34,7 +34,7 @@ def _config(rooms: Path, steps: int = 10, **losses):
     config = common.get_config()
     config.name = "phase"
     config.vision.update(image_size=32, patch_size=8, width=32, layers=1, heads=2, trainable=True)
-    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64)
+    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64, unroll=1)
     config.lifting.update(width=16, channels=(8, 8, 8, 8), features=8)
     config.losses.update(losses)
     config.data.sources.rooms = common.source(str(rooms), per_batch=8)

@@ -19,7 +19,7 @@ def tiny_config(**sections):
     """A phase with a very small model; `sections` are updates by section name."""
     config = common.get_config()
     config.vision.update(image_size=32, patch_size=8, width=32, layers=1, heads=2)
-    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64)
+    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64, unroll=1)
     config.lifting.update(width=16, channels=(8, 8, 8, 8), features=8)
     config.data.label_size = (LABEL, LABEL)
     config.optimizer.update(name="adamw", vision=1e-3, projector=1e-3, language=1e-3, lifting=1e-3)
