@@ -114,14 +114,20 @@ def test_resume_on_another_mesh_reads_the_same_records(rooms, straight, tmp_path
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
     shutil.rmtree(workdir / "checkpoints" / "10")
-    drawn = []
-    batch = Loader.batch
-    monkeypatch.setattr(
-        Loader, "batch", lambda self, step: drawn.append((step, self.record_ids(step))) or batch(self, step)
-    )
+    (workdir / "finished.json").unlink()
+    drawn = {}
+    iterate = Loader.iterate
+
+    def recorded(self, start_step):
+        drawn.update({step: self.record_ids(step) for step in range(start_step, 10)})
+        return iterate(self, start_step)
+
+    monkeypatch.setattr(Loader, "iterate", recorded)
     config = _config(rooms)
     config.mesh.update(data=2, fsdp=2, tensor=2)
     train.train_and_evaluate(config, workdir)
+    plain = train.make_loader(train.data_settings(config), loading.load_processor(straight))
+    assert drawn == {step: plain.record_ids(step) for step in range(5, 10)}
     for step, total in _totals(straight).items():
         np.testing.assert_allclose(_totals(workdir)[step], total, rtol=1e-4, atol=1e-4)
 
