@@ -26,6 +26,7 @@ class SourceConfig:
     labels: str = "measured"  # depth and cameras of the record, or a folder of label files
     features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
     shuffle3d: bool = False  # control: depth, cameras and features of another scene
+    augment: bool = False  # views in random order, mirrored, recoloured; needs text = False and measured labels
 
     def __post_init__(self):
         where = f"Source '{self.path}' ({self.split})"
@@ -40,6 +41,11 @@ class SourceConfig:
         unknown = sorted(set(self.groups) - set(GROUPS))
         if unknown:
             raise ValueError(f"{where}: unknown question groups {unknown}; known groups: {list(GROUPS)}.")
+        if self.augment and (self.text or self.labels != "measured" or self.feature_folder or self.shuffle3d):
+            raise ValueError(
+                f"{where}: augment changes what words and label files say about the pictures; set text = False, "
+                "labels = 'measured', features = 'none' and shuffle3d = False, and give the text by a source of its own."
+            )
         if self.unlabelled not in ("keep", "drop"):
             raise ValueError(f"{where}: unlabelled is '{self.unlabelled}', expected 'keep' or 'drop'.")
 

@@ -14,6 +14,7 @@ from data_pipelines.mixture import scene_has_text
 from data_pipelines.packing import QuestionSet
 from data_pipelines.records import Record
 from data_pipelines.transforms import features as feature_steps
+from data_pipelines.transforms.augment import Shown, augment
 from data_pipelines.transforms.decode import decode_views
 from data_pipelines.transforms.geometry import Labels, Measured, make_labels, no_labels
 from data_pipelines.transforms.views import applicable_questions, choose_views
@@ -119,6 +120,48 @@ class SampleMaker:
             has_text=has_text and len(questions) > 0,
         )
 
+    def decode(self, record: Record) -> Shown:
+        """All views of a record with their measured geometry, for `prepare_augmented`."""
+        views = tuple(range(len(record.view_ids)))
+        images, depths = decode_views(record, views, with_depth=self.config.geometry)
+        return Shown(
+            record_id=record.id,
+            scene=record.scene,
+            metric=record.depth_unit_m > 0,
+            images=tuple(images),
+            depths=tuple(depths),
+            intrinsics=record.intrinsics,
+            camera_to_world=record.camera_to_world,
+            pose_valid=record.pose_valid,
+        )
+
+    def prepare_augmented(self, shown: Shown, rng: np.random.Generator) -> Sample:
+        """A sample of decoded views, augmented by `rng`, without text."""
+        shown = augment(shown, rng)
+        pixels = self._processor.pixels(list(shown.images), self.settings.label_size)
+        labels = no_labels(pixels.covered.shape)
+        if self.config.geometry:
+            measured = Measured(
+                depths=list(shown.depths),
+                intrinsics=shown.intrinsics,
+                camera_to_world=shown.camera_to_world,
+                pose_valid=shown.pose_valid,
+                label_affine=pixels.label_affine,
+                metric=shown.metric,
+            )
+            labels = make_labels(measured, pixels.covered, shown.record_id)
+        return Sample(
+            record_id=shown.record_id,
+            scene=shown.scene,
+            images=None,
+            pixel_values=pixels.pixel_values,
+            covered=pixels.covered,
+            labels=labels,
+            features=None,
+            questions=self.question_set((), shown.record_id),
+            has_text=False,
+        )
+
     def question_set(self, questions: Sequence, record_id: str) -> QuestionSet:
         """The questions in the shapes of the bucket."""
         settings = self.settings
@@ -203,6 +246,9 @@ class Source:
         """The sample of record `index` on pass `visit`, with the source's number of views or `views`."""
         count = self.config.views if views is None else views
         chosen = choose_views(int(self._available[index]), count, index, visit, rng)
+        if self.config.augment:
+            shown = self._cache.get((self.number, index), lambda: self._maker.decode(self.records[index]))
+            return self._maker.prepare_augmented(shown.take(np.array(chosen)), rng)
         return self._cache.get((self.number, index, chosen), lambda: self._maker.prepare(self.records[index], chosen))
 
 

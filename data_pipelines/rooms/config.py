@@ -49,7 +49,7 @@ class RoomsConfig:
     views: int = 4  # views of a record, 1 to 8
     size: int = 64  # side of the square pictures, pixels
     mix: tuple = DEFAULT_MIX  # shares of view settings; also "walk=.4,free=.6" or a mapping
-    questions_per_view: int = 20  # grounding questions tried per view
+    questions_per_view: int = 24  # grounding questions tried per view
     spatial_questions: int = 16  # spatial questions tried per record
     form: str = "word"  # "word", "letter" or "number"
     objects: tuple = (5, 8)  # large things in a room, lowest and highest number

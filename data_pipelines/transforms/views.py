@@ -11,6 +11,7 @@ import numpy as np
 from data_pipelines.records import Question
 
 VIEW_NAME = re.compile(r"<view:(\d+)>")
+IN_VIEW = re.compile(r"\bin <view:\d+> ")
 
 
 def choose_views(available: int, count: int, record: int, visit: int, rng: np.random.Generator) -> tuple[int, ...]:
@@ -39,7 +40,12 @@ def mentioned_views(text: str) -> set[int]:
 
 
 def rename_views(text: str, views: tuple[int, ...]) -> str:
-    """Rewrites `<view:K>` (K in the record) to the place of view K among `views`."""
+    """Rewrites `<view:K>` (K in the record) to the place of view K among `views`.
+
+    "in <view:K> " is left out when one view is shown: it would tell nothing.
+    """
+    if len(views) == 1:
+        text = IN_VIEW.sub("", text)
     places = {view: place for place, view in enumerate(views)}
     return VIEW_NAME.sub(lambda match: f"<view:{places[int(match.group(1))]}>", text)
 
@@ -68,7 +74,7 @@ def applicable_questions(
     for question in questions:
         if question.group not in groups or (types and question.type not in types):
             continue
-        if complete:
+        if complete and len(views) > 1:
             result.append(question)
             continue
         needed = {*question.views, *mentioned_views(" ".join([question.text, question.answer, *question.options]))}

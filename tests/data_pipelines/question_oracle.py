@@ -194,6 +194,22 @@ class Oracle:
         assert not filled[-1] or place > 0.75
         return {words[int(place * 4)]}
 
+    def solve_depth_at(self, text, question):
+        view = self.view_of(text)
+        row, column = re.search(r"away is (\w+) (\w+) \?", text).groups()
+        r = ("top", "upper", "lower", "bottom").index(row)
+        c = ("leftmost", "left", "right", "rightmost").index(column)
+        depth = self.views[view].depth
+        height, width = depth.shape
+        inside = sorted(
+            float(depth[i, j])
+            for i, j in itertools.product(range(height), range(width))
+            if r / 4 <= i / height < (r + 1) / 4 and c / 4 <= j / width < (c + 1) / 4
+        )
+        low, middle, high = (inside[place * len(inside) // 4] for place in (1, 2, 3))
+        assert high - low <= 0.25 * middle + 1e-6
+        return {middle / self._unit(text)}
+
     # Spatial.
     def solve_object_count(self, text, question):
         kinds = re.split(r" , | or ", re.search(r"how many (.+) objects", text).group(1))

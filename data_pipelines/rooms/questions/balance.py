@@ -38,6 +38,8 @@ OFFERED_WEIGHTS: dict[str, dict[str, float]] = {
     | dict.fromkeys(("nine", "ten", "eleven", "twelve"), 5.0),
     "object_size": {"two": 0.6, "four": 0.6, "five": 1.5, "six": 0.8, "nine": 5.0, "ten": 5.0},
     "room_size": {},
+    "depth_at": {"one": 4.0, "three": 0.8, "four": 0.6, "five": 0.6, "seven": 1.5, "eight": 2.0}
+    | dict.fromkeys(("nine", "ten", "eleven", "twelve"), 4.0),
 }
 
 

@@ -42,6 +42,7 @@ class ViewFacts:
     depth_mean: np.ndarray  # metres, z-depth over the visible pixels
     depth_min: np.ndarray
     cell_share: np.ndarray  # float[GRID * GRID, n]: share of the cell's pixels, row-major cells
+    cell_depth: np.ndarray  # float[GRID * GRID, 3]: quartiles of the cells' z-depth in metres
     referents: np.ndarray  # bool: seen, and no other visible thing of its colour and category
 
 
@@ -118,6 +119,7 @@ class Facts:
             depth_mean=np.bincount(ids, depth, self.n) / safe,
             depth_min=depth_min,
             cell_share=share / np.maximum(np.outer(row_sizes, column_sizes).reshape(-1, 1), 1),
+            cell_depth=cell_quartiles(view.depth),
             referents=seen & self._unique(pixels > 0),
         )
 
@@ -189,6 +191,19 @@ class Facts:
         poses = np.stack([view.camera_to_world for view in self.rendered])
         points = points_from_depth(depth[:, ::step, ::step], intrinsics, poses)[..., :2].reshape(-1, 2)
         return float(np.min((points.max(0) - points.min(0)) / self.scene.size[:2]))
+
+
+def cell_quartiles(depth: np.ndarray) -> np.ndarray:
+    """float[GRID * GRID,3]: first quartile, median and third quartile of a depth map in each cell, row-major."""
+    height, width = depth.shape
+    rows, columns = (-(-np.arange(GRID + 1) * side // GRID) for side in (height, width))
+    result = np.zeros((GRID * GRID, 3))
+    for cell in range(GRID * GRID):
+        row, column = divmod(cell, GRID)
+        inside = np.sort(depth[rows[row] : rows[row + 1], columns[column] : columns[column + 1]], axis=None)
+        if len(inside):
+            result[cell] = inside[np.array([len(inside) // 4, len(inside) // 2, 3 * len(inside) // 4])]
+    return result
 
 
 def _wrap_degrees(radians: np.ndarray) -> np.ndarray:

@@ -45,6 +45,19 @@ def number_value(word: str) -> int:
     return _VALUES[word]
 
 
+CLASS_MARGIN = 0.35  # of a class width: a measure this near to its class centre keeps its word
+HALF_METRE = 0.5  # metres of a class of HALF_METRES
+
+
+def measure_word(value: float, unit: float, scale: tuple[str, ...], step: int = 1) -> str | None:
+    """The word of `scale` whose multiple of `unit` a measure is near; None outside or near a border."""
+    place = value / unit
+    whole = round(place)
+    if abs(place - whole) > CLASS_MARGIN or not 1 <= whole <= len(scale):
+        return None
+    return number_word(whole * step)
+
+
 _VALUES = {number_word(value): value for value in range(101)}
 COLUMNS = ("leftmost", "left", "right", "rightmost")
 ROWS = ("top", "upper", "lower", "bottom")
@@ -84,6 +97,7 @@ TYPES: dict[str, QuestionType] = {
     "left_right": QuestionType("grounding", SIDES, 2),
     "nearer": QuestionType("grounding", ("nearer", "farther"), 2),
     "where": QuestionType("grounding", COLUMNS + ROWS, 4),
+    "depth_at": QuestionType("grounding", HALF_METRES, len(HALF_METRES), numeric=True),
     "object_count": QuestionType("spatial", ROOM_COUNTS, len(ROOM_COUNTS), numeric=True),
     "object_abs_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
     "camera_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
@@ -186,9 +200,9 @@ def chance_level(question: Question, words: Words | None = None) -> float | None
 
 
 _TEXT_WORDS = """
-a an and apart appear appears are as at back behind bottom closest colour column do does face farther first five
+a an and apart appear appears are as at away back behind bottom closest colour column do does face farther first five
 floor from half how in is it left leftmost long longest lower many metres nearer nearest no objects of on or order
-quarter decimetres right rightmost room row show side square stand the than then there thing things to top turn turns upper view
+quarter decimetres right rightmost room row show side square stand the than then there things to top turn turns upper view
 views walk way what where which yes you your make
 """
 _SYMBOLS = "? . , :"

@@ -13,7 +13,16 @@ import numpy as np
 from data_pipelines.rooms.questions.counting import listed, offer_counts
 from data_pipelines.rooms.questions.dice import Dice
 from data_pipelines.rooms.questions.facts import GRID, Facts, ViewFacts
-from data_pipelines.rooms.questions.forms import COLUMNS, COUNTS, ROWS, SIDES, Draft
+from data_pipelines.rooms.questions.forms import (
+    COLUMNS,
+    COUNTS,
+    HALF_METRE,
+    HALF_METRES,
+    ROWS,
+    SIDES,
+    Draft,
+    measure_word,
+)
 
 # Margins. Shares are of the picture's width or height, or of a grid cell's pixels.
 CELL_SHARE = 0.20  # a thing names a cell when it covers at least this share of the cell
@@ -22,6 +31,7 @@ LEFT_RIGHT_SHARE = 0.06  # of the width between two mean positions
 WHERE_SHARE = 0.03  # of the side between a mean position and the next cell border
 NEARER_SHARE = 0.10  # of the nearer mean depth
 NEARER_M = 0.20  # metres between mean depths
+CELL_DEPTH_SPREAD = 0.25  # of a cell's median depth: the middle half of its depths lies within
 
 Pool = dict[str, list]
 
@@ -109,7 +119,7 @@ def colour_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter)
 
 def colour_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.colour[i] for i in np.flatnonzero(view.seen))
-    text = f"{_start(view)} what colour is the thing at {_cell_words(key)} ?"
+    text = f"{_start(view)} what colour is at {_cell_words(key)} ?"
     return Draft("colour_at", text, answer, (view.index,), (near, facts.words.colours))
 
 
@@ -221,6 +231,27 @@ def where_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> 
     return Draft("where", text, answer, (view.index,), ((COLUMNS, ROWS)[axis],))
 
 
+def depth_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+    """Answer -> cells whose depths lie close together, whatever is seen there, walls too."""
+    pool: Pool = defaultdict(list)
+    for cell, (low, middle, high) in enumerate(view.cell_depth):
+        word = measure_word(float(middle), HALF_METRE, HALF_METRES)
+        if high - low > CELL_DEPTH_SPREAD * middle:
+            rejected["uneven_depth"] += 1
+        elif word is None:
+            rejected["near_class_border"] += 1
+        else:
+            pool[word].append(cell)
+    return pool
+
+
+def depth_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+    rest = f"metres away is {_cell_words(key)} ?"
+    value = f"{view.cell_depth[key, 1]:.1f}"
+    text, number = (f"{_start(view)} how many {unit}{rest}" for unit in ("half ", ""))
+    return Draft("depth_at", text, answer, (view.index,), scale=HALF_METRES, number=(number, value))
+
+
 BUILDERS = {
     "presence": (presence_pool, presence_draft),
     "name_at": (name_at_pool, name_at_draft),
@@ -230,4 +261,5 @@ BUILDERS = {
     "left_right": (left_right_pool, left_right_draft),
     "nearer": (nearer_pool, nearer_draft),
     "where": (where_pool, where_draft),
+    "depth_at": (depth_at_pool, depth_at_draft),
 }

@@ -16,31 +16,22 @@ from data_pipelines.rooms.questions.dice import Dice
 from data_pipelines.rooms.questions.facts import Facts
 from data_pipelines.rooms.questions.forms import (
     FIVES,
+    HALF_METRE,
     HALF_METRES,
     QUARTER_METRES,
     ROOM_COUNTS,
     Draft,
-    number_word,
+    measure_word,
 )
 
 # Margins.
-CLASS_MARGIN = 0.35  # of a class width: a measure this near to its class centre keeps its word
 MIN_GAP_M = 0.30  # metres; nearer things touch or stand on each other
 REL_DISTANCE_M = 0.25  # metres by which the closest thing beats the others
 REL_DISTANCE_SHARE = 0.15  # of the closest distance, likewise
 ROOM_SPAN_SHARE = 0.75  # of each side of the room that the views must extend over
-HALF_METRE, QUARTER_METRE, FIVE_SQUARE_METRES = 0.5, 0.25, 5.0
+QUARTER_METRE, FIVE_SQUARE_METRES = 0.25, 5.0
 
 Pool = dict[str, list]
-
-
-def measure_word(value: float, unit: float, scale: tuple[str, ...], step: int = 1) -> str | None:
-    """The word of `scale` whose multiple of `unit` a measure is near; None outside or near a border."""
-    place = value / unit
-    whole = round(place)
-    if abs(place - whole) > CLASS_MARGIN or not 1 <= whole <= len(scale):
-        return None
-    return number_word(whole * step)
 
 
 def _measured(pool: Pool, rejected: Counter, key, value: float, unit: float, scale: tuple[str, ...]) -> None:
