@@ -6,6 +6,11 @@ writes the report. Started again with the same arguments it goes on where it was
 
 from __future__ import annotations
 
+from experiments import cpu_settings
+
+if __name__ == "__main__":
+    cpu_settings.apply()  # may start the program again, so it stands before the slow imports
+
 import json
 import os
 import sys

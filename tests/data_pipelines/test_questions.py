@@ -262,10 +262,10 @@ def test_limits_and_settings():
     assert "object_appearance_order" not in {question.type for question in questions}
 
 
-def test_an_empty_room_has_nothing_to_ask_but_its_size():
+def test_an_empty_room_has_nothing_to_ask_but_its_size_and_how_far_its_walls_are():
     scene, views = _facing_wall()
     questions, _ = make_questions(scene, views, "walk", np.random.default_rng(0), words=WORDS)
-    assert {question.type for question in questions} <= {"room_size"}
+    assert {question.type for question in questions} <= {"room_size", "depth_at"}
 
 
 def test_errors_name_the_cause():
