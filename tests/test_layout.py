@@ -1,0 +1,99 @@
+"""What may import what (CONTRIBUTING.md), and that the README names what exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    file for part in ("spatialsv_jax", "data_pipelines", "experiments") for file in (ROOT / part).rglob("*.py")
+)
+LINEN = ("spatialsv_jax/backbones/", "spatialsv_jax/lifting/", "spatialsv_jax/model.py", "spatialsv_jax/teacher.py")
+# Importer -> what it must never import.
+FORBIDDEN = {
+    "spatialsv_jax": ("experiments",),
+    "data_pipelines": ("experiments", "jax", "flax", "spatialsv_jax.backbones", "spatialsv_jax.losses"),
+    "spatialsv_jax/backbones": ("spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
+    "spatialsv_jax/lifting": ("spatialsv_jax.backbones", "spatialsv_jax.losses", "spatialsv_jax.training"),
+    "spatialsv_jax/losses": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.training"),
+    "spatialsv_jax/metrics": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
+    "spatialsv_jax/report": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
+    "spatialsv_jax/geometry": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.metrics"),
+}  # fmt: skip
+
+
+def imported(file: Path) -> set[str]:
+    """Full names of the modules (and members) that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def is_within(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("importer", FORBIDDEN)
+def test_imports_go_one_way(importer):
+    files = [file for file in FILES if str(file.relative_to(ROOT)).startswith(importer + "/")]
+    assert files
+    wrong = {
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in files
+        for name in imported(file)
+        for package in FORBIDDEN[importer]
+        if is_within(name, package)
+    }
+    assert not wrong
+
+
+def test_modules_of_flax_live_in_four_places():
+    users = {str(file.relative_to(ROOT)) for file in FILES for name in imported(file) if is_within(name, "flax.linen")}
+    assert users and all(user.startswith(LINEN) for user in users)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import spatialsv_jax", "import data_pipelines.samples, data_pipelines.rooms.generate"]
+)
+def test_what_needs_no_jax_imports_none(statement):
+    subprocess.run([sys.executable, "-c", f"{statement}\nimport sys\nassert 'jax' not in sys.modules"], check=True)
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, flags=re.S))
+    return re.findall(r"python -m (experiments\.\w+[^\n&|`]*)", blocks)
+
+
+def test_commands_of_the_readme_exist():
+    commands = readme_commands()
+    assert len(commands) >= 4
+    for command in commands:
+        module, *words = command.split()
+        flags = {word.split("=")[0] for word in words if word.startswith("--")}
+        main = importlib.import_module(module)
+        if module == "experiments.train":
+            assert flags <= {"--config", "--workdir"} | {flag for flag in flags if flag.startswith("--config.")}
+        elif module == "experiments.prepare":
+            source = words[words.index("--source") + 1]
+            assert flags <= set(main._parser(source)._option_string_actions), command
+        else:
+            assert flags <= set(main.parser()._option_string_actions), command
+
+
+def test_every_config_stands_in_the_readme():
+    text = (ROOT / "README.md").read_text()
+    helpers = {"__init__", "common", "rooms_run"}
+    names = {file.stem for file in (ROOT / "experiments/configs").glob("*.py")} - helpers
+    assert names == {name for name in names if f"`{name}`" in text}
