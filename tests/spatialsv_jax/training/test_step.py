@@ -58,8 +58,9 @@ def test_with_all_3d_weights_zero_a_step_is_plain_text_tuning_bit_for_bit():
     batch, results = tiny_batch(rows=2), []
     for lifting in (dict(heads=("depth", "ray", "points")), dict(heads=())):
         parts, shapes, state = make_step(tiny_config(losses=off, lifting=lifting), one_device(), batch)
-        new, metrics = step.jit_step(parts, shapes)(state, sharding.put_batch(batch, one_device()))
-        new, metrics = step.jit_step(parts, shapes)(new, sharding.put_batch(batch, one_device()))
+        run, rows = step.jit_step(parts, shapes), sharding.put_batch(batch, one_device())
+        new, _ = run(state, rows)
+        new, metrics = run(new, rows)
         results.append((jax.device_get(new.params["backbone"]), float(metrics["total"])))
     assert results[0][1] == results[1][1]
     for one, other in zip(jax.tree.leaves(results[0][0]), jax.tree.leaves(results[1][0]), strict=True):
@@ -71,8 +72,9 @@ def test_the_frozen_encoder_has_no_backward_pass_and_never_moves():
     parts, shapes, state = make_step(tiny_config(), one_device(), batch)
     before = jax.device_get(state.params)
     rows = sharding.put_batch(batch, one_device())
+    run = step.jit_step(parts, shapes)
     for _ in range(2):  # the rate is 0 at step 0
-        state, metrics = step.jit_step(parts, shapes)(state, rows)
+        state, metrics = run(state, rows)
     after = jax.device_get(state.params)
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), before, after)
     assert not any(jax.tree.leaves(moved["backbone"]["vision"]))
