@@ -6,6 +6,11 @@ Everything but the time in evaluation.json is the same on every run of the same 
 
 from __future__ import annotations
 
+from experiments import cpu_settings
+
+if __name__ == "__main__":
+    cpu_settings.apply()  # as in training, so that numbers repeat
+
 import argparse
 import dataclasses
 import datetime

@@ -74,11 +74,11 @@ def applicable_questions(
     for question in questions:
         if question.group not in groups or (types and question.type not in types):
             continue
-        if complete and len(views) > 1:
+        if complete and len(views) > 1:  # nothing to rename
             result.append(question)
             continue
         needed = {*question.views, *mentioned_views(" ".join([question.text, question.answer, *question.options]))}
-        if question.views and shown.issuperset(needed):
+        if shown.issuperset(needed) and (complete or question.views):
             renamed = {
                 "text": rename_views(question.text, views),
                 "answer": rename_views(question.answer, views),

@@ -93,7 +93,7 @@ def base_phase(scale: Scale) -> ConfigDict:
     config.lifting.heads = ()
     config.losses.update(depth=0.0, ray=0.0, points=0.0)
     config.data.sources.rooms = common.source(groups=("grounding",), views=1, per_batch=2 * scale.rows, geometry=False)
-    config.data.update(questions=20, question_tokens=18, answer_tokens=2, views=1)
+    config.data.update(questions=20, question_tokens=15, answer_tokens=2, views=1)
     config.training.steps = scale.base_steps
     config.checkpoint.every = max(1, scale.base_steps // 2)
     return config
@@ -177,7 +177,9 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     return run(name, scale, {**phases, name: config})
 
 
-QUICKSTART = Scale(scenes=700, test=100, other=20, base_steps=700, spatial_steps=600, rows=4, questions=12)
+QUICKSTART = Scale(
+    scenes=1000, test=60, other=10, base_steps=600, spatial_steps=1200, rows=4, questions=8, vision_layers=1,
+)  # fmt: skip
 LAPTOP = Scale(
     scenes=4000, test=200, other=100, image=96, labels=48, base_steps=6000, spatial_steps=4000, teacher_steps=3000,
     rows=4, questions=12, features_3d=24,

@@ -122,17 +122,14 @@ class VisionEncoder(nn.Module):
 
 
 class Projector(nn.Module):
-    """Merged patches to the language width: Linear of their own width, GELU, Linear.
-
-    The encoder may be frozen when this is trained, so it must not be what narrows its features.
-    """
+    """Merged patches to the language width: Linear, GELU, Linear."""
 
     width: int
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = dense(x.shape[-1], ("patch", "mlp"), "up", bias=True, dtype=self.dtype)(x)
+        x = dense(self.width, ("patch", "mlp"), "up", bias=True, dtype=self.dtype)(x)
         return dense(self.width, ("mlp", "embed"), "down", bias=True, dtype=self.dtype)(nn.gelu(x))
 
 

@@ -76,7 +76,11 @@ def test_rows_hold_what_their_records_say():
         assert batch["has_text"][row] and batch["has_geometry"][row] and not batch["has_features"][row]
         images = decoded(record)
         np.testing.assert_array_equal(batch["pixel_values"][row, :shown], PROCESSOR.pixels(images).pixel_values)
-        texts = {PROCESSOR.decode(PROCESSOR.encode_question(q.text).tokens): q.answer for q in record.questions}
+        named = [q.text.replace("in <view:0> ", "") if shown == 1 else q.text for q in record.questions]
+        texts = {
+            PROCESSOR.decode(PROCESSOR.encode_question(text).tokens): question.answer
+            for text, question in zip(named, record.questions, strict=True)
+        }
         asked = set()
         for slot in np.flatnonzero(batch["question_valid"][row]):
             tokens, mask = batch["question_tokens"][row, slot], batch["question_mask"][row, slot]
@@ -202,7 +206,7 @@ def test_one_view_per_sample():
             (view,) = [view for view, value in enumerate(values) if (value == batch["pixel_values"][row, 0]).all()]
             shown[record.id].append(view)
             wanted = {
-                PROCESSOR.decode(PROCESSOR.encode_question(q.text.replace(f"<view:{view}>", "<view:0>")).tokens)
+                PROCESSOR.decode(PROCESSOR.encode_question(q.text.replace(f"in <view:{view}> ", "")).tokens)
                 for q in record.questions
                 if q.group == "grounding" and q.views == (view,)
             }
