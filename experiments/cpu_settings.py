@@ -21,7 +21,7 @@ GLIBC_TUNABLES = (
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 XLA_FLAG_JAXLIB = ("0.10.",)  # versions that know the flag; XLA stops at unknown ones
 APPLIED = "SPATIALSV_CPU_SETTINGS"  # "off" leaves everything as it is
-ACCELERATORS = ("/dev/nvidia0", "/dev/kfd", "/dev/accel0", "/dev/vfio/0")
+ACCELERATORS = ("nvidia[0-9]*", "kfd", "accel[0-9]*", "vfio/[0-9]*")  # in /dev
 
 
 def missing_settings(environment: Mapping[str, str], jaxlib: str, accelerator: bool) -> dict[str, str]:
@@ -50,7 +50,7 @@ def apply() -> None:
     """Starts the program again with the settings, once, where JAX will compute on a Linux CPU."""
     if not sys.platform.startswith("linux"):
         return
-    accelerator = any(Path(device).exists() for device in ACCELERATORS)
+    accelerator = any(any(Path("/dev").glob(pattern)) for pattern in ACCELERATORS)
     new = missing_settings(os.environ, importlib.metadata.version("jaxlib"), accelerator)
     if new:
         sys.stdout.flush()

@@ -96,7 +96,7 @@ def _direction_draft(kind: str, ending: str, answers: tuple[str, ...]):
     return draft
 
 
-def route_planning_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _route_planning_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys: flat (from, turning point, to)."""
     ids = facts.referent_ids
     turn = facts.turn[np.ix_(ids, ids, ids)]
@@ -114,7 +114,7 @@ def turn_word(angle: float) -> str | None:
     return None
 
 
-def route_planning_draft(facts: Facts, dice: Dice, answer: str, key: int) -> Draft:
+def _route_planning_draft(facts: Facts, dice: Dice, answer: str, key: int) -> Draft:
     """Half of the routes have a leg before; where that turn is clear too, the letter form asks for both."""
     a, b, c = _unflatten(facts, key)
     starts = [i for i in facts.referent_ids.tolist() if i not in (a, b, c) and facts.separation[i, a] >= LEG_M]
@@ -142,7 +142,7 @@ def _perspective(facts: Facts) -> dict[str, np.ndarray]:
     return {answer: mask & hidden for answer, mask in classes.items()}
 
 
-def view_perspective_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _view_perspective_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (view, object)."""
     masks = _perspective(facts)
     hidden = np.stack([view.absent for view in facts.views]) & facts.referents[None]
@@ -151,7 +151,7 @@ def view_perspective_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     return {answer: [tuple(key) for key in np.argwhere(mask).tolist()] for answer, mask in masks.items()}
 
 
-def view_perspective_draft(facts: Facts, dice: Dice, answer: str, key: tuple[int, int]) -> Draft:
+def _view_perspective_draft(facts: Facts, dice: Dice, answer: str, key: tuple[int, int]) -> Draft:
     """Half ask for the direction of a thing; half, where others allow it, which of three lies in a direction."""
     view, target = key
     start = f"you stand at <view:{view}> and face as it does ."
@@ -187,6 +187,6 @@ BUILDERS = {
         _direction_pool(quarter_classes),
         _direction_draft("object_rel_direction_hard", "in which quarter is the {target}", QUARTERS),
     ),
-    "route_planning": (route_planning_pool, route_planning_draft),
-    "view_perspective": (view_perspective_pool, view_perspective_draft),
+    "route_planning": (_route_planning_pool, _route_planning_draft),
+    "view_perspective": (_view_perspective_pool, _view_perspective_draft),
 }

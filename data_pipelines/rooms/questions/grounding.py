@@ -45,7 +45,7 @@ def _start(view: ViewFacts) -> str:
     return f"in <view:{view.index}>"
 
 
-def presence_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _presence_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (colour or None, category). As many "no" as "yes" of each wording, so that wording tells nothing."""
     seen = np.flatnonzero(view.seen)
     visible = np.flatnonzero(~view.absent)
@@ -70,7 +70,7 @@ def presence_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) 
     }
 
 
-def presence_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _presence_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     colour, kind = key
     thing = kind if colour is None else f"{colour} {kind}"
     text = f"{_start(view)} is there {article(thing)} {thing} ?"
@@ -103,27 +103,27 @@ def _cell_words(cell: int) -> str:
     return f"{ROWS[row]} {COLUMNS[column]}"
 
 
-def name_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _name_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     return _at_pool(facts.category, view, rejected)
 
 
-def name_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _name_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.category[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what is at {_cell_words(key)} ?"
     return Draft("name_at", text, answer, (view.index,), (near, facts.words.categories))
 
 
-def colour_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _colour_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     return _at_pool(facts.colour, view, rejected)
 
 
-def colour_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _colour_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.colour[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what colour is at {_cell_words(key)} ?"
     return Draft("colour_at", text, answer, (view.index,), (near, facts.words.colours))
 
 
-def colour_of_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _colour_of_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys: objects that are the only visible one of their category."""
     many = Counter(facts.category[i] for i in np.flatnonzero(~view.absent))
     pool: Pool = defaultdict(list)
@@ -135,13 +135,13 @@ def colour_of_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter)
     return pool
 
 
-def colour_of_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _colour_of_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     near = tuple(facts.colour[i] for i in np.flatnonzero(view.seen))
     text = f"{_start(view)} what colour is the {facts.category[key]} ?"
     return Draft("colour_of", text, answer, (view.index,), (near, facts.words.colours))
 
 
-def count_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _count_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (labels, number) of one to three categories or two to three colours."""
     unsure = ~view.seen & ~view.absent
     pool: Pool = defaultdict(list)
@@ -150,7 +150,7 @@ def count_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> 
     return pool
 
 
-def count_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _count_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     labels, number = key
     text = f"{_start(view)} how many {listed(labels)} objects are there ?"
     return Draft("count", text, answer, (view.index,), scale=COUNTS, number=(text, str(number)))
@@ -164,7 +164,7 @@ def _pairs(pool: Pool, first: np.ndarray, second: np.ndarray, answers: tuple[str
     return pool
 
 
-def left_right_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _left_right_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Pairs that stay in order however far a thing goes on outside the picture."""
     ids = np.flatnonzero(view.referents)
     rejected["not_unique"] += int(view.seen.sum()) - len(ids)
@@ -178,13 +178,13 @@ def left_right_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter
     return _pairs({}, ids[left], ids[right], SIDES)
 
 
-def left_right_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _left_right_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     a, b = key
     text = f"{_start(view)} is the {facts.name[a]} left or right of the {facts.name[b]} ?"
     return Draft("left_right", text, answer, (view.index,), (SIDES,))
 
 
-def nearer_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _nearer_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Pairs whose mean depths differ clearly and whose nearest pixels have the same order."""
     ids = np.flatnonzero(view.referents)
     rejected["not_unique"] += int(view.seen.sum()) - len(ids)
@@ -197,13 +197,13 @@ def nearer_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) ->
     return _pairs({}, ids[near], ids[away], ("nearer", "farther"))
 
 
-def nearer_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _nearer_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     a, b = key
     text = f"{_start(view)} is the {facts.name[a]} nearer or farther than the {facts.name[b]} ?"
     return Draft("nearer", text, answer, (view.index,), (("nearer", "farther"),))
 
 
-def where_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _where_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (object, axis). A thing cut by a border is asked about only if the rest cannot change the answer."""
     pool: Pool = defaultdict(list)
     axes = (
@@ -224,14 +224,14 @@ def where_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> 
     return pool
 
 
-def where_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _where_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     i, axis = key
     line = ("column", "row")[axis]
     text = f"{_start(view)} in which {line} is the {facts.name[i]} ?"
     return Draft("where", text, answer, (view.index,), ((COLUMNS, ROWS)[axis],))
 
 
-def depth_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
+def _depth_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) -> Pool:
     """Answer -> cells whose depths lie close together, whatever is seen there, walls too."""
     pool: Pool = defaultdict(list)
     for cell, (low, middle, high) in enumerate(view.cell_depth):
@@ -245,7 +245,7 @@ def depth_at_pool(facts: Facts, view: ViewFacts, dice: Dice, rejected: Counter) 
     return pool
 
 
-def depth_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
+def _depth_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) -> Draft:
     rest = f"metres away is {_cell_words(key)} ?"
     value = f"{view.cell_depth[key, 1]:.1f}"
     text, number = (f"{_start(view)} how many {unit}{rest}" for unit in ("half ", ""))
@@ -253,13 +253,13 @@ def depth_at_draft(facts: Facts, view: ViewFacts, dice: Dice, answer: str, key) 
 
 
 BUILDERS = {
-    "presence": (presence_pool, presence_draft),
-    "name_at": (name_at_pool, name_at_draft),
-    "colour_at": (colour_at_pool, colour_at_draft),
-    "colour_of": (colour_of_pool, colour_of_draft),
-    "count": (count_pool, count_draft),
-    "left_right": (left_right_pool, left_right_draft),
-    "nearer": (nearer_pool, nearer_draft),
-    "where": (where_pool, where_draft),
-    "depth_at": (depth_at_pool, depth_at_draft),
+    "presence": (_presence_pool, _presence_draft),
+    "name_at": (_name_at_pool, _name_at_draft),
+    "colour_at": (_colour_at_pool, _colour_at_draft),
+    "colour_of": (_colour_of_pool, _colour_of_draft),
+    "count": (_count_pool, _count_draft),
+    "left_right": (_left_right_pool, _left_right_draft),
+    "nearer": (_nearer_pool, _nearer_draft),
+    "where": (_where_pool, _where_draft),
+    "depth_at": (_depth_at_pool, _depth_at_draft),
 }

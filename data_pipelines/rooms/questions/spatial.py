@@ -42,7 +42,7 @@ def _measured(pool: Pool, rejected: Counter, key, value: float, unit: float, sca
         pool[word].append(key)
 
 
-def object_count_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _object_count_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (categories, number); things that no view shows do not count."""
     pool: Pool = defaultdict(list)
     names = facts.words.categories
@@ -50,13 +50,13 @@ def object_count_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     return pool
 
 
-def object_count_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _object_count_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     labels, number = key
     text = f"how many {listed(labels)} objects do the views show ?"
     return Draft("object_count", text, answer, scale=ROOM_COUNTS, number=(text, str(number)))
 
 
-def object_abs_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _object_abs_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     pool: Pool = defaultdict(list)
     ids = facts.referent_ids.tolist()
     for place, a in enumerate(ids):
@@ -69,7 +69,7 @@ def object_abs_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Poo
     return pool
 
 
-def object_abs_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _object_abs_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     a, b = dice.shuffled(key)
     rest = f"metres apart are the {facts.name[a]} and the {facts.name[b]} ?"
     value = f"{facts.gap[a, b]:.1f}"
@@ -78,7 +78,7 @@ def object_abs_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Dra
     )
 
 
-def camera_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _camera_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (view, object): whole in the picture, so that its closest point is in sight."""
     pool: Pool = defaultdict(list)
     for view in facts.views:
@@ -93,7 +93,7 @@ def camera_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     return pool
 
 
-def camera_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _camera_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     view, i = key
     rest = f"metres from <view:{view}> is the {facts.name[i]} ?"
     value = f"{facts.view_gap[view, i]:.1f}"
@@ -107,14 +107,14 @@ def camera_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     )
 
 
-def object_size_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _object_size_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     pool: Pool = defaultdict(list)
     for i in facts.referent_ids.tolist():
         _measured(pool, rejected, i, max(facts.scene.objects[i].size), QUARTER_METRE, QUARTER_METRES)
     return pool
 
 
-def object_size_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _object_size_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     rest = f"metres long is the longest side of the {facts.name[key]} ?"
     value = f"{10 * float(max(facts.scene.objects[key].size)):.1f}"
     return Draft(
@@ -126,7 +126,7 @@ def object_size_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     )
 
 
-def room_size_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _room_size_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     if facts.span_share < ROOM_SPAN_SHARE:
         rejected["hidden"] += 1
         return {}
@@ -137,7 +137,7 @@ def room_size_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     return {word: [None]}
 
 
-def room_size_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _room_size_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     rest = "how many square metres is the floor of the room ?"
     number = (rest, f"{facts.scene.area_m2:.1f}")
     return Draft("room_size", f"to the nearest five {rest}", answer, scale=FIVES, number=number)
@@ -172,7 +172,7 @@ def one_of(facts: Facts, things: list[int]) -> str:
     return f"{first} , {second} or {third} ?"
 
 
-def object_rel_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _object_rel_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys (anchor, closest) with two clearly farther things of other categories."""
     pool: Pool = defaultdict(list)
     ids = facts.referent_ids.tolist()
@@ -189,7 +189,7 @@ def object_rel_distance_pool(facts: Facts, dice: Dice, rejected: Counter) -> Poo
     return pool
 
 
-def object_rel_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _object_rel_distance_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     anchor, closest = key
     things = dice.shuffled([closest, *two_kinds(facts, _farther(facts, anchor, closest), dice)])
     text = f"which is closest to the {facts.name[anchor]} : {one_of(facts, things)}"
@@ -204,7 +204,7 @@ def _first_views(facts: Facts) -> np.ndarray:
     return np.where(facts.referents & (first == visible.argmax(axis=0)), first, -1)
 
 
-def object_appearance_order_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
+def _object_appearance_order_pool(facts: Facts, dice: Dice, rejected: Counter) -> Pool:
     """Keys: a thing that appears before two things of other categories."""
     pool: Pool = defaultdict(list)
     first = _first_views(facts)
@@ -221,7 +221,7 @@ def _later(facts: Facts, first: np.ndarray, i: int) -> list[int]:
     return [j for j in np.flatnonzero(first > first[i]).tolist() if facts.category[j] != facts.category[i]]
 
 
-def object_appearance_order_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
+def _object_appearance_order_draft(facts: Facts, dice: Dice, answer: str, key) -> Draft:
     first = _first_views(facts)
     things = [key, *two_kinds(facts, _later(facts, first, key), dice)]
     shown = dice.shuffled(things)
@@ -243,11 +243,11 @@ def object_appearance_order_draft(facts: Facts, dice: Dice, answer: str, key) ->
 
 
 BUILDERS = {
-    "object_count": (object_count_pool, object_count_draft),
-    "object_abs_distance": (object_abs_distance_pool, object_abs_distance_draft),
-    "camera_distance": (camera_distance_pool, camera_distance_draft),
-    "object_size": (object_size_pool, object_size_draft),
-    "room_size": (room_size_pool, room_size_draft),
-    "object_rel_distance": (object_rel_distance_pool, object_rel_distance_draft),
-    "object_appearance_order": (object_appearance_order_pool, object_appearance_order_draft),
+    "object_count": (_object_count_pool, _object_count_draft),
+    "object_abs_distance": (_object_abs_distance_pool, _object_abs_distance_draft),
+    "camera_distance": (_camera_distance_pool, _camera_distance_draft),
+    "object_size": (_object_size_pool, _object_size_draft),
+    "room_size": (_room_size_pool, _room_size_draft),
+    "object_rel_distance": (_object_rel_distance_pool, _object_rel_distance_draft),
+    "object_appearance_order": (_object_appearance_order_pool, _object_appearance_order_draft),
 }
