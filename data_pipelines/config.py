@@ -6,7 +6,8 @@ import dataclasses
 
 from spatialsv_jax.settings import from_mapping
 
-GROUPS = ("grounding", "spatial")
+GROUPS = ("grounding", "spatial")  # what is scored, and what sources hold unless they say otherwise
+TRAINING_GROUPS = (*GROUPS, "scan")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,9 @@ class SourceConfig:
             raise ValueError(f"{where}: views is {self.views}, expected 0 (all) or a positive number.")
         if not 0.0 <= self.text_share <= 1.0:
             raise ValueError(f"{where}: text_share is {self.text_share}, expected 0..1.")
-        unknown = sorted(set(self.groups) - set(GROUPS))
+        unknown = sorted(set(self.groups) - set(TRAINING_GROUPS))
         if unknown:
-            raise ValueError(f"{where}: unknown question groups {unknown}; known groups: {list(GROUPS)}.")
+            raise ValueError(f"{where}: unknown question groups {unknown}; known groups: {list(TRAINING_GROUPS)}.")
         if self.augment and (self.text or self.labels != "measured" or self.feature_folder or self.shuffle3d):
             raise ValueError(
                 f"{where}: augment changes what words and label files say about the pictures; set text = False, "

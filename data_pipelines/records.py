@@ -25,7 +25,7 @@ class Question:
 
     id: str
     type: str  # e.g. "colour_at", "object_abs_distance"
-    group: str  # "grounding" (answerable from one view) or "spatial"
+    group: str  # "grounding" (one view answers), "spatial", or "scan" (dense grounding for training)
     form: str  # "word", "letter" or "number"
     text: str
     answer: str  # a word, a letter ("B") or a decimal number

@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines import storage
+from data_pipelines.config import GROUPS
 from data_pipelines.loader import DataConfig, evaluation_batches
 from data_pipelines.manifest import MANIFEST_NAME, PrepareError
 from data_pipelines.transforms.decode import decode_views
@@ -32,7 +33,6 @@ from spatialsv_jax.evaluation import baselines, runner
 from spatialsv_jax.evaluation.predictions import Engine, Outcome, engine_of, outcomes
 from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
 
-GROUPS = ("grounding", "spatial")
 MOST_FITTED = 1000  # training records behind the constant predictor
 
 

@@ -51,6 +51,7 @@ class RoomsConfig:
     mix: tuple = DEFAULT_MIX  # shares of view settings; also "walk=.4,free=.6" or a mapping
     questions_per_view: int = 24  # grounding questions tried per view
     spatial_questions: int = 16  # spatial questions tried per record
+    scans: bool = False  # also ask what, of which colour and how far things are along each picture row (training only)
     form: str = "word"  # "word", "letter" or "number"
     objects: tuple = (5, 8)  # large things in a room, lowest and highest number
     small_objects: tuple = (3, 6)  # things on others or on walls

@@ -18,7 +18,7 @@ from data_pipelines.rooms.questions import Words, make_questions
 from data_pipelines.rooms.raycast import Raycaster
 from data_pipelines.rooms.scene import RenderedView, Scene
 
-GENERATOR_VERSION = "1.1"  # raise it whenever the same arguments give other records
+GENERATOR_VERSION = "1.2"  # raise it whenever the same arguments give other records
 DEPTH_UNIT_M = 0.00025  # 16 bits reach 16.4 m
 MAX_ATTEMPTS = 32
 
@@ -96,6 +96,7 @@ def _questions(config: RoomsConfig, scene: Scene, views: list[RenderedView], set
         grounding_per_view=config.questions_per_view,
         spatial_count=config.spatial_questions,
         words=question_words(config),
+        scan=config.scans,
     )
 
 

@@ -26,7 +26,7 @@ def asked():
     rooms = [box_rooms.random_room(seed, pixels=32) for seed in range(60)]
     return {
         form: [
-            make_questions(scene, views, "walk", np.random.default_rng(seed), form, words=WORDS)[0]
+            make_questions(scene, views, "walk", np.random.default_rng(seed), form, words=WORDS, scan=True)[0]
             for seed, (scene, views) in enumerate(rooms)
         ]
         for form in FORMS
@@ -45,10 +45,10 @@ def test_vocabulary_covers_all_words_and_questions_are_short(asked, form):
     for question in (question for room in asked[form] for question in room):
         used = tokens(question_prompt(question)) + tokens(question.answer)
         assert set(used) <= known, question
-        limit = {"grounding": 16, "spatial": 40}[question.group]
+        limit = {"grounding": 16, "scan": 10, "spatial": 40}[question.group]
         assert len(tokens(question.text)) <= limit, question
         if question.form == "word":
-            assert len(tokens(question.answer)) == 1
+            assert len(tokens(question.answer)) == (4 if question.group == "scan" else 1)
 
 
 def test_vocabulary_has_no_unused_words(asked):
@@ -77,11 +77,12 @@ def test_fields_of_questions(asked, form):
         for question in room:
             kind = TYPES[question.type]
             assert question.group == kind.group
-            assert question.form == (form if form != "number" or kind.numeric else "word")
-            if kind.group == "grounding":
+            changes = kind.group != "scan" and (form != "number" or kind.numeric)
+            assert question.form == (form if changes else "word")
+            if kind.group != "spatial":
                 (view,) = question.views
                 assert f"<view:{view}>" in question.text
-            if form == "letter":
+            if question.form == "letter":
                 assert 2 <= len(question.options) <= 4 == len("ABCD")
                 assert len(set(question.options)) == len(question.options)
                 assert question.answer in "ABCD"[: len(question.options)]
@@ -100,6 +101,20 @@ def test_same_generator_state_gives_the_same_questions():
 
     assert make(1) == make(1)
     assert make(1)[0] != make(2)[0]
+
+
+def test_scans_come_beside_the_other_questions():
+    scene, views = box_rooms.random_room(5, pixels=32)
+    plain, full = (
+        make_questions(scene, views, "walk", np.random.default_rng(3), words=WORDS, scan=scan)[0]
+        for scan in (False, True)
+    )
+    assert {question.group for question in plain} == {"grounding", "spatial"}
+    text = lambda questions: [(question.text, question.answer) for question in questions if question.group != "scan"]
+    assert text(full) == text(plain)
+    for view in range(len(views)):
+        rows = [question.type for question in full if question.group == "scan" and question.views == (view,)]
+        assert Counter(rows) == {"names_along": 4, "colours_along": 4, "depths_along": 4}
 
 
 def test_answers_are_balanced_per_type(asked):

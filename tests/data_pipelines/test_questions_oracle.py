@@ -8,7 +8,8 @@ import itertools
 import box_rooms
 import numpy as np
 import pytest
-from question_oracle import Oracle, check
+from question_oracle import check
+from scan_oracle import ScanOracle as Oracle
 
 from data_pipelines.rooms.cameras import make_intrinsics, sample_poses
 from data_pipelines.rooms.config import RoomsConfig, distribution
@@ -25,7 +26,9 @@ ROOMS = [box_rooms.random_room(seed) for seed in range(40)]
 def test_oracle_agrees_on_all_questions_of_box_rooms(form):
     asked = set()
     for seed, (scene, views) in enumerate(ROOMS):
-        questions, _ = make_questions(scene, views, "rotation", np.random.default_rng(seed), form, words=WORDS)
+        questions, _ = make_questions(
+            scene, views, "rotation", np.random.default_rng(seed), form, words=WORDS, scan=True
+        )
         oracle = Oracle(scene, views)
         for question in questions:
             accepted = oracle.answers(question)
@@ -55,7 +58,7 @@ def test_oracle_agrees_on_all_questions_of_generated_rooms(split):
     forms = itertools.cycle(["word", "letter", "number"])
     checked = 0
     for scene, views, setting, rng in generated_rooms(split, 16):
-        questions, _ = make_questions(scene, views, setting, rng, next(forms))
+        questions, _ = make_questions(scene, views, setting, rng, next(forms), scan=True)
         oracle = Oracle(scene, views)
         for question in questions:
             accepted = oracle.answers(question)
@@ -67,7 +70,7 @@ def test_oracle_agrees_on_all_questions_of_generated_rooms(split):
 def test_the_oracle_notices_a_moved_object_and_a_swapped_picture():
     """A test of the test: answers of another scene must not pass."""
     scene, views = ROOMS[3]
-    questions, _ = make_questions(scene, views, "rotation", np.random.default_rng(0), words=WORDS)
+    questions, _ = make_questions(scene, views, "rotation", np.random.default_rng(0), words=WORDS, scan=True)
     shift = np.array([[1.7, 0, 0], [0, 1.7, 0], [-1.3, 0.9, 0]])
     moved = [
         dataclasses.replace(thing, centre=thing.centre + shift[i % 3], vertices=thing.vertices + shift[i % 3])
@@ -76,6 +79,7 @@ def test_the_oracle_notices_a_moved_object_and_a_swapped_picture():
     for oracle, group in (
         (Oracle(dataclasses.replace(scene, objects=tuple(moved)), views), "spatial"),
         (Oracle(scene, views[1:] + views[:1]), "grounding"),
+        (Oracle(scene, views[1:] + views[:1]), "scan"),
     ):
         wrong = 0
         for question in (question for question in questions if question.group == group):

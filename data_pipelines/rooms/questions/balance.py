@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines.records import Question
-from data_pipelines.rooms.questions import directions, grounding, spatial
+from data_pipelines.rooms.questions import directions, grounding, scans, spatial
 from data_pipelines.rooms.questions.dice import Dice
 from data_pipelines.rooms.questions.facts import Facts
-from data_pipelines.rooms.questions.forms import FORMS, TYPES, Words, default_words, finish
+from data_pipelines.rooms.questions.forms import FORMS, TYPES, Draft, Words, default_words, finish
 from data_pipelines.rooms.scene import RenderedView, Scene
 
 TURNS_PER_QUESTION = 6  # lost turns included; afterwards the record stays with fewer questions
@@ -113,14 +113,18 @@ class _Maker:
             del source.pool[answer]
             if source.closes:
                 source.pool.clear()
-        question = finish(draft, self.form, f"{source.kind}-{len(self.questions):03d}", self.dice)
+        source.made += self.add(draft, self.form)
+
+    def add(self, draft: Draft, form: str) -> bool:
+        """One more question, unless it was asked before."""
+        question = finish(draft, form, f"{draft.type}-{len(self.questions):03d}", self.dice)
         if question.text in self.texts:
-            self.stats[f"rejected/{source.kind}/asked_before"] += 1
-            return
-        source.made += 1
+            self.stats[f"rejected/{draft.type}/asked_before"] += 1
+            return False
         self.texts.add(question.text)
         self.questions.append(question)
-        self.stats[f"made/{source.kind}"] += 1
+        self.stats[f"made/{draft.type}"] += 1
+        return True
 
 
 def make_questions(
@@ -132,6 +136,7 @@ def make_questions(
     grounding_per_view: int = 24,
     spatial_count: int = 24,
     words: Words | None = None,
+    scan: bool = False,
 ) -> tuple[tuple[Question, ...], dict[str, int]]:
     """Questions with exact answers about the views of a room. Source: ours (types after VSI-Bench and MindCube).
 
@@ -145,6 +150,7 @@ def make_questions(
         grounding_per_view: upper bound of questions about each single view.
         spatial_count: upper bound of questions about the room.
         words: categories and colours for wrong options and absent things; default those of `furniture`.
+        scan: also make the scans of every view (see `scans`), always in words.
 
     Returns:
         The questions, ids unique in the record, and counts "made/TYPE" and "rejected/TYPE/REASON".
@@ -166,6 +172,9 @@ def make_questions(
             table = grounding.BUILDERS.items()
             sources = [maker.source(kind, pool, draft, facts, view) for kind, (pool, draft) in table]
             maker.draw(sources, grounding_per_view)
+    if scan:
+        for draft in (draft for view in facts.views for draft in scans.scans(facts, view)):
+            maker.add(draft, "word")
     if spatial_count:
         table = dict(spatial.BUILDERS | directions.BUILDERS)
         if setting not in SEQUENCES:

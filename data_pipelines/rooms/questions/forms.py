@@ -98,6 +98,9 @@ TYPES: dict[str, QuestionType] = {
     "nearer": QuestionType("grounding", ("nearer", "farther"), 2),
     "where": QuestionType("grounding", COLUMNS + ROWS, 4),
     "depth_at": QuestionType("grounding", HALF_METRES, len(HALF_METRES), numeric=True),
+    "names_along": QuestionType("scan"),
+    "colours_along": QuestionType("scan"),
+    "depths_along": QuestionType("scan"),
     "object_count": QuestionType("spatial", ROOM_COUNTS, len(ROOM_COUNTS), numeric=True),
     "object_abs_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
     "camera_distance": QuestionType("spatial", HALF_METRES, len(HALF_METRES), numeric=True),
@@ -114,7 +117,7 @@ TYPES: dict[str, QuestionType] = {
 
 
 def of_group(group: str) -> tuple[str, ...]:
-    """Names of the types of "grounding" or "spatial"."""
+    """Names of the types of "grounding", "scan" or "spatial"."""
     return tuple(name for name, kind in TYPES.items() if kind.group == group)
 
 
@@ -200,10 +203,10 @@ def chance_level(question: Question, words: Words | None = None) -> float | None
 
 
 _TEXT_WORDS = """
-a an and apart appear appears are as at away back behind bottom closest colour column do does face farther first five
-floor from half how in is it left leftmost long longest lower many metres nearer nearest no objects of on or order
-quarter decimetres right rightmost room row show side square stand the than then there things to top turn turns upper view
-views walk way what where which yes you your make
+a along an and apart appear appears are as at away back bare behind bottom ceiling closest colour colours column
+decimetres do does face farther first five floor from half how in is it left leftmost long longest lower make many
+metres nearer nearest no objects of on or order quarter right rightmost room row show side square stand than the then
+there things to top turn turns unclear upper view views walk wall way what where which yes you your
 """
 _SYMBOLS = "? . , :"
 
