@@ -19,7 +19,9 @@ def get_config(arg: str | None = None):
     spatial.vision.trainable = True
     spatial.data.sources.rooms.per_batch = scale.rows - 1
     spatial.data.sources.mirrored = common.source(per_batch=2, text=False, augment=True)
+    spatial.data.cache_mb = 4096  # 8,000 rooms stay in memory once read
     full = spatial_phase(scale, "full", init_from="spatial")
+    full.data.cache_mb = 4096
     full.training.steps = scale.spatial_steps // 2
     full.losses.distill = 1.0
     full.lifting.distill_features = teacher.teacher.width
