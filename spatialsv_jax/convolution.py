@@ -10,8 +10,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+from spatialsv_jax.partitioning import declare, lecun, zeros
 
 _PIXELS = 16 * 1024  # output pixels of one part of the batch
 _MOST_PARTS = 16
@@ -69,3 +73,27 @@ def conv_general_dilated(
         raise ValueError(f"Convolution with {other}: only undilated, ungrouped ones are supported; use lax.")
     padding = tuple(tuple(pair) for pair in padding) if not isinstance(padding, str) else padding
     return _convolve(x, kernel, tuple(strides), padding, dimension_numbers)
+
+
+def conv(
+    features: int,
+    window: tuple[int, int],
+    name: str,
+    stride: int = 1,
+    padding: str | int = "SAME",
+    bias: bool = True,
+    dtype: Any = jnp.float32,
+) -> nn.Conv:
+    """A 2D convolution over maps [n,h,w,c] with named axes and the gradient of this module."""
+    return nn.Conv(
+        features,
+        window,
+        strides=stride,
+        padding=padding,
+        use_bias=bias,
+        dtype=dtype,
+        conv_general_dilated=conv_general_dilated,
+        kernel_init=declare(lecun, "window", "window", "conv_in", "conv_out"),
+        bias_init=declare(zeros, "conv_out"),
+        name=name,
+    )

@@ -19,10 +19,34 @@ from spatialsv_jax.backbones.tiny import LanguageConfig, VisionConfig
 from spatialsv_jax.lifting.heads import Lifting, LiftingConfig
 from spatialsv_jax.partitioning import create, names_of
 
-__all__ = ["LanguageConfig", "LiftingConfig", "SpatialMLLM", "VisionConfig", "drop_lifting"]
+__all__ = ["BatchModule", "LanguageConfig", "LiftingConfig", "SpatialMLLM", "VisionConfig", "drop_lifting"]
 
 
-class SpatialMLLM(nn.Module):
+class BatchModule(nn.Module):
+    """A module called with (batch, label_hw), whose parameters are plain nested dicts."""
+
+    @nn.nowrap
+    def init(self, rngs: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
+        """{"params": plain nested dict}; `rngs` is one random key."""
+        return {"params": self.init_params(rngs, batch, label_hw=label_hw)}
+
+    @nn.nowrap
+    def init_params(self, key: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
+        """The parameter tree, float32. Only shapes of `batch` matter."""
+        return create(key, self._declared(batch, label_hw))
+
+    @nn.nowrap
+    def logical_axes(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
+        """The parameter tree with a tuple of `partitioning.LOGICAL_AXES` names per parameter."""
+        return names_of(self._declared(batch, label_hw))
+
+    @nn.nowrap
+    def _declared(self, batch: Mapping[str, jax.Array], label_hw: tuple[int, int]) -> dict:
+        init = super().init
+        return jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))["params"]
+
+
+class SpatialMLLM(BatchModule):
     """Backbone, taps and lifting heads.
 
     `init(key, batch, label_hw=(H, W))` gives {"params": tree}; `apply({"params": tree}, batch,
@@ -91,26 +115,6 @@ class SpatialMLLM(nn.Module):
         """Appends one token per question; returns the next logits [B,Q,N]."""
         hidden, state = self.backbone.extend(tokens, slot, state)
         return self.backbone.logits(hidden), state
-
-    @nn.nowrap
-    def init(self, rngs: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """{"params": plain nested dict}; `rngs` is one random key."""
-        return {"params": self.init_params(rngs, batch, label_hw=label_hw)}
-
-    @nn.nowrap
-    def init_params(self, key: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """The parameter tree, float32. Only shapes of `batch` matter."""
-        return create(key, self._declared(batch, label_hw))
-
-    @nn.nowrap
-    def logical_axes(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """The parameter tree with a tuple of `partitioning.LOGICAL_AXES` names per parameter."""
-        return names_of(self._declared(batch, label_hw))
-
-    @nn.nowrap
-    def _declared(self, batch: Mapping[str, jax.Array], label_hw: tuple[int, int]) -> dict:
-        init = super().init
-        return jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))["params"]
 
 
 def gather_answers(hidden: jax.Array, answer_positions: jax.Array) -> jax.Array:

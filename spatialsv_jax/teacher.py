@@ -18,7 +18,8 @@ from flax.core import meta
 from spatialsv_jax.backbones.base import default_taps
 from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, layer_norm
 from spatialsv_jax.lifting.heads import HEADS, apply_heads
-from spatialsv_jax.partitioning import Normal, create, declare, names_of
+from spatialsv_jax.model import BatchModule
+from spatialsv_jax.partitioning import Normal, declare
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +110,7 @@ class MultiViewTrunk(nn.Module):
         return states, layer_norm("norm", config.dtype)(x)
 
 
-class SpatialTeacher(nn.Module):
+class SpatialTeacher(BatchModule):
     """Same call and predictions as `SpatialMLLM`, without answers, with `teacher_features[B,V,P,D]`.
 
     Reads `pixel_values` and `view_valid` only. Parameters: {"teacher": trunk, "lifting": heads}.
@@ -141,26 +142,6 @@ class SpatialTeacher(nn.Module):
         if lift:
             predictions.update(self.lifting(states, final, tuple(label_hw)))
         return predictions
-
-    @nn.nowrap
-    def init(self, rngs: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """{"params": plain nested dict}; `rngs` is one random key."""
-        return {"params": self.init_params(rngs, batch, label_hw=label_hw)}
-
-    @nn.nowrap
-    def init_params(self, key: jax.Array, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """The parameter tree, float32. Only shapes of `batch` matter."""
-        return create(key, self._declared(batch, label_hw))
-
-    @nn.nowrap
-    def logical_axes(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int]) -> dict:
-        """The parameter tree with a tuple of `partitioning.LOGICAL_AXES` names per parameter."""
-        return names_of(self._declared(batch, label_hw))
-
-    @nn.nowrap
-    def _declared(self, batch: Mapping[str, jax.Array], label_hw: tuple[int, int]) -> dict:
-        init = super().init
-        return jax.eval_shape(lambda key: init(key, batch, label_hw=label_hw), jax.random.key(0))["params"]
 
 
 class _TeacherHeads(nn.Module):

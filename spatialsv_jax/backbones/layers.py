@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.convolution import conv_general_dilated
+from spatialsv_jax.convolution import conv
 from spatialsv_jax.partitioning import Normal, declare, lecun, ones, zeros
 
 _MASKED = -1e30
@@ -215,23 +215,6 @@ class PatchStem(nn.Module):
             jnp.float32,
         )
         return x + table[None].astype(self.dtype)
-
-
-def conv(
-    features: int, window: tuple[int, int], name: str, stride: int = 1, bias: bool = True, dtype: Any = jnp.float32
-) -> nn.Conv:
-    """A 2D convolution over [n,h,w,c] with "SAME" padding and named axes."""
-    return nn.Conv(
-        features,
-        window,
-        strides=stride,
-        use_bias=bias,
-        dtype=dtype,
-        conv_general_dilated=conv_general_dilated,
-        kernel_init=declare(lecun, "window", "window", "conv_in", "conv_out"),
-        bias_init=declare(zeros, "conv_out"),
-        name=name,
-    )
 
 
 def merge_patches(x: jax.Array, grid: tuple[int, int], merge: int) -> jax.Array:

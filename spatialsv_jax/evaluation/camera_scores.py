@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spatialsv_jax.evaluation.statistics import mean_with_interval
-from spatialsv_jax.metrics.camera import AUC_THRESHOLD_DEG, THRESHOLDS_DEG, PairErrors, pairwise_errors
+from spatialsv_jax.metrics.camera import PairErrors, pair_metrics, pairwise_errors
 
 KINDS = ("model", "mean_pose", "mean_pose_of_setting")
 
@@ -44,23 +44,14 @@ def pooled_metrics(records: Sequence[PairErrors], scenes: Sequence[str]) -> dict
       scenes: the scene of each record.
     """
     empty = PairErrors(np.zeros(0), np.zeros(0), np.zeros(0, bool))
-    rotation, translation, moved = (np.concatenate(parts) for parts in zip(*[empty, *records], strict=True))
-    largest = np.maximum(rotation, translation)
+    pooled = PairErrors(*(np.concatenate(parts) for parts in zip(*[empty, *records], strict=True)))
     owners = [scene for scene, errors in zip(scenes, records, strict=True) for _ in errors.rotation_deg]
-    result = {
-        "rotation_error_deg": _of(np.mean, rotation),
-        "rotation_error_median_deg": _of(np.median, rotation),
-        "rotation_error_interval_95": mean_with_interval(rotation, owners)["interval_95"],
-        "translation_error_deg": _of(np.mean, translation[moved]),
-        "translation_error_median_deg": _of(np.median, translation[moved]),
+    return {
+        **pair_metrics(pooled),
+        "rotation_error_median_deg": _median(pooled.rotation_deg),
+        "rotation_error_interval_95": mean_with_interval(pooled.rotation_deg, owners)["interval_95"],
+        "translation_error_median_deg": _median(pooled.translation_deg[pooled.has_translation]),
     }
-    for threshold in THRESHOLDS_DEG:
-        result[f"rra_{threshold}"] = _of(np.mean, rotation < threshold)
-        result[f"rta_{threshold}"] = _of(np.mean, translation[moved] < threshold)
-    counts, _ = np.histogram(largest, bins=np.arange(AUC_THRESHOLD_DEG + 1))
-    result["auc30_hist_max"] = float(np.mean(np.cumsum(counts)) / len(largest)) if len(largest) else None
-    result["auc30_exact_max"] = _of(np.mean, np.maximum(0.0, 1 - largest / AUC_THRESHOLD_DEG))
-    return {**result, "n_pairs": len(rotation), "n_pairs_translation": int(moved.sum())}
 
 
 def summarise(rows: Sequence[Mapping]) -> dict:
@@ -83,5 +74,5 @@ def summarise(rows: Sequence[Mapping]) -> dict:
     }
 
 
-def _of(function, values: np.ndarray) -> float | None:
-    return float(function(values)) if len(values) else None
+def _median(values: np.ndarray) -> float | None:
+    return float(np.median(values)) if len(values) else None

@@ -16,28 +16,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.convolution import conv_general_dilated
+from spatialsv_jax.convolution import conv
 from spatialsv_jax.lifting.projectors import linear
-from spatialsv_jax.partitioning import Constant, declare, lecun, zeros
+from spatialsv_jax.partitioning import Constant, declare, lecun
 
 UPSAMPLING = (4, 2, 1)  # of the first three taps; the fourth is halved
 OUTPUT_WIDTH = 32
 
 
 def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = True) -> nn.Conv:
-    """3x3 convolution, zero padding 1, with named axes."""
-    return nn.Conv(
-        features,
-        (3, 3),
-        strides=stride,
-        padding=1,
-        use_bias=bias,
-        dtype=dtype,
-        conv_general_dilated=conv_general_dilated,
-        kernel_init=declare(lecun, "window", "window", "conv_in", "conv_out"),
-        bias_init=declare(zeros, "conv_out"),
-        name=name,
-    )
+    """3x3 convolution, zero padding 1."""
+    return conv(features, (3, 3), name, stride, padding=1, bias=bias, dtype=dtype)
 
 
 def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -84,7 +84,11 @@ def camera_metrics(prediction, target, valid, scene_scale: float = 1.0) -> dict[
       without pairs that have a translation) values are None and the count, n_pairs or
       n_pairs_translation, is 0. Shares and AUC lie in 0..1.
     """
-    errors = pairwise_errors(prediction, target, valid, scene_scale)
+    return pair_metrics(pairwise_errors(prediction, target, valid, scene_scale))
+
+
+def pair_metrics(errors: PairErrors) -> dict[str, float | int | None]:
+    """The numbers of `camera_metrics` over given pairs, of one sample or of many."""
     rotation, translation = errors.rotation_deg, errors.translation_deg[errors.has_translation]
     largest = np.maximum(rotation, errors.translation_deg)
     result: dict[str, float | int | None] = {
