@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import evaluation_batches
-from experiments.evaluate import Subset, _spread, fit_constant, scene_figure
+from experiments.evaluate import Subset, fit_constant
+from experiments.scene_figures import _spread, scene_figure
 from spatialsv_jax.evaluation import runner, statistics
 from spatialsv_jax.evaluation.predictions import outcomes
 from spatialsv_jax.report import page
