@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -56,12 +55,10 @@ def label_rooms(model: Path | str, data: Path | str, out: Path | str, splits: Se
     forward = jax.jit(teacher.apply)
     counts = {"written": 0, "kept": 0, "views": 0, "views_without_camera": 0}
     for split in splits:
-        todo = _todo(open_split(data, split), out, checkpoint)
-        counts["kept"] += todo.kept
-        with tqdm(
-            total=len(todo.records), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0
-        ) as bar:
-            for records in _groups(todo.records, rows):
+        source = open_split(data, split)
+        own = range(jax.process_index(), len(source), jax.process_count())
+        with tqdm(total=len(own), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0) as bar:
+            for records in _groups(_unlabelled(source, own, out, checkpoint, counts, bar), rows):
                 _label(teacher, forward, records, rows, out, checkpoint, counts)
                 bar.update(len(records))
     manifest = {"teacher": "rooms", "model": str(teacher.path), "step": teacher.step, "checkpoint": checkpoint}
@@ -84,32 +81,29 @@ def parameters_hash(params) -> str:
     return digest.hexdigest()
 
 
-class _Todo(NamedTuple):
-    records: list[Record]
-    kept: int
-
-
-def _todo(source: RecordSource, out: Path, checkpoint: str) -> _Todo:
-    """This host's records without a good file of this teacher."""
-    records, kept = [], 0
-    for index in range(jax.process_index(), len(source), jax.process_count()):
+def _unlabelled(
+    source: RecordSource, indices: range, out: Path, checkpoint: str, counts: dict, bar: tqdm
+) -> Iterator[Record]:
+    """The records without a good file of this teacher; the others are counted as kept."""
+    for index in indices:
         record = source[index]
         try:
             read_labels(out, record.id, view_ids=record.view_ids, teacher="rooms", checkpoint=checkpoint)
-            kept += 1
+            counts["kept"] += 1
+            bar.update(1)
         except LabelError:
-            records.append(record)
-    return _Todo(records, kept)
+            yield record
 
 
-def _groups(records: list[Record], rows: int) -> Iterator[list[Record]]:
+def _groups(records: Iterator[Record], rows: int) -> Iterator[list[Record]]:
     """Up to `rows` records with the same number of views at a time."""
-    by_views: dict[int, list[Record]] = {}
+    waiting: dict[int, list[Record]] = {}
     for record in records:
-        by_views.setdefault(len(record.view_ids), []).append(record)
-    for same in by_views.values():
-        for start in range(0, len(same), rows):
-            yield same[start : start + rows]
+        same = waiting.setdefault(len(record.view_ids), [])
+        same.append(record)
+        if len(same) == rows:
+            yield waiting.pop(len(record.view_ids))
+    yield from waiting.values()
 
 
 def _label(teacher, forward, records: list[Record], rows: int, out: Path, checkpoint: str, counts: dict) -> None:

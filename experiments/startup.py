@@ -44,9 +44,10 @@ def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.
         name: jax.ShapeDtypeStruct((value.shape[0] * processes, *value.shape[1:]), value.dtype, sharding=layout)
         for name, value in batch.items()
     }
-    counted = flops_lib.count(lambda state, rows: step.train_step(parts, state, rows), shapes, abstract)
     began = time.perf_counter()
-    compiled = step.jit_step(parts, shapes).lower(shapes, abstract).compile()
+    traced = step.jit_step(parts, shapes).trace(shapes, abstract)
+    counted = flops_lib.count_traced(traced.jaxpr)
+    compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     return CompiledStep(compiled, seconds, getattr(memory, "temp_size_in_bytes", None), dict(counted))

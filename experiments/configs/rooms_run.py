@@ -102,7 +102,7 @@ def base_phase(scale: Scale) -> ConfigDict:
     config.data.sources = {"scans": common.source(groups=("scan",), per_batch=2 * scale.rows - scale.singles, **shown)}
     if scale.singles:
         config.data.sources.singles = common.source(groups=("grounding",), per_batch=scale.singles, **shown)
-    config.data.update(questions=12, question_tokens=15 if scale.singles else 12, answer_tokens=6, views=1)
+    config.data.update(questions=12, question_tokens=15 if scale.singles else 11, answer_tokens=6, views=1)
     config.training.steps = scale.base_steps
     config.checkpoint.every = max(1, scale.base_steps // 2)
     return config

@@ -27,8 +27,13 @@ def count(function: Callable, *args) -> Counter:
       backward and recomputation alike); what belongs to no module counts as `optimizer` when it
       lies outside the differentiated function, which is where Muon's products are.
     """
+    return count_traced(jax.make_jaxpr(function)(*args))
+
+
+def count_traced(jaxpr) -> Counter:
+    """`count` of a program that is traced already (a ClosedJaxpr)."""
     counter: Counter = Counter()
-    _walk(jax.make_jaxpr(function)(*args).jaxpr, 1, "", counter)
+    _walk(jaxpr.jaxpr, 1, "", counter)
     return counter
 
 

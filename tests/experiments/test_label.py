@@ -1,0 +1,90 @@
+"""A teacher's label files hold what the teacher says, are made once, and feed the next phase; `reuse` takes phases over."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from data_pipelines.labels.files import read_labels
+from data_pipelines.storage import open_split
+from data_pipelines.transforms.decode import decode_image
+from experiments import label, train
+from experiments.configs import rooms_run
+from spatialsv_jax import loading
+
+SCALE = rooms_run.Scale(
+    scenes=8, test=0, other=0, image=32, labels=16, patch=4, spatial_steps=2, teacher_steps=2, rows=8, width=32,
+    vision_layers=1, dpt=(8, 8, 8, 8), features_3d=8,
+)  # fmt: skip
+
+
+def _teacher_run():
+    phases = {"teacher": rooms_run.teacher_phase(SCALE), "label": rooms_run.label_phase()}
+    phases["teacher"].teacher.update(width=32, layers=4, heads=2)
+    return rooms_run.run("labels", SCALE, phases, evaluate=-1)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("labels") / "run"
+    train.train_and_evaluate(_teacher_run(), folder)
+    return folder
+
+
+def test_files_hold_what_the_teacher_predicts(labelled):
+    teacher = loading.load(labelled / "teacher")
+    records = open_split(labelled / "data" / "rooms", "train")
+    manifest = json.loads((labelled / "label" / "labels.json").read_text())
+    assert manifest["written"] == len(records) == 8 and manifest["kept"] == 0
+    assert manifest["checkpoint"] == label.parameters_hash(teacher.params)
+    for index in (0, 7):
+        record = records[index]
+        pictures = [decode_image(data, record.id) for data in record.images]
+        expected = teacher.reconstruct(pictures)
+        found = read_labels(
+            labelled / "label", record.id, view_ids=record.view_ids, teacher="rooms", checkpoint=manifest["checkpoint"]
+        )
+        ok = expected.camera_ok
+        np.testing.assert_allclose(found.depth[ok], expected.depth[ok], rtol=1e-5)
+        np.testing.assert_array_equal(found.valid.all((1, 2)), ok)
+        assert (found.depth[~ok] == 0).all()
+        np.testing.assert_allclose(found.camera_to_world, expected.camera_to_world, atol=1e-3)
+        assert found.features.shape == (4, *teacher.processor.grid_hw, 32)
+
+
+def test_a_second_run_writes_what_is_missing_only(labelled, capsys):
+    files = sorted((labelled / "label").rglob("*.npz"))
+    content = [file.read_bytes() for file in files]
+    files[3].write_bytes(content[3][:100])  # stopped while writing
+    label.label_rooms(labelled / "teacher", labelled / "data" / "rooms", labelled / "label", ("train",))
+    assert "1 written, 7 there already" in capsys.readouterr().out
+    assert [file.read_bytes() for file in files] == content
+
+
+def test_a_model_that_is_no_teacher_is_refused(tiny_run, tmp_path):
+    command = ["--model", str(tiny_run), "--data", str(tiny_run / "data" / "rooms"), "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match="is a 'mllm', not a teacher"):
+        label.main(command)
+
+
+def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
+    config = _teacher_run()
+    config.reuse = str(labelled)
+    full = rooms_run.spatial_phase(SCALE, "full", init_from="")
+    rooms_run.use_teacher_labels(full, 32)
+    full.losses.distill = 1.0
+    full.data.update(questions=4)
+    config.phases.full, config.order = full, (*config.order, "full")
+    train.train_and_evaluate(config, tmp_path)
+    assert not (tmp_path / "data").exists() and not (tmp_path / "teacher").exists()
+    saved = json.loads((tmp_path / "full" / "config.json").read_text())
+    assert saved["data"]["sources"]["rooms"]["labels"] == str(labelled / "label")
+    assert (tmp_path / "full" / "finished.json").exists()
+    rows = [json.loads(line) for line in (tmp_path / "full" / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["distill"] >= 0 and rows[-1]["depth/reg/count"] > 0
+
+    config.phases.teacher.training.steps = 3
+    with pytest.raises(ValueError, match="config.reuse.*was made with other settings"):
+        train.train_and_evaluate(config, tmp_path / "other")
