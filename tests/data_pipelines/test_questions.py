@@ -124,7 +124,7 @@ def test_answers_are_balanced_per_type(asked):
         for question in (question for room in asked[form] for question in room):
             if form == "word":
                 counts[question.type][question.answer] += 1
-            else:
+            elif question.form == "letter":
                 letters[len(question.options)][question.answer] += 1
     for kind in ("presence", "left_right", "nearer", "object_rel_direction_easy"):
         number = sum(counts[kind].values())

@@ -190,10 +190,10 @@ def finish(draft: Draft, form: str, identity: str, dice: Dice) -> Question:
 
 
 def chance_level(question: Question, words: Words | None = None) -> float | None:
-    """Expected score of a uniform guess among the answers that the question leaves open; None for numbers."""
+    """Expected score of a uniform guess among the answers that the question leaves open; None for numbers and scans."""
     if question.form == "letter":
         return 1.0 / len(question.options)
-    if question.form == "number":
+    if question.form == "number" or question.group == "scan":
         return None
     choices = TYPES[question.type].choices
     if not choices:
