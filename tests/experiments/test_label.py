@@ -74,7 +74,8 @@ def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
     config.reuse = str(labelled)
     full = rooms_run.spatial_phase(SCALE, "full", init_from="")
     rooms_run.use_teacher_labels(full, 32)
-    full.losses.distill = 1.0
+    full.lifting.heads = ("depth",)
+    full.losses.update(distill=1.0, ray=0.0, points=0.0)
     full.data.update(questions=4)
     config.phases.full, config.order = full, (*config.order, "full")
     train.train_and_evaluate(config, tmp_path)
