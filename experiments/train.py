@@ -294,6 +294,7 @@ def _write_json(path: Path, value: dict) -> None:
 
 
 def main(argv: list[str]) -> None:
+    """The command line."""
     if len(argv) > 1:
         raise app.UsageError(f"Unknown arguments {argv[1:]}.")
     if _CONFIG.value is None or not _WORKDIR.value:

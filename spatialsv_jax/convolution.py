@@ -10,9 +10,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from spatialsv_jax.partitioning import declare, lecun, zeros
@@ -75,25 +73,9 @@ def conv_general_dilated(
     return _convolve(x, kernel, tuple(strides), padding, dimension_numbers)
 
 
-def conv(
-    features: int,
-    window: tuple[int, int],
-    name: str,
-    stride: int = 1,
-    padding: str | int = "SAME",
-    bias: bool = True,
-    dtype: Any = jnp.float32,
-) -> nn.Conv:
-    """A 2D convolution over maps [n,h,w,c] with named axes and the gradient of this module."""
-    return nn.Conv(
-        features,
-        window,
-        strides=stride,
-        padding=padding,
-        use_bias=bias,
-        dtype=dtype,
-        conv_general_dilated=conv_general_dilated,
-        kernel_init=declare(lecun, "window", "window", "conv_in", "conv_out"),
-        bias_init=declare(zeros, "conv_out"),
-        name=name,
-    )
+# What every convolution of this project passes to `nn.Conv`: this gradient, named axes, initial values.
+CONV_OPTIONS = {
+    "conv_general_dilated": conv_general_dilated,
+    "kernel_init": declare(lecun, "window", "window", "conv_in", "conv_out"),
+    "bias_init": declare(zeros, "conv_out"),
+}

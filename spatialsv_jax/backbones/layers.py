@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.convolution import conv
+from spatialsv_jax.convolution import CONV_OPTIONS
 from spatialsv_jax.partitioning import Normal, declare, lecun, ones, zeros
 
 _MASKED = -1e30
@@ -201,7 +201,8 @@ class PatchStem(nn.Module):
         if self.kind == "conv":
             steps = size.bit_length() - 1
             for step in range(steps):
-                x = conv(max(self.width >> (steps - 1 - step), 8), (3, 3), f"conv_{step}", 2, dtype=self.dtype)(x)
+                width = max(self.width >> (steps - 1 - step), 8)
+                x = nn.Conv(width, (3, 3), strides=2, dtype=self.dtype, name=f"conv_{step}", **CONV_OPTIONS)(x)
                 x = nn.gelu(x)
             x = x.reshape(number, rows * columns, x.shape[-1])
         else:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.convolution import conv
+from spatialsv_jax.convolution import CONV_OPTIONS
 from spatialsv_jax.lifting.projectors import linear
 from spatialsv_jax.partitioning import Constant, declare, lecun
 
@@ -26,7 +26,7 @@ OUTPUT_WIDTH = 32
 
 def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = True) -> nn.Conv:
     """3x3 convolution, zero padding 1."""
-    return conv(features, (3, 3), name, stride, padding=1, bias=bias, dtype=dtype)
+    return nn.Conv(features, (3, 3), strides=stride, padding=1, use_bias=bias, dtype=dtype, name=name, **CONV_OPTIONS)
 
 
 def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:

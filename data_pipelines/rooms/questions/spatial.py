@@ -164,10 +164,12 @@ def two_kinds(facts: Facts, things: list[int], dice: Dice) -> tuple[int, int]:
 
 
 def number_of_kinds(facts: Facts, things: list[int]) -> int:
+    """How many categories `things` have."""
     return len({facts.category[i] for i in things})
 
 
 def one_of(facts: Facts, things: list[int]) -> str:
+    """The end of a question that offers three things: "the red chair , the blue table or the green lamp ?"."""
     first, second, third = (f"the {facts.name[i]}" for i in things)
     return f"{first} , {second} or {third} ?"
 
