@@ -7,7 +7,9 @@ import io
 import numpy as np
 from PIL import Image
 
+from data_pipelines.loader import DataConfig, SourceConfig, make_loader
 from data_pipelines.records import Question, Record
+from data_pipelines.transforms.decode import decode_image
 from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer
 
 UNIT = 0.001
@@ -83,3 +85,37 @@ class Records(list):
     @property
     def rows(self) -> list[dict]:
         return [{"id": item.id, "scene": item.scene, "views": len(item.view_ids)} for item in self]
+
+
+PROCESSOR = processor()
+RECORDS = Records(record(index, views=2 + index % 2, questions=7) for index in range(6))
+MORE = Records(record(100 + index, views=1, size=(20, 12), questions=3) for index in range(5))
+
+
+def settings(**changes) -> DataConfig:
+    values = dict(
+        sources=(SourceConfig(path="a", per_batch=5), SourceConfig(path="b", per_batch=3)),
+        questions=4, question_tokens=16, answer_tokens=3, views=3, label_size=(12, 12), seed=11, threads=0,
+    )  # fmt: skip
+    return DataConfig(**{**values, **changes})
+
+
+def one_source(**changes) -> DataConfig:
+    data = {name: changes.pop(name) for name in list(changes) if name in DataConfig.__dataclass_fields__}
+    shown = {"views": changes.pop("shown")} if "shown" in changes else {}
+    return settings(sources=(SourceConfig(**{"path": "a", "per_batch": 4, **changes, **shown}),), **data)
+
+
+def assert_same(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+        assert first[name].dtype == second[name].dtype
+
+
+def both(config=None, **changes):
+    return make_loader(config or settings(), PROCESSOR, records=[RECORDS, MORE], **changes)
+
+
+def decoded(record):
+    return [decode_image(data, "test") for data in record.images]
