@@ -18,6 +18,7 @@ import numpy as np
 
 from spatialsv_jax.convolution import CONV_OPTIONS
 from spatialsv_jax.lifting.projectors import linear
+from spatialsv_jax.linear import dot_general
 from spatialsv_jax.partitioning import Constant, declare, lecun
 
 UPSAMPLING = (4, 2, 1)  # of the first three taps; the fourth is halved
@@ -32,20 +33,14 @@ def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = Tr
 def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear resize of [n,h,w,c] to [n,H,W,c], pixel centres at +0.5, no antialiasing.
 
-    Written as two small matrix products, one per axis: quick in forward and backward pass.
+    Written as matrix products with one small matrix per axis: quick in forward and backward pass.
     """
-    for axis, target in ((1, size[0]), (2, size[1])):
-        source = x.shape[axis]
-        if source != target:
-            weights = jnp.asarray(_bilinear(source, target), x.dtype)
-            number, rows, columns, channels = x.shape
-            if axis == 1:
-                x = jnp.matmul(weights[None], x.reshape(number, rows, columns * channels))
-                x = x.reshape(number, target, columns, channels)
-            else:
-                x = jnp.matmul(weights[None], x.reshape(number * rows, columns, channels))
-                x = x.reshape(number, rows, target, channels)
-    return x
+    if x.shape[1:3] == tuple(size):
+        return x
+    rows, columns = (
+        jnp.asarray(_bilinear(source, target), x.dtype) for source, target in zip(x.shape[1:3], size, strict=True)
+    )
+    return jnp.einsum("Hh,Ww,nhwc->nHWc", rows, columns, x)
 
 
 def _bilinear(source: int, target: int) -> np.ndarray:
@@ -124,6 +119,7 @@ class Fusion(nn.Module):
         x = nn.relu(conv3(OUTPUT_WIDTH, "refine", self.dtype)(x)).astype(jnp.float32)
         return nn.Dense(
             self.outputs,
+            dot_general=dot_general,
             kernel_init=declare(lecun, "conv_in", "output"),
             bias_init=declare(Constant(tuple(self.output_bias)), "output"),
             name="predict",

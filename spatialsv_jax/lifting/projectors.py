@@ -8,7 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from spatialsv_jax.partitioning import declare, lecun, ones, zeros
+from spatialsv_jax.linear import linear_options
+from spatialsv_jax.partitioning import declare, ones, zeros
 
 
 class Projector(nn.Module):
@@ -35,13 +36,6 @@ class Projector(nn.Module):
         return linear(self.features, ("lifting", self.features_axis), "down", self.dtype)(nn.gelu(x))
 
 
-def linear(features: int, axes: tuple[str, str], name: str, dtype: Any = jnp.float32, bias: bool = True) -> nn.Dense:
+def linear(features: int, axes: tuple[str, str], name: str, dtype: Any = jnp.float32) -> nn.Dense:
     """A linear map over the last axis (also a 1x1 convolution), its kernel's axes named."""
-    return nn.Dense(
-        features,
-        use_bias=bias,
-        dtype=dtype,
-        kernel_init=declare(lecun, *axes),
-        bias_init=declare(zeros, axes[1]),
-        name=name,
-    )
+    return nn.Dense(features, dtype=dtype, name=name, **linear_options(axes))
