@@ -90,7 +90,9 @@ class Table:
     def _devices(self) -> str:
         device = self.mesh.devices.flat[0]
         axes = " ".join(f"{name}={size}" for name, size in self.mesh.shape.items())
-        return f"{self.mesh.size} x {device.device_kind} ({axes}), jax {jax.__version__}, {platform.node() or 'host'}"
+        idle = jax.device_count() - self.mesh.size
+        rest = f", {idle} idle: the rows of a batch do not divide over more" if idle else ""
+        return f"{self.mesh.size} x {device.device_kind} ({axes}){rest}, jax {jax.__version__}, {platform.node() or 'host'}"
 
     def _parameters(self) -> list[tuple[str, str]]:
         trainable, frozen = split_params(self.shapes.params, self.settings.frozen_groups)

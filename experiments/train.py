@@ -58,7 +58,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
     for name, phase in run.phases.items():  # every mistake shows before any work starts
         if phase.stage == "train":
-            assembly.read_settings(phase, f"config.phases.{name}" if "phases" in config else "config")
+            check_phase(phase, f"config.phases.{name}" if "phases" in config else "config")
     places = dict(folders)
     for name, arguments in run.prepare.items():
         places[name] = Path(run.reuse or workdir).absolute() / "data" / name
@@ -98,6 +98,20 @@ def as_run(config: ConfigDict) -> ConfigDict:
     return ConfigDict({**single, "evaluation": config.evaluation})
 
 
+def check_phase(phase: ConfigDict, where: str) -> None:
+    """Reads all settings of a phase and compares its batch with its mesh.
+
+    Raises:
+      ValueError: a wrong setting, named under `where`, or a mesh that does not fit devices or batch.
+    """
+    settings = assembly.read_settings(phase, where)
+    rows = sum(source.per_batch for source in data_settings(phase).source_configs)
+    try:
+        sharding.check_rows(rows, sharding.make_mesh(settings.mesh, rows=rows))
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
 def is_finished(phase: ConfigDict, folder: Path, places: dict[str, Path]) -> bool:
     """Whether `folder` holds this phase, trained to its end (label files: written to their end).
 
@@ -125,7 +139,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     if _finished_step(workdir) >= settings.training.steps:
         print(f"{config.name}: already trained to step {settings.training.steps}.", flush=True)
         return
-    mesh = sharding.make_mesh(settings.mesh)
+    mesh = sharding.make_mesh(settings.mesh, rows=sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )
@@ -293,6 +307,15 @@ def _write_json(path: Path, value: dict) -> None:
     os.replace(partial, path)
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser, with one line for an override of a key that the config lacks."""
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (KeyError, AttributeError) as error:
+        given = ", ".join(arg for arg in argv if arg.startswith("--config."))
+        sys.exit(f"error: an override names no key of the config: {str(error.args[0])}\nGiven: {given}")
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     if len(argv) > 1:
@@ -309,4 +332,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

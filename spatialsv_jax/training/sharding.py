@@ -38,15 +38,21 @@ BATCH_AXES = ("data", "fsdp")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; one of them may be -1 = whatever devices are left."""
+    """Sizes of the mesh axes; one of them may be -1 = whatever devices are left (see `make_mesh`)."""
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
 
 
-def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) -> Mesh:
     """A mesh with the axes data, fsdp, tensor over `devices` (all by default).
+
+    Args:
+      config: the sizes.
+      devices: what to build it of.
+      rows: of the global batch; 0 = unknown. On one host an axis of -1 that splits the batch then takes
+        no more devices than divide the rows, and the others stay idle.
 
     Raises:
       ValueError: the sizes do not multiply to the number of devices.
@@ -59,6 +65,11 @@ def make_mesh(config: MeshConfig, devices: list | None = None) -> Mesh:
     known = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // known if known <= len(devices) else 0
+        if rows and free[0] in BATCH_AXES and jax.process_count() == 1:
+            other = math.prod(size for name, size in sizes.items() if name in BATCH_AXES and name != free[0])
+            fits = (size for size in range(sizes[free[0]], 0, -1) if rows % (size * other) == 0)
+            sizes[free[0]] = next(fits, sizes[free[0]])
+            devices = devices[: math.prod(sizes.values())]
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(f"config.mesh {dataclasses.asdict(config)} does not cover {len(devices)} devices.")
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
@@ -157,6 +168,20 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def check_rows(rows: int, mesh: Mesh) -> None:
+    """Checks that a global batch can be split.
+
+    Raises:
+      ValueError: the rows do not divide over the devices of the data and fsdp axes.
+    """
+    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+    if rows % devices:
+        raise ValueError(
+            f"A global batch of {rows} rows does not divide over the {devices} devices of mesh axes {BATCH_AXES}; "
+            "change config.data.sources.*.per_batch or config.mesh."
+        )
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of the batch as global arrays.
 
@@ -164,13 +189,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
       ValueError: the rows do not divide over the devices of the data and fsdp axes.
     """
     sharding = batch_sharding(mesh)
-    local = len(next(iter(batch.values())))
-    devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if (local * jax.process_count()) % devices:
-        raise ValueError(
-            f"A global batch of {local * jax.process_count()} rows does not divide over the {devices} devices of mesh axes "
-            f"{BATCH_AXES}; change config.data.sources.*.per_batch or config.mesh."
-        )
+    check_rows(len(next(iter(batch.values()))) * jax.process_count(), mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
 
 

@@ -26,6 +26,21 @@ def test_free_axis_takes_what_is_left():
     assert dict(sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
 
 
+@pytest.mark.parametrize("rows, config, expected", [
+    (4, {}, {"data": 4, "fsdp": 1, "tensor": 1}),
+    (12, {"tensor": 2}, {"data": 4, "fsdp": 1, "tensor": 2}),
+    (12, {"fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 1}),
+    (4, {"data": 2, "tensor": -1}, {"data": 2, "fsdp": 1, "tensor": 4}),
+    (3, {"data": 8}, {"data": 8, "fsdp": 1, "tensor": 1}),
+])  # fmt: skip
+def test_a_free_axis_takes_no_more_devices_than_rows_divide_over(rows, config, expected):
+    mesh = sharding.make_mesh(sharding.MeshConfig(**config), rows=rows)
+    assert dict(mesh.shape) == expected
+    if rows == 3:
+        with pytest.raises(ValueError, match="3 rows does not divide over the 8 devices"):
+            sharding.check_rows(rows, mesh)
+
+
 @pytest.mark.parametrize("config", [dict(data=3), dict(data=-1, fsdp=-1), dict(data=16, fsdp=1), dict(data=0)])
 def test_impossible_mesh_is_an_error(config):
     with pytest.raises(ValueError, match="config.mesh"):
