@@ -1,5 +1,7 @@
 """Every config file builds a run whose phases pass the checks and whose models build at full size."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -8,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 import experiments.configs as configs
+from experiments import train
 from experiments.configs import common
 from experiments.train import as_run, data_settings
 from spatialsv_jax import assembly
@@ -15,6 +18,7 @@ from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer
 from spatialsv_jax.spec import fake_batch
 
+ROOT = Path(__file__).parents[2]
 NAMES = sorted(
     file.stem
     for file in Path(configs.__file__).parent.glob("*.py")
@@ -86,6 +90,27 @@ def test_unknown_keys_name_the_key_and_the_legal_ones():
         assembly.read_settings(config)
     with pytest.raises(ValueError, match="unknown keys"):
         as_run(ConfigDict({"phases": {}, "order": (), "fases": {}}))
+
+
+def test_a_mesh_that_does_not_fit_is_found_before_any_work(tmp_path):
+    config = _config("quickstart")
+    config.phases.spatial.mesh.data = 3
+    with pytest.raises(ValueError, match=r"config.phases.spatial: config.mesh .* does not cover 8 devices"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    config.phases.spatial.mesh.update(data=8)
+    with pytest.raises(ValueError, match=r"config.phases.spatial: A global batch of 4 rows does not divide"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_an_override_of_no_key_is_one_line():
+    given = [
+        sys.executable, "-m", "experiments.train", "--config", "experiments/configs/quickstart.py",
+        "--workdir", "unused", "--config.phases.spatial.lossess.text=2",
+    ]  # fmt: skip
+    done = subprocess.run(given, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("error:") and "--config.phases.spatial.lossess.text=2" in done.stderr
 
 
 def test_phases_run_in_the_order_given():
