@@ -33,14 +33,20 @@ def conv3(features: int, name: str, dtype: Any, stride: int = 1, bias: bool = Tr
 def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
     """Bilinear resize of [n,h,w,c] to [n,H,W,c], pixel centres at +0.5, no antialiasing.
 
-    Written as matrix products with one small matrix per axis: quick in forward and backward pass.
+    Written as two small matrix products, one per axis: quick in forward and backward pass.
     """
-    if x.shape[1:3] == tuple(size):
-        return x
-    rows, columns = (
-        jnp.asarray(_bilinear(source, target), x.dtype) for source, target in zip(x.shape[1:3], size, strict=True)
-    )
-    return jnp.einsum("Hh,Ww,nhwc->nHWc", rows, columns, x)
+    for axis, target in ((1, size[0]), (2, size[1])):
+        source = x.shape[axis]
+        if source != target:
+            weights = jnp.asarray(_bilinear(source, target), x.dtype)
+            number, rows, columns, channels = x.shape
+            if axis == 1:
+                x = jnp.matmul(weights[None], x.reshape(number, rows, columns * channels))
+                x = x.reshape(number, target, columns, channels)
+            else:
+                x = jnp.matmul(weights[None], x.reshape(number * rows, columns, channels))
+                x = x.reshape(number, rows, target, channels)
+    return x
 
 
 def _bilinear(source: int, target: int) -> np.ndarray:
