@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import grain
 import numpy as np
 
 from data_pipelines.collate import collate, empty_row
@@ -39,7 +40,7 @@ def evaluation_batches(
     one without questions takes one row. The last batch is filled with empty rows.
 
     Args:
-      config: shapes of the bucket; `sources` are not read.
+      config: shapes of the bucket, and `threads` that read ahead; `sources` are not read.
       processor: the model family's processor.
       records: random access to records.
       batch_size: rows of every batch.
@@ -59,9 +60,13 @@ def evaluation_batches(
     if max_records is not None and max_records < len(records):
         chosen = np.sort(np.random.default_rng(seed).permutation(len(records))[:max_records])
     rows, owners = [], []
-    for index in chosen.tolist():
-        record = records[index]
-        sample = maker.prepare(record, tuple(range(len(record.view_ids))))
+
+    def load(index):
+        record = records[int(index)]
+        return int(index), record, maker.prepare(record, tuple(range(len(record.view_ids))))
+
+    reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16 if config.threads else 0)
+    for index, record, sample in grain.MapDataset.source(chosen).map(load).to_iter_dataset(reading):
         questions = [question for question in record.questions if question.group in groups]
         for start in range(0, max(len(questions), 1), config.questions):
             choice = np.arange(start, min(start + config.questions, len(questions)))

@@ -166,7 +166,6 @@ def shapes_for(loaded, records, chosen: Sequence[int], batch_size: int) -> DataC
         answer_tokens=answer,
         views=views,
         label_size=tuple(settings["label_size"]),
-        threads=0,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from flax.core import meta
 
@@ -36,7 +37,7 @@ LOGICAL_AXES: dict[str, str] = {
     "output": "output channels of a head, or teacher feature width",
 }
 
-_ONE_STREAM = 2**26
+ONE_STREAM = 2**26  # numbers that are still drawn together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Constant:
 
     values: tuple[float, ...]
 
-    def __call__(self, key: jax.Array | None, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    def __call__(self, key: jax.Array | None, shape: tuple[int, ...], dtype: Any = jnp.float32) -> np.ndarray:
         """The values in `shape`; the key is not used."""
-        values = jnp.asarray(self.values, dtype)
-        return jnp.broadcast_to(values.reshape((1,) * (len(shape) - 1) + (-1,)), shape)
+        values = np.asarray(self.values, dtype)
+        return np.broadcast_to(values.reshape((1,) * (len(shape) - 1) + (-1,)), shape)
 
 
 lecun, zeros, ones = Normal(), Constant((0.0,)), Constant((1.0,))
@@ -138,8 +139,9 @@ def create(key: jax.Array, boxed: Any) -> Any:
       boxed: tree of `Declared` boxes (of arrays or, better, of shapes: `jax.eval_shape` of `init`).
 
     Returns:
-      The tree of bare arrays. Below 2^26 numbers they are consecutive pieces of one stream; a
-      larger model draws each parameter by itself, so that each device makes its shard only.
+      The tree of bare arrays. Below 2^26 numbers they are consecutive pieces of one stream, cut on
+      the host (NumPy arrays) unless called inside a jit; a larger model draws each parameter by
+      itself, so that each device makes its shard only.
     """
     total, offsets = 0, {}
 
@@ -151,7 +153,9 @@ def create(key: jax.Array, boxed: Any) -> Any:
         return ()
 
     _map(count, boxed)
-    stream = jax.random.normal(key, (total,)) if total < _ONE_STREAM else None
+    stream = jax.random.normal(key, (total,)) if total < ONE_STREAM else None
+    if stream is not None and not isinstance(stream, jax.core.Tracer):
+        stream = np.asarray(stream)  # XLA compiles a program for every piece, about 25 ms each
 
     def draw(box, path):
         shape = box.value.shape
@@ -159,8 +163,8 @@ def create(key: jax.Array, boxed: Any) -> Any:
             return box.initial(None, shape)
         if stream is None:
             return box.initial(jax.random.fold_in(key, list(offsets).index(path)), shape)
-        piece = jax.lax.slice_in_dim(stream, offsets[path], offsets[path] + math.prod(shape))
-        return piece.reshape(shape) * box.initial.std
+        piece = stream[offsets[path] : offsets[path] + math.prod(shape)]
+        return piece.reshape(shape) * np.float32(box.initial.std)
 
     return _map(draw, boxed)
 

@@ -4,7 +4,7 @@
 - among: the cameras stand between the objects (inside the convex hull of the floor things' centres,
   within 0.5 m of a common point); each looks at an object of its own.
 - around: the cameras stand on a circle about a group of objects and look at its centre.
-- walk: a path; successive views are at most 1 m and 40 degrees apart and overlap.
+- walk: a bending path; successive views are at most 1 m and 40 degrees apart and overlap.
 - free: independent places and directions.
 
 All cameras are upright (no roll) with one pinhole per record: square pixels, principal point in the
@@ -27,7 +27,8 @@ MIN_OBJECTS = 2  # objects that a view must show
 MIN_SHARE = 0.004  # of the picture that an object must fill to count as shown
 MIN_OVERLAP = 0.3  # share of a walk view's pixels that the view before sees too
 WALK_STEP_M = (0.30, 0.90)
-WALK_TURN_DEG = 32.0
+WALK_BEND_DEG = 30.0  # turn per view that a path keeps up, at most, to either side
+WALK_SWAY_DEG = 8.0  # what each turn may differ from it
 GROUP_REACH_M = 2.2  # a group's members are nearer than this to its first one
 _FIXTURES_M = 0.07  # how far handles, frames and ceiling lamps stand out
 _LOOK = 24  # side of the small picture that decides about a view
@@ -101,7 +102,8 @@ def _free(scene, count, dist, rng) -> Candidates:
 def _walk(scene, count, dist, rng) -> Candidates:
     n = _SEQUENCES
     start = _places(scene, n, dist, rng)
-    turn = np.radians(rng.uniform(-WALK_TURN_DEG, WALK_TURN_DEG, (n, count))) * rng.uniform(0.3, 1.0, n)[:, None]
+    bend, sway = (np.radians(limit) for limit in (WALK_BEND_DEG, WALK_SWAY_DEG))
+    turn = rng.uniform(-bend, bend, n)[:, None] + rng.uniform(-sway, sway, (n, count))
     turn[:, 0] = rng.uniform(-np.pi, np.pi, n)
     yaw = np.cumsum(turn, 1)
     drift = np.radians(rng.uniform(-60.0, 60.0, n)) + np.pi * (rng.random(n) < 0.25)  # sideways, or backwards

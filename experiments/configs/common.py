@@ -63,6 +63,7 @@ def get_config() -> ConfigDict:
             optimizer=dict(
                 name="muon", vision=3e-3, projector=3e-3, language=3e-3, lifting=3e-3, warmup_share=0.03,
                 weight_decay=0.0, clip=1.0, b1=0.9, b2=0.999, adam_factor=1.0,
+                newton_schulz_steps=5, preconditioning="frobenius",
             ),
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(

@@ -15,14 +15,13 @@ def get_config(arg: str | None = None):
     """The run; `laptop.py:tiny` is a minute on two cores."""
     scale = scale_for(arg, LAPTOP)
     teacher = teacher_phase(scale)
-    spatial = spatial_phase(scale)
+    spatial, full = spatial_phase(scale), spatial_phase(scale, "full", init_from="spatial")
+    for config in (spatial, full):
+        config.data.sources.rooms.per_batch = scale.rows - 1
+        config.data.sources.mirrored = common.source(per_batch=2, text=False, augment=True)
+        config.data.cache_mb = 4096  # 8,000 rooms stay in memory once read
     spatial.vision.trainable = True
-    spatial.data.sources.rooms.per_batch = scale.rows - 1
-    spatial.data.sources.mirrored = common.source(per_batch=2, text=False, augment=True)
-    spatial.data.cache_mb = 4096  # 8,000 rooms stay in memory once read
-    full = spatial_phase(scale, "full", init_from="spatial")
-    full.data.cache_mb = 4096
-    full.training.steps = scale.spatial_steps // 2
+    full.training.steps = 2 * scale.spatial_steps // 5
     full.losses.distill = 1.0
     full.lifting.distill_features = teacher.teacher.width
     full.data.sources.rooms.features = "label"

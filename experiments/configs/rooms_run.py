@@ -85,6 +85,8 @@ def phase(scale: Scale, name: str) -> ConfigDict:
         image_size=scale.image, patch_size=scale.patch, channels=scale.dpt, features=scale.features_3d
     )
     config.data.label_size = (scale.labels, scale.labels)
+    # On matrices this small three steps do what five do with the plain norm, in two thirds of the time.
+    config.optimizer.update(newton_schulz_steps=3, preconditioning="aol")
     return config
 
 
@@ -191,6 +193,6 @@ QUICKSTART = Scale(
     vision_layers=1,
 )  # fmt: skip
 LAPTOP = Scale(
-    scenes=8000, test=200, other=100, base_steps=3000, spatial_steps=7000, teacher_steps=3500, rows=4, questions=4,
+    scenes=8000, test=200, other=100, base_steps=2500, spatial_steps=6000, teacher_steps=1200, rows=4, questions=4,
     width=128,
 )  # fmt: skip

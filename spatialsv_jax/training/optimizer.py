@@ -18,7 +18,8 @@ class OptimizerConfig:
 
     `vision`, `projector`, `language`, `lifting` are peak learning rates. With `name = "muon"`
     they hold for the matrices; embeddings, norms, biases and convolutions take Adam at
-    `adam_factor` times the rate.
+    `adam_factor` times the rate. `newton_schulz_steps` orthogonalise a matrix; `preconditioning`
+    scales it before them: "frobenius" by its norm, "aol" row by row (Turbo-Muon), which is worth a step or two.
     """
 
     name: str = "adamw"
@@ -32,12 +33,18 @@ class OptimizerConfig:
     b1: float = 0.9
     b2: float = 0.999
     adam_factor: float = 1.0
+    newton_schulz_steps: int = 5
+    preconditioning: str = "frobenius"
 
     def __post_init__(self):
         if self.name not in ("adamw", "muon"):
             raise ValueError(f"config.optimizer.name is '{self.name}'; choose adamw or muon.")
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"config.optimizer.warmup_share is {self.warmup_share}; it is a share in [0, 1).")
+        if self.newton_schulz_steps < 1:
+            raise ValueError(f"config.optimizer.newton_schulz_steps is {self.newton_schulz_steps}, expected 1 or more.")
+        if self.preconditioning not in ("frobenius", "aol"):
+            raise ValueError(f"config.optimizer.preconditioning is '{self.preconditioning}'; choose frobenius or aol.")
 
 
 def group_of(path: tuple[str, ...]) -> str:
@@ -99,6 +106,8 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             adam_rate = lambda step, rate=rate: config.adam_factor * rate(step)
             transforms[group] = optax.contrib.muon(
                 rate,
+                ns_steps=config.newton_schulz_steps,
+                preconditioning=config.preconditioning,
                 weight_decay=config.weight_decay,
                 adam_b1=config.b1,
                 adam_b2=config.b2,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import traverse_util
 
+from spatialsv_jax.partitioning import ONE_STREAM
 from spatialsv_jax.training import sharding as sharding_lib
 from spatialsv_jax.training.optimizer import group_of
 
@@ -61,15 +62,21 @@ def state_shapes(init_params: Callable, tx: optax.GradientTransformation, frozen
 
 
 def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState) -> TrainState:
-    """Creates the state on its devices, each shard where it belongs."""
+    """Creates the state on its devices, each shard where it belongs.
 
-    def create():
-        params = init_params()
+    A small model on one host is drawn outside the compiled program (see `partitioning.create`).
+    """
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    drawn = None
+    if jax.process_count() == 1 and sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) < ONE_STREAM:
+        drawn = jax.device_put(init_params(), shardings.params)
+
+    def create(drawn):
+        params = init_params() if drawn is None else drawn
         trainable, _ = split_params(params, frozen_groups)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), jnp.full((), -1, jnp.int32))
 
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    return jax.jit(create, out_shardings=shardings)()
+    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(drawn)
 
 
 def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...]) -> TrainState:

@@ -26,7 +26,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def params(batch):
-    return jax.jit(lambda: build().init_params(jax.random.key(0), batch, label_hw=SIZE))()
+    return build().init_params(jax.random.key(0), batch, label_hw=SIZE)
 
 
 def build(**changes):

@@ -15,7 +15,7 @@ def setup():
     batch = spec.fake_batch(dict(B=2, V=3, H=8, W=8, P=4, S=12, Q=1, T=2, A=1, K=1, N=5), (16, 16, 3))
     batch = {name: batch[name] for name in ("pixel_values", "view_valid")}
     model = SpatialTeacher(CONFIG)
-    params = jax.jit(lambda: model.init_params(jax.random.key(0), batch, label_hw=(8, 8)))()
+    params = model.init_params(jax.random.key(0), batch, label_hw=(8, 8))
     return model, params, batch, jax.jit(lambda p, b: model.apply({"params": p}, b, label_hw=(8, 8)))
 
 

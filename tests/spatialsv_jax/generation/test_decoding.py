@@ -24,7 +24,7 @@ def setup():
     batch["prefix_mask"][1, 9:] = False
     batch["question_start"][1] = 9
     batch["question_valid"][1, 2] = False
-    params = jax.jit(lambda key: model.init_params(key, batch, label_hw=(8, 8)))(jax.random.key(0))
+    params = model.init_params(jax.random.key(0), batch, label_hw=(8, 8))
     params = jax.tree.map(lambda leaf: 3 * leaf, drop_lifting(params))  # decided answers that differ
     return model, params, batch
 

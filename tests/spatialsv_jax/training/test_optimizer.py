@@ -77,6 +77,33 @@ def test_muon_orthogonalises_each_stacked_matrix_and_leaves_the_rest_to_adam():
     np.testing.assert_allclose(updates["backbone"]["language"]["embedding"], expected["embedding"], rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_newton_schulz_takes_the_steps_asked_for(steps):
+    config = OptimizerConfig(name="muon", language=1.0, warmup_share=0.0, clip=1e9, newton_schulz_steps=steps)
+    tx, gradients = make_optimizer(config, 10), _params()
+    _, state = tx.update(gradients, tx.init(gradients), gradients)
+    updates, _ = tx.update(gradients, state, gradients)  # the same gradient twice: momentum keeps its direction
+    rate = float(optimizer_lib.schedules(config, 10)["language"](1))
+    for update, gradient in zip(
+        updates["backbone"]["language"]["block"]["kernel"],
+        gradients["backbone"]["language"]["block"]["kernel"],
+        strict=True,
+    ):
+        x = np.asarray(gradient, np.float64)
+        x = x / np.linalg.norm(x)
+        for _ in range(steps):
+            square = x @ x.T
+            x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+        np.testing.assert_allclose(update, -rate * x, atol=1e-5)
+
+
+def test_wrong_muon_settings_are_named():
+    with pytest.raises(ValueError, match="newton_schulz_steps is 0"):
+        OptimizerConfig(newton_schulz_steps=0)
+    with pytest.raises(ValueError, match="preconditioning is 'col'"):
+        OptimizerConfig(preconditioning="col")
+
+
 def test_frozen_groups_have_no_state():
     params = _params()
     trainable, frozen = split_params(params, ("vision",))

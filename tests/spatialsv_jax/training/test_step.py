@@ -67,12 +67,21 @@ def test_with_all_3d_weights_zero_a_step_is_plain_text_tuning_bit_for_bit():
         np.testing.assert_array_equal(one, other)
 
 
-def test_the_frozen_encoder_has_no_backward_pass_and_never_moves():
+@pytest.fixture(scope="module")
+def compiled():
+    """(run, make, batch): the step of the default objective, new initial states, and a batch of two rows."""
     batch = tiny_batch(rows=2)
     parts, shapes, state = make_step(tiny_config(), one_device(), batch)
+    initial = jax.device_get(state)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    return step.jit_step(parts, shapes), lambda: jax.device_put(initial, layout), batch
+
+
+def test_the_frozen_encoder_has_no_backward_pass_and_never_moves(compiled):
+    run, make, batch = compiled
+    state = make()
     before = jax.device_get(state.params)
     rows = sharding.put_batch(batch, one_device())
-    run = step.jit_step(parts, shapes)
     for _ in range(2):  # the rate is 0 at step 0
         state, metrics = run(state, rows)
     after = jax.device_get(state.params)
@@ -83,12 +92,10 @@ def test_the_frozen_encoder_has_no_backward_pass_and_never_moves():
     assert "learning_rate/vision" not in metrics and "learning_rate/lifting" in metrics
 
 
-def test_a_nan_stops_every_update_and_remembers_its_step():
-    batch = tiny_batch(rows=2)
-    parts, shapes, state = make_step(tiny_config(), one_device(), batch)
-    run = step.jit_step(parts, shapes)
+def test_a_nan_stops_every_update_and_remembers_its_step(compiled):
+    run, make, batch = compiled
     rows = sharding.put_batch(batch, one_device())
-    state, _ = run(state, rows)
+    state, _ = run(make(), rows)
     good = jax.device_get(state.params)
     bad = sharding.put_batch({**batch, "pixel_values": np.full_like(batch["pixel_values"], np.nan)}, one_device())
     state, metrics = run(state, bad)
@@ -107,18 +114,12 @@ def test_gradient_norms_of_the_terms_at_the_trunk():
     norms = jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b))(state, rows)
     assert set(norms) == {f"gradient_norm/{name}" for name in ("text", "depth", "ray", "points")}
 
-    def depth_alone(language):
-        params = {**state.params, "backbone": {**state.params["backbone"], "language": language}}
+    def depth_alone(trunk):
+        params = {**state.params, "backbone": {**state.params["backbone"], **trunk}}
         return 2.0 * step.evaluate_losses(parts, params, rows, 0, names=("depth",))[1]["depth"]
 
-    def depth_by_projector(projector):
-        params = {**state.params, "backbone": {**state.params["backbone"], "projector": projector}}
-        return 2.0 * step.evaluate_losses(parts, params, rows, 0, names=("depth",))[1]["depth"]
-
-    squares = 0.0
-    for function, part in ((depth_alone, "language"), (depth_by_projector, "projector")):
-        gradients = jax.jit(jax.grad(function))(state.params["backbone"][part])
-        squares += sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(gradients))
+    trunk = {part: state.params["backbone"][part] for part in ("language", "projector")}
+    squares = sum(float(jnp.sum(leaf**2)) for leaf in jax.tree.leaves(jax.jit(jax.grad(depth_alone))(trunk)))
     np.testing.assert_allclose(norms["gradient_norm/depth"], squares**0.5, rtol=1e-4)
 
 
