@@ -30,7 +30,7 @@ def file_to_measured(labels: LabelFile, places: list[int], label_affine: np.ndar
 
 
 def pool_matrix(source: int, target: int, first: float = 0.0, last: float | None = None) -> np.ndarray:
-    """Averaging matrix float64[target, source] of adaptive average pooling (METHOD 4a.13).
+    """Averaging matrix float64[target, source] of adaptive average pooling (docs/method.md, 3.7).
 
     Cell i averages source cells floor(first + i * n / target) to ceil(first + (i+1) * n / target) - 1
     with n = last - first; cells outside the source are left out, a row without any is 0.

@@ -137,7 +137,7 @@ def _resample_views(measured: Measured, shape: tuple[int, int, int]) -> np.ndarr
 
 
 def make_labels(measured: Measured, covered: np.ndarray, record_id: str) -> Labels:
-    """Labels of one sample (METHOD 2 and 4a.16): frame of the first posed view with depth, scene scale.
+    """Labels of one sample (docs/method.md, 1.1): frame of the first posed view with depth, scene scale.
 
     A view without pose keeps its depth; a view without depth keeps its camera; a sample without a
     posed view with depth, or with fewer than 100 valid pixels, has no geometry at all.

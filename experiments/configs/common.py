@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-# METHOD section 10's mix: geometry needs overlap, language does not.
+# Cameras need views that overlap, depth and language do not.
 ROOMS_MIX = {"walk": 0.4, "rotation": 0.3, "around": 0.2, "free": 0.1}
 
 

@@ -10,12 +10,12 @@ from spatialsv_jax.geometry.arrays import contract, floats, require_shape
 from spatialsv_jax.geometry.cameras import points_from_depth
 from spatialsv_jax.geometry.rotations import nearest_rotation
 
-# Samples with fewer valid pixels in all have no geometry (METHOD section 2).
+# Samples with fewer valid pixels in all have no geometry (docs/method.md, 1.1).
 MIN_VALID_PIXELS = 100
 
 
 def umeyama(source, target, weights=None, with_scale: bool = True):
-    """Similarity that best maps `source` onto `target` (Umeyama 1991; METHOD 4a.18).
+    """Similarity that best maps `source` onto `target` (Umeyama 1991; docs/method.md, 4.2).
 
     Minimises sum of w |target - (scale * R source + translation)|^2 with det R = +1: a mirrored
     cloud leaves a residual, it does not flip R. NumPy computes in float64 and returns the input's
@@ -81,7 +81,7 @@ class NormalizedScene:
 
 
 def normalize_scene(depth, intrinsics, camera_to_world, valid, pose_valid) -> NormalizedScene:
-    """First-view frame and unit scale of one sample (METHOD sections 2 and 4a.16). NumPy only.
+    """First-view frame and unit scale of one sample (docs/method.md, 1.1). NumPy only.
 
     The reference is the first view with a pose and a valid pixel; poses become inverse(its pose)
     times theirs; the scale is the mean of |point| over the valid pixels of all posed views.

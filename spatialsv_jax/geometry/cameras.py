@@ -17,7 +17,7 @@ from spatialsv_jax.geometry.rotations import pose_matrix
 
 
 def rays_from_camera(intrinsics, camera_to_world, height: int, width: int):
-    """Ray map of a pinhole camera: [t, d] with d = R K^-1 [u + 0.5, v + 0.5, 1]^T (METHOD section 2).
+    """Ray map of a pinhole camera: [t, d] with d = R K^-1 [u + 0.5, v + 0.5, 1]^T (docs/method.md, 1).
 
     The direction is not normalised: its z component in the camera frame is 1, so that
     point = t + z_depth * d.
@@ -127,7 +127,7 @@ class CameraFit(NamedTuple):
 
 
 def solve_camera(ray, confidence=None) -> CameraFit:
-    """Closed-form camera of a ray map (METHOD section 5 and 4a.17).
+    """Closed-form camera of a ray map (docs/method.md, 4.1).
 
     Weighted least squares for A in d = A p with weights `confidence`, in pixel coordinates mapped
     to [-1, 1], then QR of A with positive diagonal: R = Q, K = inverse(U / U[2,2]) with its skew

@@ -7,12 +7,12 @@ import numpy as np
 from spatialsv_jax.geometry.arrays import contract, floats, require_shape
 from spatialsv_jax.geometry.cameras import points_from_depth, project
 
-# A cross product of this length or less has no direction (METHOD 4a.10).
+# A cross product of this length or less has no direction (docs/method.md, 3.4).
 DEGENERATE_NORMAL = 1e-8
 
 
 def neighbour_normals(points, valid):
-    """The four unit normals per pixel that METHOD 4a.9 and 4a.10 define.
+    """The four unit normals per pixel that docs/method.md, 3.4, defines.
 
     They are up x left, left x down, down x right, right x up of (neighbour - centre).
 
@@ -60,7 +60,7 @@ def neighbour_normals(points, valid):
 
 
 def unit_cross(xp, first, second, valid):
-    """Unit cross product of vector maps given as separate x, y, z maps (METHOD 4a.10).
+    """Unit cross product of vector maps given as separate x, y, z maps (docs/method.md, 3.4).
 
     Args:
       xp: numpy or jax.numpy.
@@ -103,7 +103,7 @@ def surface_normals(points, valid):
 
 
 def area_pool(features, grid_height: int, grid_width: int):
-    """Adaptive average pooling to a token grid (METHOD 4a.13).
+    """Adaptive average pooling to a token grid (docs/method.md, 3.7).
 
     Cell (i, j) averages rows floor(i H / gh) to ceil((i + 1) H / gh) - 1, columns alike.
 
@@ -142,7 +142,7 @@ def multi_view_filter(
     threshold: float = 0.05,
     keep_unless_contradicted: bool = False,
 ) -> np.ndarray:
-    """Keeps the pixels whose depth another view confirms (METHOD 4a.19). NumPy only.
+    """Keeps the pixels whose depth another view confirms (docs/method.md, 4.3). NumPy only.
 
     A pixel is lifted and projected into every other view j. With z its depth there, j sees it if
     z > 0 and it falls on a valid pixel of j (nearest pixel: floor of u and v); j agrees if

@@ -1,7 +1,7 @@
 """Loss algebra: a term is a dict of parts, a part is a global sum over a global count.
 
 Sums and counts stay separate until both are complete, so that neither sharding nor padding nor
-micro-batches change a value (METHOD 4a.1).
+micro-batches change a value (docs/method.md, 3.1).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 
-# Residuals, and values under the quantile filter, are cut here (METHOD 4a.5 and 4a.11).
+# Residuals, and values under the quantile filter, are cut here (docs/method.md, 3.2 and 3.5).
 CLAMP = 100.0
 # The quantile filter leaves at least this many values.
 FILTER_MINIMUM = 1000
@@ -30,7 +30,7 @@ class Part:
     """sum(values where mask) / sum(count_mask), which enters its term times `coefficient`.
 
     `values` and `mask` have one shape. `count_mask` may have another, for N is not always the number
-    of values (METHOD 4a.2): a value can be the sum of several elements, and then `count_mask` holds
+    of values (docs/method.md, 3.1): a value can be the sum of several elements, and then `count_mask` holds
     the number of elements of each value. Masks depend on the batch only, never on predictions,
     unless the quantile filter is on.
     """
@@ -78,7 +78,7 @@ def reduce(parts: Mapping[str, Part], counts: Mapping[str, jax.Array] | None = N
 
 
 def quantile_filter(part: Part, quantile: float) -> Part:
-    """Drops the largest values of the whole batch (METHOD 4a.11); N becomes the number kept.
+    """Drops the largest values of the whole batch (docs/method.md, 3.5); N becomes the number kept.
 
     With at most 1000 valid values nothing changes. Else values are cut at 100, and those strictly
     below the value of rank round(quantile (n - 1)) are kept, or all (cut) if at most 1000 would

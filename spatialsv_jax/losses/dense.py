@@ -1,4 +1,4 @@
-"""Losses of the depth, ray and point maps (METHOD section 4, details in 4a.5 to 4a.10 and 4a.12).
+"""Losses of the depth, ray and point maps (docs/method.md, 3.1 to 3.6).
 
 Every function takes (prediction, target, mask, confidence) and returns name -> Part. Masked
 entries of all three arrays are replaced before any arithmetic, so whatever they hold, NaN

@@ -1,4 +1,4 @@
-"""Coarse feature distillation on the lifting grid (METHOD sections 4 and 4a.13)."""
+"""Coarse feature distillation on the lifting grid (docs/method.md, 3.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Next-token cross-entropy over answer tokens (METHOD 4a.14)."""
+"""Next-token cross-entropy over answer tokens (docs/method.md, 3.7)."""
 
 from __future__ import annotations
 

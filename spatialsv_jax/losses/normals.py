@@ -20,7 +20,7 @@ _ROWS, _COLUMNS = (0, 1, 1, 0), (0, 0, 1, 1)
 def normal_residuals(prediction, target, mask, strides: tuple[int, ...]):
     """Sum over a pixel's valid cross products of 1 - cos(n(prediction), n(target)), per scale.
 
-    METHOD 4a.9 and 4a.10; see `geometry.neighbour_normals` for the definition of the elements. A
+    docs/method.md, 3.4; see `geometry.neighbour_normals` for the definition of the elements. A
     degenerate normal on either side gives 1 without gradient; equal maps give exactly 0 with
     gradient 0.
 

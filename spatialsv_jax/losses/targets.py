@@ -11,7 +11,7 @@ from spatialsv_jax.geometry.arrays import namespace
 def make_targets(batch: Mapping) -> dict:
     """Ray map, point map and the three masks of a batch (the fields of `spec.TARGETS`).
 
-    METHOD 4a.4: depth and points count on valid pixels of samples with geometry, points only in
+    docs/method.md, 3.1: depth and points count on valid pixels of samples with geometry, points only in
     posed views; a ray counts on every covered pixel of a posed view. What invalid views hold is not
     read into any result. NumPy in, NumPy out; jax in, jax out.
 

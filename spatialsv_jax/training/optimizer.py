@@ -14,7 +14,7 @@ GROUPS = ("vision", "projector", "language", "lifting")
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """METHOD: AdamW, linear warm-up over 3 % of the steps, cosine to 0, weight decay 0, clip 1.
+    """Defaults of the paper (docs/method.md, 5): AdamW, linear warm-up over 3 % of the steps, cosine to 0, weight decay 0, clip 1.
 
     `vision`, `projector`, `language`, `lifting` are peak learning rates. With `name = "muon"`
     they hold for the matrices; embeddings, norms, biases and convolutions take Adam at

@@ -91,7 +91,7 @@ def test_outside_of_the_picture_is_invalid():
 
 
 def reference_labels(measured: Measured, covered):
-    """METHOD 2 and 4a.16 as a loop in float64; label size = map size."""
+    """docs/method.md, 1.1, as a loop in float64; label size = map size."""
     count, height, width = covered.shape
     first = next(
         view
