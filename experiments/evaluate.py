@@ -68,7 +68,8 @@ def evaluate_run(
       model: a run, a phase's workdir or a checkpoint step.
       data: a prepared data set; by default the first source of the model's config.
       split: which split to evaluate; the constant predictor is fitted on `train` of the same data.
-      out: where to write; by default the run's folder (else the model's).
+      out: where to write; by default the folder of the run whose result this is: its last phase at its last
+        step on its own test rooms. Anything else goes to `evaluation/` in the phase's folder.
       max_scenes: a random choice of that many records; None = all.
       report: whether to write the page.
       report_scenes: scenes that the page shows.
@@ -88,8 +89,8 @@ def evaluate_run(
     loaded = loading.load(model)
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(_run_folder(loaded.path) / ".jax_cache"))
+    out_folder = Path(out) if out else _default_folder(loaded, data, split)
     data = data or _training_data(loaded)
-    out_folder = Path(out) if out else _run_folder(loaded.path)
     records = storage.open_split(data, split)
     training = storage.open_split(data, "train")
     chosen = _choose(len(records), max_scenes, seed)
@@ -104,7 +105,7 @@ def evaluate_run(
         return evaluation_batches(config, loaded.processor, Subset(subset, places), batch_size, groups=groups)
 
     result = runner.evaluate(engine, batches(range(len(subset))), constant, len(subset), blind)
-    scenes = [row["scene"] for row in records.rows] if hasattr(records, "rows") else []
+    scenes = [row["scene"] for row in records.rows]
     evaluation = {
         "format_version": runner.FORMAT_VERSION,
         "trained": runner.describe_model(loaded, str(model)),
@@ -226,6 +227,19 @@ def _run_folder(phase: Path) -> Path:
     return phase.parent if (phase.parent / "run.json").exists() else phase
 
 
+def _default_folder(loaded, data: str | None, split: str) -> Path:
+    """Where an evaluation goes that was not told: never over the run's own result unless it is that."""
+    from spatialsv_jax import loading
+    from spatialsv_jax.training.checkpoints import Checkpoints
+
+    run = _run_folder(loaded.path)
+    newest = Checkpoints(loaded.path / "checkpoints", create=False).latest_step()
+    if loaded.step == newest and split == "test" and data is None and loading.locate(run).workdir == loaded.path:
+        return run
+    name = "" if data is None else f"{Path(data).absolute().name}-"
+    return loaded.path / "evaluation" / f"{name}{split}-{loaded.step}"
+
+
 def _summary(evaluation: dict, out: Path, report: bool) -> str:
     questions, depth, camera = evaluation["questions"], evaluation["depth"], evaluation["camera"]["all"]
     lines = [
@@ -255,7 +269,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
     result.add_argument("--data", help="prepared data; default: the model's training data set")
     result.add_argument("--split", default="test", help="train, validation, test or ood (default test)")
-    result.add_argument("--out", help="where to write (default: the run's folder)")
+    result.add_argument(
+        "--out", help="where to write (default: the run's folder for its own result, else evaluation/ in the phase's)"
+    )
     result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
     result.add_argument("--report_scenes", type=int, default=6, help="scenes on the page (default 6)")
     result.add_argument("--no_report", action="store_true", help="write no page")

@@ -22,10 +22,10 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.loader import DataConfig, Loader, make_loader
-from data_pipelines.manifest import read_manifest
+from data_pipelines.manifest import PrepareError, read_manifest
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
-from experiments import startup
+from experiments import resume, startup
 from experiments.vocabulary import processor_for
 from spatialsv_jax import assembly, loading
 from spatialsv_jax.losses.objective import active_terms
@@ -36,6 +36,7 @@ from spatialsv_jax.training.metric_writer import MetricWriter
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; it may take an argument as FILE:ARG.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
+MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -71,12 +72,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             print(f"Taken over from {folders[name]}.", flush=True)
         elif phase.stage == "label":
             label_lib.label_rooms(places[phase.teacher], places[phase.data], folders[name], tuple(phase.splits))
-            _write_json(folders[name] / "config.json", phase.to_dict())
-            _write_json(folders[name] / "finished.json", {})
+            resume.write_json(folders[name] / "config.json", phase.to_dict())
+            resume.write_json(folders[name] / "finished.json", {})
         else:
             train_phase(_resolve_places(phase, places), folders[name])
-    _write_json(workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}})
-    return _evaluate(run, folders, places)
+    resume.write_json(
+        workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}}
+    )
+    return _evaluate(run, folders, places, workdir)
 
 
 def as_run(config: ConfigDict) -> ConfigDict:
@@ -135,10 +138,12 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     data_config = data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
     processor = processor_for(config, settings, manifests)
-    _keep_config(config, workdir, processor)
-    if _finished_step(workdir) >= settings.training.steps:
+    resume.check_unchanged(config, workdir, processor)
+    if resume.finished_step(workdir) >= settings.training.steps:
         print(f"{config.name}: already trained to step {settings.training.steps}.", flush=True)
         return
+    resume.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
+    processor.save(workdir / "processor")
     mesh = sharding.make_mesh(settings.mesh, rows=sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
@@ -157,6 +162,11 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         optimizer.schedules(settings.optimizer, settings.training.steps),
     )
     shapes, report = state.state_shapes(init, tx, settings.frozen_groups, logical_axes, mesh)
+    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
+    loaded = None
+    if config.init_from and checkpoints.latest_step() is None:
+        loaded = loading.read_params(config.init_from)
+        state.check_loaded(shapes.params, loaded, MAY_BE_NEW)  # before a minute of compiling
     compiled = startup.compile_step(parts, shapes, first_batch, mesh)
     probe = (
         jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
@@ -165,12 +175,18 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     if jax.process_index() == 0:
         print(table.text(), flush=True)
 
-    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
     meta = {
-        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()},
+        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()}
+        | resume.labels_used(data_config),
         "objective": settings.objective_name,
     }
-    train_state = _first_state(checkpoints, shapes, init, tx, settings, config.init_from, meta)
+    if checkpoints.latest_step() is not None:
+        train_state = resume.go_on(checkpoints, shapes, meta)
+    else:
+        train_state = state.create_state(init, tx, settings.frozen_groups, shapes)
+    if loaded is not None:
+        train_state = state.replace_params(train_state, loaded, MAY_BE_NEW)
+        print(f"Starting from the parameters of {config.init_from}.", flush=True)
     start = int(train_state.step)
     writer = MetricWriter(workdir, start, settings.training.tensorboard)
     began = time.perf_counter()
@@ -194,7 +210,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         writer.close()
         checkpoints.close()
         loader.close()
-    _write_json(workdir / "finished.json", {"steps": settings.training.steps, "seconds": time.perf_counter() - began})
+    resume.write_json(
+        workdir / "finished.json", {"steps": settings.training.steps, "seconds": time.perf_counter() - began}
+    )
 
 
 def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
@@ -229,30 +247,6 @@ def data_settings(config: ConfigDict) -> DataConfig:
     return from_mapping(DataConfig, values, "config.data")
 
 
-def _finished_step(workdir: Path) -> int:
-    """The step that a finished phase in `workdir` was trained to; -1 when there is none."""
-    file = workdir / "finished.json"
-    return json.loads(file.read_text())["steps"] if file.exists() else -1
-
-
-def _first_state(checkpoints: Checkpoints, shapes, init, tx, settings, init_from: str, meta: dict):
-    if checkpoints.latest_step() is not None:
-        restored, old = checkpoints.restore(shapes)
-        if old["data"] != meta["data"]:
-            raise ValueError(
-                f"The data has changed since {checkpoints.directory} was written ({old['data']} then, {meta['data']} now). "
-                "Use a new --workdir, or bring the old data back."
-            )
-        print(f"Going on from step {int(restored.step)} of {checkpoints.directory}.", flush=True)
-        return restored
-    created = state.create_state(init, tx, settings.frozen_groups, shapes)
-    if init_from:
-        loaded = loading.read_params(init_from)
-        created = state.replace_params(created, loaded, new_prefixes=("lifting",))
-        print(f"Starting from the parameters of {init_from}.", flush=True)
-    return created
-
-
 def _resolve_places(phase: ConfigDict, places: dict[str, Path]) -> ConfigDict:
     """The phase with names of prepared data and earlier phases replaced by their folders."""
     phase = phase.copy_and_resolve_references()
@@ -264,26 +258,7 @@ def _resolve_places(phase: ConfigDict, places: dict[str, Path]) -> ConfigDict:
     return phase
 
 
-def _keep_config(config: ConfigDict, workdir: Path, processor) -> None:
-    """Writes config.json and the processor; refuses to go on with another model in the same place."""
-    file = workdir / "config.json"
-    new = json.loads(config.to_json_best_effort())
-    if file.exists():
-        old = json.loads(file.read_text())
-        changed = [
-            key
-            for key in ("model", "vision", "language", "lifting", "teacher", "data", "seed")
-            if old.get(key) != new[key]
-        ]
-        if changed and (workdir / "checkpoints").exists():
-            raise ValueError(
-                f"{workdir} holds a run with other settings of {changed}. Use a new --workdir or the old settings."
-            )
-    _write_json(file, new)
-    processor.save(workdir / "processor")
-
-
-def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]) -> dict:
+def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path], out: Path) -> dict:
     """Evaluates the last phase that trained a language model."""
     from experiments import evaluate
 
@@ -296,15 +271,10 @@ def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]
         model=str(folders[phases[-1]]),
         data=str(places.get(first.path, first.path)),
         split=run.evaluation.split,
+        out=str(out),
         max_scenes=run.evaluation.scenes or None,
         report_scenes=run.evaluation.report_scenes,
     )
-
-
-def _write_json(path: Path, value: dict) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    os.replace(partial, path)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -325,7 +295,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS report every step of theirs
     try:
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, FileNotFoundError, loop.NonFiniteError) as error:
+    except (ValueError, OSError, PrepareError, loop.NonFiniteError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")

@@ -21,11 +21,17 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
       manifests: the manifests of its sources; their `vocabulary` adds words (assets' categories).
 
     Raises:
-      ValueError: the data has words that the tokenizer to start from lacks.
+      ValueError: the data has words that the tokenizer to start from lacks, or its pictures have another size.
     """
     words = sorted({word for manifest in manifests.values() for word in manifest.get("vocabulary", ())})
     if config.init_from:
         processor = loading.load_processor(Path(config.init_from))
+        kept, new = (processor.image_size, processor.patch_size, processor.merge), _sizes(settings)
+        if kept != new:
+            raise ValueError(
+                f"The model of {config.init_from} reads pictures with (image_size, patch_size, merge) = {kept}, "
+                f"this config says {new}. Set config.vision to its sizes."
+            )
         unknown = [word for word in words if not processor.knows(word)]
         if unknown:
             raise ValueError(
@@ -34,6 +40,10 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
             )
         return processor
     tokenizer = build_tokenizer(sorted(set(vocabulary()) | set(words)))
+    image_size, patch_size, merge = _sizes(settings)
+    return TinyProcessor(tokenizer, image_size=image_size, patch_size=patch_size, merge=merge)
+
+
+def _sizes(settings: Settings) -> tuple[int, int, int]:
     vision = settings.teacher if settings.model == "teacher" else settings.vision
-    merge = getattr(vision, "merge", 1)
-    return TinyProcessor(tokenizer, image_size=vision.image_size, patch_size=vision.patch_size, merge=merge)
+    return vision.image_size, vision.patch_size, vision.merge

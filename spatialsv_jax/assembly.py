@@ -104,8 +104,3 @@ def build_model(settings: Settings, processor: TinyProcessor):
         )
     language = dataclasses.replace(language, vocab_size=processor.vocab_size)
     return SpatialMLLM(settings.vision, language, settings.lifting)
-
-
-def has_lifting(settings: Settings) -> bool:
-    """Whether the model has anything to lift with."""
-    return settings.model == "teacher" or bool(settings.lifting.heads) or settings.lifting.distill_features > 0

@@ -38,7 +38,9 @@ def locate(path: str | Path) -> Location:
     if (path / "run.json").exists():
         phases = json.loads((path / "run.json").read_text())["phases"]
         trained = [path / folder for folder in phases.values() if (path / folder / "config.json").exists()]
-        models = [folder for folder in trained if json.loads((folder / "config.json").read_text())["model"] == "mllm"]
+        models = [
+            folder for folder in trained if json.loads((folder / "config.json").read_text()).get("model") == "mllm"
+        ]
         if models:
             return Location(models[-1], None)
     if (path / "config.json").exists() and (path / "checkpoints").is_dir():

@@ -169,11 +169,6 @@ def create(key: jax.Array, boxed: Any) -> Any:
     return _map(draw, boxed)
 
 
-def unbox(boxed: Any) -> Any:
-    """The bare arrays of a tree of boxed parameters."""
-    return meta.unbox(boxed)
-
-
 def _map(function: Callable, boxed: Any) -> Any:
     def check(path, leaf):
         if not isinstance(leaf, Declared):

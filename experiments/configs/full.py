@@ -1,4 +1,4 @@
-"""The paper's equation 6: text, distillation and the three tasks, labels from the rooms teacher.
+"""The paper's equation 6: text, the three tasks, and the features of the rooms teacher to distil.
 
 Run: python -m experiments.train --config experiments/configs/full.py --workdir runs/full"""
 

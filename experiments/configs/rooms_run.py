@@ -139,14 +139,6 @@ def label_phase() -> ConfigDict:
     return ConfigDict(dict(stage="label", teacher="teacher", data="rooms", splits=("train",)))
 
 
-def use_teacher_labels(config: ConfigDict, features: int) -> ConfigDict:
-    """Takes depth, cameras and features from the label phase's files, as the paper does."""
-    for entry in config.data.sources.values():
-        entry.labels = "label"
-    config.lifting.distill_features = features
-    return config
-
-
 def run(name: str, scale: Scale, phases: dict[str, ConfigDict], evaluate: int = 0) -> ConfigDict:
     """A run: rooms, phases in order, evaluation of the last on unseen rooms.
 
@@ -174,7 +166,8 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     Args:
       name: of the run and its last phase.
       arg: the config file's argument.
-      teacher: whether labels and features come from the teacher's files.
+      teacher: whether there is a teacher whose features are distilled. Depth and cameras are the measured ones
+        everywhere, so that configs differ in the signal alone.
       changes: section -> values to change in the spatial phase.
     """
     scale = scale_for(arg, LAPTOP)
@@ -182,7 +175,8 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     config = spatial_phase(scale, name)
     if teacher:
         phases |= {"teacher": teacher_phase(scale), "label": label_phase()}
-        use_teacher_labels(config, phases["teacher"].teacher.width)
+        config.data.sources.rooms.features = "label"
+        config.lifting.distill_features = phases["teacher"].teacher.width
     for section, values in changes.items():
         config[section].update(values)
     return run(name, scale, {**phases, name: config})

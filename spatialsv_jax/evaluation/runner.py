@@ -140,14 +140,16 @@ def choose_scenes(quality: Sequence[Mapping], count: int) -> tuple[list[tuple[in
 
 
 def describe_model(loaded, model: str) -> dict:
-    """What was trained: name, objective with its weights, step and where it started from."""
-    losses = loaded.config["losses"]
+    """What was trained: name, objective with its weights, whose labels, step and where it started from."""
+    losses, sources = loaded.config["losses"], loaded.config["data"]["sources"].values()
+    geometry = {"measured" if source["labels"] == "measured" else "a teacher's" for source in sources}
     name, run = loaded.config.get("name") or loaded.path.name, loaded.path.parent
     return {
         "name": f"{run.name} / {name}" if (run / "run.json").exists() else name,
         "model": model,
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
+        "labels": f"depth and cameras {' and '.join(sorted(geometry))}",
         "weights": {name: losses[name] for name in ("text", "distill", "depth", "ray", "points")},
         "init_from": loaded.config.get("init_from", ""),
         "training_data": loaded.meta.get("data", {}) if loaded.meta else {},

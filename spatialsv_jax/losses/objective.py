@@ -41,9 +41,9 @@ class ObjectiveConfig:
         for name in TERMS:
             object.__setattr__(self, name, _checked_weight(name, getattr(self, name)))
         if not (0 <= self.quantile < 1):
-            raise ValueError(f"objective.quantile must be in [0, 1) (0 = off), not {self.quantile}.")
+            raise ValueError(f"config.losses.quantile must be in [0, 1) (0 = off), not {self.quantile}.")
         if not (np.isfinite(self.confidence_lambda) and self.confidence_lambda >= 0):
-            raise ValueError(f"objective.confidence_lambda must be finite and >= 0, not {self.confidence_lambda}.")
+            raise ValueError(f"config.losses.confidence_lambda must be finite and >= 0, not {self.confidence_lambda}.")
 
 
 def _checked_weight(name: str, weight: Weight) -> Weight:
@@ -51,12 +51,12 @@ def _checked_weight(name: str, weight: Weight) -> Weight:
     try:
         pairs = tuple((float(step), float(value)) for step, value in pairs)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"objective.{name} must be a number or [step, value] pairs, not {weight!r}.") from error
+        raise ValueError(f"config.losses.{name} must be a number or [step, value] pairs, not {weight!r}.") from error
     steps, values = [step for step, _ in pairs], [value for _, value in pairs]
     if not pairs or not np.isfinite(pairs).all() or min(values) < 0:
-        raise ValueError(f"objective.{name} must have finite weights >= 0, not {weight!r}.")
+        raise ValueError(f"config.losses.{name} must have finite weights >= 0, not {weight!r}.")
     if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
-        raise ValueError(f"objective.{name}: steps must increase, not {steps}.")
+        raise ValueError(f"config.losses.{name}: steps must increase, not {steps}.")
     return values[0] if isinstance(weight, (int, float)) else pairs
 
 
@@ -158,7 +158,7 @@ def term_parts(
         if missing:
             raise ValueError(
                 f"Loss term '{name}' needs the predictions {missing}, but the model gives {sorted(predictions)}. "
-                f"Add the head, or set objective.{name} = 0."
+                f"Add the head, or set config.losses.{name} = 0."
             )
     if "distill" in names and "teacher_features" not in batch:
         raise ValueError("Loss term 'distill' needs 'teacher_features' in the batch: use label files with features.")

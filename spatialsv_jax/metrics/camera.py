@@ -1,4 +1,4 @@
-"""Relative pose errors over all pairs of views (EVALUATION: geometry). float64, no jax."""
+"""Relative pose errors over all pairs of views. float64, no jax."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Depth errors after a named alignment (EVALUATION: geometry). float64, no jax."""
+"""Depth errors after a named alignment. float64, no jax."""
 
 from __future__ import annotations
 

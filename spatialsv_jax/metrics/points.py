@@ -1,4 +1,4 @@
-"""Distances between point clouds (EVALUATION: geometry). float64, no jax.
+"""Distances between point clouds. float64, no jax.
 
 Neighbours come from SciPy's KD-tree; jax itself depends on SciPy, so it is always there.
 """

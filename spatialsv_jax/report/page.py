@@ -44,11 +44,12 @@ def write_report(
 
 def _head(evaluation: Mapping) -> str:
     trained, data = evaluation["trained"], evaluation["data"]
+    seen = "that the model was trained on" if data["split"] == "train" else "the model never saw"
     return (
         f"<h1>{esc(trained['name'])}: what it sees, what it answers</h1>"
-        f'<p class="soft">{data["records"]} records of {data["scenes"]} scenes the model never saw '
+        f'<p class="soft">{data["records"]} records of {data["scenes"]} scenes {seen} '
         f"({esc(data['split'])} split), {evaluation['questions']['n']} questions. "
-        f"Trained with objective <b>{esc(trained['objective'])}</b>.</p>"
+        f"Trained with objective <b>{esc(trained['objective'])}</b>, {esc(trained['labels'])}.</p>"
     )
 
 

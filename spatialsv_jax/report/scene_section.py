@@ -44,14 +44,13 @@ class SceneFigure:
     scene_scale_m: float = 0.0
 
 
-def write_scene(figure: SceneFigure, folder: Path, stem: str, link_prefix: str = "") -> str:
+def write_scene(figure: SceneFigure, folder: Path, stem: str) -> str:
     """Writes the scene's point-cloud files and returns its HTML.
 
     Args:
       figure: what to show.
       folder: existing folder for `STEM_*.glb` and `STEM_*.ply`.
       stem: start of the file names, [a-z0-9_-] only.
-      link_prefix: path from the page to `folder`, ending in "/" or empty.
     """
     clouds = _clouds(figure)
     links = []
@@ -59,7 +58,7 @@ def write_scene(figure: SceneFigure, folder: Path, stem: str, link_prefix: str =
         if len(points):
             file_stem = f"{stem}_{name.replace(' ', '_').replace('+', 'and')}"
             for path in pointcloud_files.write_clouds(folder, file_stem, points, colours, _frusta(figure)):
-                links.append(f'<a href="{esc(link_prefix + path.name)}">{esc(path.name)}</a>')
+                links.append(f'<a href="{esc(path.name)}">{esc(path.name)}</a>')
     tags = "".join(f'<span class="tag">{esc(tag)}</span>' for tag in figure.tags)
     note = f'<p class="soft small">{esc(figure.note)}</p>' if figure.note else ""
     return (

@@ -185,3 +185,8 @@ class CheckpointConfig:
 
     every: int = 500
     keep: int = 2
+
+    def __post_init__(self):
+        for name in ("every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.checkpoint.{name} is {getattr(self, name)}, expected 1 or more.")

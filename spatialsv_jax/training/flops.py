@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-PARTS = ("vision", "projector", "language", "lifting", "optimizer")
+PARTS = ("vision", "projector", "language", "teacher", "lifting", "optimizer")
 
 
 def count(function: Callable, *args) -> Counter:

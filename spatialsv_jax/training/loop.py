@@ -40,6 +40,11 @@ class LoopConfig:
     tensorboard: bool = True
     profile: str = ""
 
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("log_every", 1), ("gradient_norm_every", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"config.training.{name} is {getattr(self, name)}, expected {least} or more.")
+
 
 @dataclasses.dataclass(frozen=True)
 class Work:
@@ -74,7 +79,7 @@ def run(
       mesh: where batches go.
       config, checkpoint_config: intervals.
       checkpoints, writer: where states and metrics go.
-      meta: written beside every checkpoint (the data manifest's hash, the resolved config).
+      meta: written beside every checkpoint: hashes of data and labels, the objective's name.
       work: tokens and FLOPs per step, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.

@@ -85,7 +85,7 @@ def matrix_dimensions(params):
 
     def dimensions(path, leaf):
         names = [key.key for key in path]
-        is_dpt = names[0] == "lifting" and not any(name.startswith("projector") for name in names)
+        is_dpt = names[0] == "lifting" and not any("projector" in name for name in names)
         if names[-1] != "kernel" or leaf.ndim not in (2, 3) or is_dpt:
             return None
         return MuonDimensionNumbers(reduction_axis=leaf.ndim - 2, output_axis=leaf.ndim - 1)

@@ -141,7 +141,7 @@ def like_parameters(shapes, parameter_tree, mesh: Mesh):
 
     Args:
       shapes: the state tree (ShapeDtypeStructs).
-      parameter_tree: parameter path tree of (shape, NamedSharding) leaves, from `shape_and_sharding`.
+      parameter_tree: the parameters (ShapeDtypeStructs with shardings).
       mesh: the mesh.
     """
     known = {path_text(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(parameter_tree)}

@@ -79,16 +79,15 @@ def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState) -
     return jax.jit(create, out_shardings=shardings, donate_argnums=0)(drawn)
 
 
-def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...]) -> TrainState:
-    """The state with `loaded` parameters; those under `new_prefixes` may be missing and stay as created.
+def check_loaded(params: dict, loaded: dict, new_prefixes: tuple[str, ...]) -> None:
+    """Raises unless `loaded` has every parameter of `params` (arrays or shapes) in its shape, and no other.
 
-    Loaded parameters that the model lacks are an error, except under `new_prefixes`
-    (the lifting part of another objective).
+    Under `new_prefixes` (the lifting part of another objective) anything goes.
 
     Raises:
       ValueError: naming every missing, unexpected and misshapen parameter at once.
     """
-    target, source = traverse_util.flatten_dict(state.params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
+    target, source = traverse_util.flatten_dict(params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
     is_new = lambda name: name.split("/")[0] in new_prefixes
     problems = [f"missing: {name}" for name in target if name not in source and not is_new(name)]
     problems += [f"unexpected: {name}" for name in source if name not in target and not is_new(name)]
@@ -99,6 +98,16 @@ def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...
     ]
     if problems:
         raise ValueError("The checkpoint to start from is of another architecture:\n  " + "\n  ".join(sorted(problems)))
+
+
+def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...]) -> TrainState:
+    """The state with `loaded` parameters; those under `new_prefixes` that do not fit stay as created.
+
+    Raises:
+      ValueError: see `check_loaded`.
+    """
+    check_loaded(state.params, loaded, new_prefixes)
+    target, source = traverse_util.flatten_dict(state.params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
     merged = {
         name: jax.device_put(source[name], leaf.sharding)
         if name in source and source[name].shape == leaf.shape

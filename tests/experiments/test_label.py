@@ -73,7 +73,8 @@ def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
     config = _teacher_run()
     config.reuse = str(labelled)
     full = rooms_run.spatial_phase(SCALE, "full", init_from="")
-    rooms_run.use_teacher_labels(full, 32)
+    full.data.sources.rooms.labels = "label"
+    full.lifting.distill_features = 32
     full.lifting.heads = ("depth",)
     full.losses.update(distill=1.0, ray=0.0, points=0.0)
     full.data.update(questions=4)

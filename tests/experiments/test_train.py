@@ -42,6 +42,7 @@ def _config(rooms: Path, steps: int = 10, **losses):
     config.training.update(steps=steps, log_every=1, tensorboard=False)
     # Small steps, because large ones amplify the rounding of another order of summation tenfold each.
     config.optimizer.update({group: 1e-4 for group in ("vision", "projector", "language", "lifting")})
+    config.optimizer.newton_schulz_steps = 1  # less to compile
     config.checkpoint.update(every=5, keep=3)
     config.evaluation.scenes = -1
     return config

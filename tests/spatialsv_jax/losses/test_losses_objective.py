@@ -176,7 +176,7 @@ def test_mistakes_are_named(batch, predictions):
         bare = {key: value for key, value in batch.items() if key != "teacher_features"}
         objective.evaluate(CONFIG, predictions, bare, 0, names=("distill",))
     for wrong in (-1.0, float("nan"), (), ((0, 1.0), (0, 2.0)), ((0, 1.0, 2.0),), "one"):
-        with pytest.raises(ValueError, match=r"objective\.depth"):
+        with pytest.raises(ValueError, match=r"config\.losses\.depth"):
             objective.ObjectiveConfig(depth=wrong)
     with pytest.raises(ValueError, match="quantile"):
         objective.ObjectiveConfig(quantile=1.0)

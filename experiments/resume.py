@@ -1,0 +1,84 @@
+"""Going on where a phase was stopped: what must be as it was, and what marks a phase as finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from data_pipelines.loader import DataConfig
+from spatialsv_jax.processing import load_processor
+from spatialsv_jax.training.checkpoints import Checkpoints
+from spatialsv_jax.training.state import TrainState
+
+# What may differ when a run goes on: where and how it is computed, not what.
+MAY_CHANGE = ("name", "mesh", "training", "checkpoint", "evaluation")
+READING = ("threads", "buffer", "cache_mb", "verify")  # keys of config.data of that kind
+
+
+def check_unchanged(config: ConfigDict, workdir: Path, processor) -> None:
+    """Refuses to go on in `workdir` with other settings or words than its checkpoints were made with.
+
+    Raises:
+      ValueError: naming the sections that differ, or the tokenizer.
+    """
+    saved = (workdir / "checkpoints").glob("[0-9]*")
+    if not (workdir / "config.json").exists() or not any(saved):
+        return
+    kept = json.loads((workdir / "config.json").read_text())
+    new = json.loads(config.to_json_best_effort())
+    for values in (kept, new):
+        values["data"] = {key: value for key, value in values["data"].items() if key not in READING}
+    changed = [key for key in new if key not in MAY_CHANGE and kept.get(key) != new[key]]
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with other settings of {changed}. Use a new --workdir or the old settings."
+        )
+    if load_processor(workdir / "processor").tokenizer.to_str() != processor.tokenizer.to_str():
+        raise ValueError(
+            f"{workdir}/processor holds another tokenizer than this program and its data make, so the checkpoints' "
+            "tokens would stand for other words. Use a new --workdir, or the version and data it was started with."
+        )
+
+
+def finished_step(workdir: Path) -> int:
+    """The step that a finished phase in `workdir` was trained to; -1 when there is none."""
+    file = workdir / "finished.json"
+    return json.loads(file.read_text())["steps"] if file.exists() else -1
+
+
+def labels_used(config: DataConfig) -> dict[str, str]:
+    """Folder of label files -> hash of the teacher that wrote them, for the folders that the sources read."""
+    sources = config.source_configs
+    folders = {source.labels for source in sources if source.labels != "measured"}
+    folders |= {source.feature_folder for source in sources if source.feature_folder}
+    manifests = {folder: Path(folder) / "labels.json" for folder in sorted(folders)}
+    return {
+        folder: json.loads(file.read_text())["checkpoint"] if file.exists() else ""
+        for folder, file in manifests.items()
+    }
+
+
+def go_on(checkpoints: Checkpoints, shapes, meta: dict) -> TrainState:
+    """The newest checkpoint's state.
+
+    Raises:
+      ValueError: the data or label files (`meta["data"]`) are no longer those it was trained on.
+    """
+    restored, old = checkpoints.restore(shapes)
+    if old["data"] != meta["data"]:
+        raise ValueError(
+            f"The data has changed since {checkpoints.directory} was written ({old['data']} then, {meta['data']} now). "
+            "Use a new --workdir, or bring the old data back."
+        )
+    print(f"Going on from step {int(restored.step)} of {checkpoints.directory}.", flush=True)
+    return restored
+
+
+def write_json(path: Path, value: dict) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1))
+    os.replace(partial, path)
