@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
-from spatialsv_jax.backbones.tiny import LanguageConfig, VisionConfig
+from spatialsv_jax.backbones import BACKBONES
 from spatialsv_jax.lifting.heads import LiftingConfig
 from spatialsv_jax.losses.objective import ObjectiveConfig, active_terms
 from spatialsv_jax.model import SpatialMLLM
-from spatialsv_jax.processing.tiny import TinyProcessor
+from spatialsv_jax.processing import Processor
 from spatialsv_jax.settings import from_mapping
 from spatialsv_jax.teacher import SpatialTeacher, TeacherConfig
 from spatialsv_jax.training.checkpoints import CheckpointConfig
@@ -25,8 +26,9 @@ class Settings:
     """A phase's config as frozen dataclasses (data settings are read by the data pipeline)."""
 
     model: str
-    vision: VisionConfig
-    language: LanguageConfig
+    family: str  # key of BACKBONES
+    vision: Any  # the family's vision config
+    language: Any  # the family's language config
     lifting: LiftingConfig
     teacher: TeacherConfig
     losses: ObjectiveConfig
@@ -53,8 +55,6 @@ class Settings:
 
 
 _SECTIONS = {
-    "vision": VisionConfig,
-    "language": LanguageConfig,
     "lifting": LiftingConfig,
     "teacher": TeacherConfig,
     "losses": ObjectiveConfig,
@@ -64,7 +64,7 @@ _SECTIONS = {
     "checkpoint": CheckpointConfig,
 }
 # Keys that the experiments read themselves.
-_OTHER = ("name", "stage", "model", "seed", "init_from", "data", "evaluation")
+_OTHER = ("name", "stage", "seed", "init_from", "data", "evaluation")
 
 
 def read_settings(config: Mapping, where: str = "config") -> Settings:
@@ -74,14 +74,18 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
       ValueError: an unknown key or wrong type, naming its path and the legal keys; a head without
         a loss or a loss without a head.
     """
-    legal = (*_SECTIONS, *_OTHER)
+    legal = ("model", "family", "vision", "language", *_SECTIONS, *_OTHER)
     unknown = [key for key in config if key not in legal]
     if unknown:
         raise ValueError(f"{where} has unknown keys {unknown}. Legal keys: {', '.join(legal)}.")
     if config["model"] not in MODELS:
         raise ValueError(f"{where}.model is '{config['model']}'; choose one of {MODELS}.")
-    sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in _SECTIONS.items()}
-    settings = Settings(model=config["model"], **sections)
+    family = config.get("family", "tiny")
+    if family not in BACKBONES:
+        raise ValueError(f"{where}.family is '{family}'; known families: {', '.join(BACKBONES)}.")
+    classes = {"vision": BACKBONES[family].vision, "language": BACKBONES[family].language, **_SECTIONS}
+    sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in classes.items()}
+    settings = Settings(model=config["model"], family=family, **sections)
     if settings.model == "mllm":
         terms = set(active_terms(settings.losses))
         lacking = sorted(terms & {"depth", "ray", "points"} - set(settings.lifting.heads))
@@ -92,7 +96,7 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
     return settings
 
 
-def build_model(settings: Settings, processor: TinyProcessor):
+def build_model(settings: Settings, processor: Processor):
     """The module that the settings describe; the vocabulary is the processor's."""
     if settings.model == "teacher":
         return SpatialTeacher(settings.teacher)
@@ -103,4 +107,4 @@ def build_model(settings: Settings, processor: TinyProcessor):
             "Leave it 0 to take the tokenizer's."
         )
     language = dataclasses.replace(language, vocab_size=processor.vocab_size)
-    return SpatialMLLM(settings.vision, language, settings.lifting)
+    return SpatialMLLM(settings.vision, language, settings.lifting, settings.family)

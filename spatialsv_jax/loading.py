@@ -11,10 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from spatialsv_jax import assembly
+from spatialsv_jax import assembly, processing
 from spatialsv_jax.generation import decoding
 from spatialsv_jax.geometry import solve_camera
-from spatialsv_jax.processing.tiny import TinyProcessor
 from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
 
 
@@ -53,9 +52,9 @@ def locate(path: str | Path) -> Location:
     )
 
 
-def load_processor(path: str | Path) -> TinyProcessor:
+def load_processor(path: str | Path) -> processing.Processor:
     """The processor that was saved with the model at `path`."""
-    return TinyProcessor.load(locate(path).workdir / "processor")
+    return processing.load_processor(locate(path).workdir / "processor")
 
 
 def read_params(path: str | Path) -> dict[str, Any]:
@@ -106,7 +105,7 @@ class LoadedModel:
     params: Any
     config: dict
     settings: assembly.Settings
-    processor: TinyProcessor
+    processor: processing.Processor
     label_hw: tuple[int, int]
     path: Path
     step: int
@@ -205,7 +204,7 @@ def load(path: str | Path) -> LoadedModel:
     location = locate(path)
     config = json.loads((location.workdir / "config.json").read_text())
     settings = assembly.read_settings(config, f"{location.workdir}/config.json")
-    processor = TinyProcessor.load(location.workdir / "processor")
+    processor = processing.load_processor(location.workdir / "processor")
     params, meta, step = Checkpoints(location.workdir / "checkpoints", create=False).restore_params(location.step)
     model = assembly.build_model(settings, processor)
     loaded = LoadedModel(

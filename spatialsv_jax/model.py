@@ -65,7 +65,7 @@ class SpatialMLLM(BatchModule):
             raise ValueError(f"Model family '{self.family}' is unknown. Known: {', '.join(BACKBONES)}.")
         if self.language.vocab_size < 1:
             raise ValueError("language.vocab_size is not set; take the tokenizer's vocab_size.")
-        self.backbone = BACKBONES[self.family](self.vision, self.language)
+        self.backbone = BACKBONES[self.family].backbone(self.vision, self.language)
         self.lifting_part = Lifting(self.lifting, name="lifting")
 
     @property

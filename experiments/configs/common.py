@@ -40,6 +40,7 @@ def get_config() -> ConfigDict:
             name="",
             stage="train",
             model="mllm",  # or "teacher"
+            family="tiny",  # of the mllm: a key of BACKBONES
             seed=0,
             init_from="",  # workdir or checkpoint step to start from, or the name of an earlier phase
             vision=dict(

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from spatialsv_jax.backbones.base import Backbone, BackboneOutput, Decoding, default_taps
-from spatialsv_jax.backbones.tiny import TinyBackbone
+from spatialsv_jax.backbones.tiny import LanguageConfig, TinyBackbone, VisionConfig
 
-BACKBONES = {"tiny": TinyBackbone}
+__all__ = ["BACKBONES", "Backbone", "BackboneOutput", "Decoding", "Family", "default_taps"]
 
-__all__ = ["BACKBONES", "Backbone", "BackboneOutput", "Decoding", "default_taps"]
+
+class Family(NamedTuple):
+    """A model family: its module, called with the two configs, and the classes of config.vision and config.language."""
+
+    backbone: type
+    vision: type
+    language: type
+
+
+BACKBONES = {"tiny": Family(TinyBackbone, VisionConfig, LanguageConfig)}

@@ -141,6 +141,8 @@ def choose_scenes(quality: Sequence[Mapping], count: int) -> tuple[list[tuple[in
 
 def describe_model(loaded, model: str) -> dict:
     """What was trained: name, objective with its weights, whose labels, step and where it started from."""
+    from spatialsv_jax.losses.objective import TERMS
+
     losses, sources = loaded.config["losses"], loaded.config["data"]["sources"].values()
     geometry = {"measured" if source["labels"] == "measured" else "a teacher's" for source in sources}
     name, run = loaded.config.get("name") or loaded.path.name, loaded.path.parent
@@ -150,7 +152,7 @@ def describe_model(loaded, model: str) -> dict:
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
         "labels": f"depth and cameras {' and '.join(sorted(geometry))}",
-        "weights": {name: losses[name] for name in ("text", "distill", "depth", "ray", "points")},
+        "weights": {name: losses[name] for name in TERMS},
         "init_from": loaded.config.get("init_from", ""),
         "training_data": loaded.meta.get("data", {}) if loaded.meta else {},
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,23 +103,21 @@ def _named(name: str, parts: Mapping[str, Part]) -> dict[str, Part]:
     return {f"{name}/{key}": part for key, part in parts.items()}
 
 
-# Term: (predictions, batch with targets, config) -> {"name/part": Part}.
-TERMS: dict[str, Callable[[Mapping, Mapping, ObjectiveConfig], dict[str, Part]]] = {
-    "text": text,
-    "distill": distill,
-    "depth": depth,
-    "ray": ray,
-    "points": points,
+class Term(NamedTuple):
+    """A loss term: its parts, and what of the predictions it reads."""
+
+    parts: Callable[[Mapping, Mapping, ObjectiveConfig], dict[str, Part]]  # -> {"name/part": Part}
+    reads: tuple[str, ...]
+    has_targets: bool = False  # compared with maps that `make_targets` makes
+
+
+TERMS: dict[str, Term] = {
+    "text": Term(text, ("answer_logits",)),
+    "distill": Term(distill, ("features",)),
+    "depth": Term(depth, ("depth", "depth_confidence"), has_targets=True),
+    "ray": Term(ray, ("ray", "ray_confidence"), has_targets=True),
+    "points": Term(points, ("points", "points_confidence"), has_targets=True),
 }
-# What a term reads of the predictions (and, but for text, the batch field they are compared with).
-_READS: dict[str, tuple[str, ...]] = {
-    "text": ("answer_logits",),
-    "distill": ("features",),
-    "depth": ("depth", "depth_confidence"),
-    "ray": ("ray", "ray_confidence"),
-    "points": ("points", "points_confidence"),
-}
-_WITH_TARGETS = ("depth", "ray", "points")
 
 
 def active_terms(config: ObjectiveConfig) -> tuple[str, ...]:
@@ -154,7 +153,7 @@ def term_parts(
     if unknown:
         raise ValueError(f"Unknown loss terms {unknown}. Known terms: {sorted(TERMS)}.")
     for name in names:
-        missing = [key for key in _READS[name] if key not in predictions]
+        missing = [key for key in TERMS[name].reads if key not in predictions]
         if missing:
             raise ValueError(
                 f"Loss term '{name}' needs the predictions {missing}, but the model gives {sorted(predictions)}. "
@@ -162,9 +161,9 @@ def term_parts(
             )
     if "distill" in names and "teacher_features" not in batch:
         raise ValueError("Loss term 'distill' needs 'teacher_features' in the batch: use label files with features.")
-    if set(names) & set(_WITH_TARGETS) and "depth_mask" not in batch:
+    if any(TERMS[name].has_targets for name in names) and "depth_mask" not in batch:
         batch = {**batch, **make_targets(batch)}
-    return {name: TERMS[name](predictions, batch, config) for name in names}
+    return {name: TERMS[name].parts(predictions, batch, config) for name in names}
 
 
 def evaluate(
@@ -223,7 +222,7 @@ def batch_counts(config: ObjectiveConfig, batch: Mapping, names: Sequence[str] |
         "depth": batch["depth"].shape,
         "ray": (*batch["depth"].shape, 6),
         "points": (*batch["depth"].shape, 3),
-        **{f"{name}_confidence": batch["depth"].shape for name in _WITH_TARGETS},
+        **{f"{name}_confidence": batch["depth"].shape for name in TERMS if TERMS[name].has_targets},
     }
     if "teacher_features" in batch:
         shapes["features"] = batch["teacher_features"].shape

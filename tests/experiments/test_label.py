@@ -84,6 +84,7 @@ def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
     saved = json.loads((tmp_path / "full" / "config.json").read_text())
     assert saved["data"]["sources"]["rooms"]["labels"] == str(labelled / "label")
     assert (tmp_path / "full" / "finished.json").exists()
+    assert loading.locate(tmp_path).workdir == tmp_path / "full"  # a label phase is no model
     rows = [json.loads(line) for line in (tmp_path / "full" / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["distill"] >= 0 and rows[-1]["depth/reg/count"] > 0
 

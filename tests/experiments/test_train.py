@@ -155,6 +155,16 @@ def test_mistakes_get_one_clear_message(rooms, straight, tmp_path):
     config.language.width = 64
     with pytest.raises(ValueError, match=r"holds a run with other settings of \['language'\]"):
         train.train_and_evaluate(config, straight)
+    with pytest.raises(ValueError, match=r"holds a run with other settings of \['losses'\]"):
+        train.train_and_evaluate(_config(rooms, depth=0.0), straight)
+    config = _config(rooms)
+    config.data.cache_mb = 1  # how it is read may change: nothing is left to do
+    train.train_and_evaluate(config, straight)
+    config = _config(rooms)
+    config.init_from = str(straight)
+    config.vision.patch_size = 4
+    with pytest.raises(ValueError, match=r"reads pictures with .* = \(32, 8, 2\), this config says \(32, 4, 2\)"):
+        train.train_and_evaluate(config, tmp_path / "a")
     config = _config(rooms)
     config.init_from = str(straight)
     config.language.mlp_width = 32

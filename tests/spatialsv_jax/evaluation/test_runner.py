@@ -132,7 +132,7 @@ def test_page_stands_alone_and_escapes_all_text(
         {
             **result.scores,
             "trained": {
-                "name": evil, "model": evil, "step": 5, "objective": "tasks", "init_from": "", "training_data": {},
+                "name": evil, "model": evil, "step": 5, "objective": "tasks", "labels": evil, "init_from": "", "training_data": {},
                 "weights": {"text": 1.0, "depth": [[0, 0.0], [10, 1.0]]},
             },
             "data": {"records": 6, "scenes": 6, "split": "test", "path": evil},

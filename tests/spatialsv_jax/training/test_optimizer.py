@@ -47,12 +47,26 @@ def test_first_adamw_step_is_the_groups_rate_times_the_sign():
 
 
 def test_clip_is_over_all_groups_together():
-    config = OptimizerConfig(clip=1.0)
-    assert make_optimizer(config, 10).init(_params())  # the clip has no state of its own
-    norm = 7.0
-    gradients = {"a": jnp.full((2,), norm), "b": jnp.full((2,), norm)}
-    clipped, _ = optax.clip_by_global_norm(1.0).update(gradients, optax.EmptyState())
-    np.testing.assert_allclose(optax.tree.norm(clipped), 1.0, rtol=1e-6)
+    params = _params()
+    tx = make_optimizer(OptimizerConfig(clip=1.0, b1=0.9), 10)
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 7.0), params)
+    _, state = tx.update(gradients, tx.init(params), params)
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3, 3, 2, 2)]
+    assert len(moments) == 2  # Adam's first and second moment of the convolution
+    np.testing.assert_allclose(moments[0], 0.1 / total**0.5, rtol=1e-5)  # 7 / (7 sqrt(total)), and 1 - b1
+
+
+def test_muon_takes_the_projectors_and_leaves_the_dpts():
+    matrix = {"kernel": jnp.zeros((4, 4)), "bias": jnp.zeros(4)}
+    lifting = {
+        "projector_0": {"up": matrix},
+        "distill_projector": {"down": matrix},
+        "depth": {"fusion": {"mix_0": matrix}},
+    }
+    found = optimizer_lib.matrix_dimensions({"lifting": lifting})["lifting"]
+    assert found["projector_0"]["up"]["kernel"] and found["distill_projector"]["down"]["kernel"]
+    assert found["depth"]["fusion"]["mix_0"]["kernel"] is None and found["projector_0"]["up"]["bias"] is None
 
 
 def test_muon_orthogonalises_each_stacked_matrix_and_leaves_the_rest_to_adam():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from step_cases import make_step, one_device, tiny_batch, tiny_config
 
-from spatialsv_jax.training import sharding, step
+from spatialsv_jax.training import flops, sharding, step
 from spatialsv_jax.training.state import merge_params, split_params
 
 
@@ -77,7 +77,17 @@ def compiled():
     return step.jit_step(parts, shapes), lambda: jax.device_put(initial, layout), batch
 
 
-def test_the_frozen_encoder_has_no_backward_pass_and_never_moves(compiled):
+@pytest.mark.parametrize("trainable", [False, True])
+def test_the_frozen_encoder_has_no_backward_pass(trainable):
+    batch = tiny_batch(rows=2)
+    parts, shapes, _ = make_step(tiny_config(vision=dict(trainable=trainable)), one_device(), batch)
+    once = flops.count(parts.apply, shapes.params, batch)["vision"]
+    whole = flops.count(lambda state, batch: step.train_step(parts, state, batch), shapes, batch)["vision"]
+    # A full backward pass is twice the forward one, less the gradient of the pictures, which nobody needs.
+    assert 2 * once < whole < 3 * once if trainable else whole == once
+
+
+def test_the_frozen_encoder_never_moves(compiled):
     run, make, batch = compiled
     state = make()
     before = jax.device_get(state.params)

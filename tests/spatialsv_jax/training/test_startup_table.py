@@ -1,0 +1,81 @@
+"""The start-up table: counts, bytes and splits against hand computations, and both verdicts on memory."""
+
+import jax
+import numpy as np
+import pytest
+from step_cases import tiny_batch, tiny_config
+
+from experiments import startup
+from experiments.train import model_functions
+from spatialsv_jax import assembly
+from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer
+from spatialsv_jax.training import optimizer, sharding, state
+
+
+class FakeLoader:
+    """Says what a loader says of its sources."""
+
+    def describe(self):
+        source = dict(path="rooms", split="train", records=10, records_in_use=8, per_batch=8, steps_per_pass=1.0)
+        shares = {f"{what}_padding_share": 0.25 for what in ("prefix", "question", "view")}
+        lacking = {f"rows_without_{what}": count for what, count in (("text", 1), ("geometry", 2), ("features", 64))}
+        return {"sources": [source], "sampled": {"rows": 64, **shares, **lacking}}
+
+
+def make_table(sizes):
+    config, batch = tiny_config(), tiny_batch()
+    config.vision.trainable = False
+    settings = assembly.read_settings(config)
+    model = assembly.build_model(settings, TinyProcessor(build_tokenizer(["chair"]), 32, 8, 2))
+    init, _, axes = model_functions(model, settings, batch, seed=0)
+    mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
+    tx = optimizer.make_optimizer(settings.optimizer, 10)
+    shapes, report = state.state_shapes(init, tx, settings.frozen_groups, axes, mesh)
+    compiled = startup.CompiledStep(None, 1.5, 2**20, {"vision": 1e9, "language": 3e9})
+    return startup.Table("spatial", settings, shapes, report, FakeLoader(), compiled, mesh, batch), shapes, batch
+
+
+@pytest.fixture(scope="module")
+def single():
+    return make_table((1, 1, 1))
+
+
+def rows_of(table) -> dict[str, str]:
+    return {line[2:].split("  ")[0]: line[2:].split("  ", 1)[1].strip() for line in table.text().splitlines()}
+
+
+def test_rows_say_what_will_run(single):
+    table, shapes, batch = single
+    rows = rows_of(table)
+    assert "objective 'tasks'" in rows["phase"] and rows["terms"].startswith("text x 1.0, depth x 1.0")
+    vision = sum(leaf.size for leaf in jax.tree.leaves(shapes.params["backbone"]["vision"]))
+    everything = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert f"{startup.number(everything - vision)} trained, {startup.number(vision)} frozen" in rows["parameters"]
+    own = 4 * everything
+    assert f"parameters {startup.size(own)}" in rows["bytes per device"]
+    assert f"batch {startup.size(sum(v.nbytes for v in batch.values()))}" in rows["bytes per device"]
+    assert "temporaries 1.00 MiB" in rows["bytes per device"]
+    assert rows["FLOPs per step"] == "4.00 G (vision 25%, language 75%), compiled in 1.5 s"
+    assert rows["source"] == "rooms (train): 8 of 10 records, 8 rows a batch, 1.0 steps a pass"
+    assert rows["tokens"].startswith(f"{int(batch['prefix_mask'].sum() + batch['question_mask'].sum())} a batch")
+    assert rows["labels"] == "of 64 sampled rows without text: 1, geometry: 2, features: 64"
+    assert rows["sharding"] == "one device"
+
+
+def test_it_says_whether_it_fits(single, monkeypatch):
+    table = single[0]
+    monkeypatch.setattr(startup, "device_memory_bytes", lambda mesh: 2**40)
+    assert rows_of(table)["memory"].startswith("fits: ")
+    monkeypatch.setattr(startup, "device_memory_bytes", lambda mesh: 2**20)
+    assert rows_of(table)["memory"].startswith("DOES NOT FIT: ")
+    monkeypatch.setattr(startup, "device_memory_bytes", lambda mesh: None)
+    assert "does not say" in rows_of(table)["memory"]
+
+
+def test_splits_are_named_and_bytes_are_those_of_one_device():
+    table, shapes, _ = make_table((2, 2, 2))
+    text = table.text()
+    assert "data=2 fsdp=2 tensor=2" in text and "('fsdp'" in text
+    whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))
+    assert sharding.bytes_per_device(shapes.params) < whole
+    assert f"parameters {startup.size(sharding.bytes_per_device(shapes.params))}" in text
