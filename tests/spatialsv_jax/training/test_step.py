@@ -83,8 +83,7 @@ def test_the_frozen_encoder_has_no_backward_pass(trainable):
     parts, shapes, _ = make_step(tiny_config(vision=dict(trainable=trainable)), one_device(), batch)
     once = flops.count(parts.apply, shapes.params, batch)["vision"]
     whole = flops.count(lambda state, batch: step.train_step(parts, state, batch), shapes, batch)["vision"]
-    # A full backward pass is twice the forward one, less the gradient of the pictures, which nobody needs.
-    assert 2 * once < whole < 3 * once if trainable else whole == once
+    assert once > 0 and whole == (3 * once if trainable else once)  # a backward pass is two products for each one
 
 
 def test_the_frozen_encoder_never_moves(compiled):
