@@ -25,7 +25,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from experiments.configs import rooms_run
+from experiments.configs import quickstart
 from experiments.startup import compile_step
 from experiments.train import model_functions
 from experiments.vocabulary import processor_for
@@ -48,8 +48,7 @@ def product_speed(size: int = 1024, repeats: int = 10) -> float:
 
 def measure(phase: str, steps: int) -> None:
     """Compiles and times one phase of the quickstart."""
-    build = {"base": rooms_run.base_phase, "spatial": rooms_run.spatial_phase}[phase]
-    config = build(rooms_run.QUICKSTART)
+    config = quickstart.get_config().phases[phase]
     config.init_from = ""
     settings = assembly.read_settings(config)
     processor = processor_for(config, settings, {})
