@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -27,9 +28,19 @@ def get_config():
 def tiny_run(tmp_path_factory):
     """Folder of a run of one phase `spatial`: rooms, three steps of the objective `tasks`, evaluation, report.
 
-    Made by the train command in a process of its own, on one device.
+    Made by the train command in a process of its own, on one device, once for all workers of the suite.
     """
-    folder = tmp_path_factory.mktemp("runs")
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "tiny_run"
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker waits here until the run is there
+        if not (folder / "tiny" / "evaluation.json").exists():
+            _make(folder)
+    return folder / "tiny"
+
+
+def _make(folder: Path) -> None:
     (folder / "config.py").write_text(CONFIG)
     command = [
         sys.executable,
@@ -42,4 +53,3 @@ def tiny_run(tmp_path_factory):
     ]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], env={**os.environ}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return folder / "tiny"
