@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 SPLITS = ("train", "validation", "test", "ood")
 SETTINGS = ("rotation", "among", "around", "walk", "free")
-DEFAULT_MIX = (("walk", 0.4), ("rotation", 0.3), ("around", 0.2), ("free", 0.1))
+DEFAULT_MIX = (("walk", 0.6), ("rotation", 0.2), ("around", 0.15), ("free", 0.05))
 FORMS = ("word", "letter", "number")
 
 

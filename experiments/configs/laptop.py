@@ -21,7 +21,7 @@ def get_config(arg: str | None = None):
         config.data.sources.mirrored = common.source(per_batch=2, text=False, augment=True)
         config.data.cache_mb = 4096  # 8,000 rooms stay in memory once read
     spatial.vision.trainable = True
-    full.training.steps = 2 * scale.spatial_steps // 5
+    full.training.steps = 3 * scale.spatial_steps // 10
     full.losses.distill = 1.0
     full.lifting.distill_features = teacher.teacher.width
     full.data.sources.rooms.features = "label"
