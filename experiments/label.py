@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from data_pipelines.labels.files import LabelError, LabelFile, read_labels, write_labels
@@ -24,6 +24,7 @@ from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Record
 from data_pipelines.storage import RecordSource, open_split
 from data_pipelines.transforms.decode import decode_image
+from experiments import hosts
 from spatialsv_jax import loading
 from spatialsv_jax.geometry import solve_camera
 from spatialsv_jax.training.checkpoints import CheckpointError
@@ -40,7 +41,7 @@ def label_rooms(model: Path | str, data: Path | str, out: Path | str, splits: Se
       rows: records per forward pass.
 
     Returns:
-      The manifest: teacher, checkpoint hash, counts of written, kept and camera failures.
+      The manifest: teacher, checkpoint hash, counts of written, kept and camera failures on all hosts.
 
     Raises:
       ValueError: the model is no teacher.
@@ -57,17 +58,25 @@ def label_rooms(model: Path | str, data: Path | str, out: Path | str, splits: Se
     for split in splits:
         source = open_split(data, split)
         own = range(jax.process_index(), len(source), jax.process_count())
-        with tqdm(total=len(own), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0) as bar:
+        with tqdm(
+            total=len(own),
+            desc=f"label {split}",
+            unit="record",
+            file=sys.stdout,
+            mininterval=2.0,
+            disable=not hosts.is_first(),
+        ) as bar:
             for records in _groups(_unlabelled(source, own, out, checkpoint, counts, bar), rows):
                 _label(teacher, forward, records, rows, out, checkpoint, counts)
                 bar.update(len(records))
+    if jax.process_count() > 1:
+        counts = jax.tree.map(lambda own: int(own.sum()), multihost_utils.process_allgather(counts))
     manifest = {"teacher": "rooms", "model": str(teacher.path), "step": teacher.step, "checkpoint": checkpoint}
     manifest |= {"data": str(data), "splits": list(splits), **counts}
-    (out / "labels.json").write_text(json.dumps(manifest, indent=1))
-    print(
+    hosts.write_json(out / "labels.json", manifest)
+    hosts.say(
         f"labels in {out}: {counts['written']} written, {counts['kept']} there already, "
-        f"{counts['views_without_camera']} of {counts['views']} new views without a camera",
-        flush=True,
+        f"{counts['views_without_camera']} of {counts['views']} new views without a camera"
     )
     return manifest
 
@@ -148,6 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=8, help="records per forward pass")
     args = parser.parse_args(argv)
     try:
+        hosts.join()
         label_rooms(args.model, args.data, args.out, args.splits.split(","), args.rows)
     except (CheckpointError, PrepareError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")

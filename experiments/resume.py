@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from data_pipelines.loader import DataConfig
+from experiments import hosts
 from spatialsv_jax.processing import load_processor
 from spatialsv_jax.training.checkpoints import Checkpoints
 from spatialsv_jax.training.state import TrainState
@@ -73,12 +73,5 @@ def go_on(checkpoints: Checkpoints, shapes, meta: dict) -> TrainState:
             f"The data has changed since {checkpoints.directory} was written ({old['data']} then, {meta['data']} now). "
             "Use a new --workdir, or bring the old data back."
         )
-    print(f"Going on from step {int(restored.step)} of {checkpoints.directory}.", flush=True)
+    hosts.say(f"Going on from step {int(restored.step)} of {checkpoints.directory}.")
     return restored
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1))
-    os.replace(partial, path)

@@ -11,6 +11,7 @@ from experiments import cpu_settings
 if __name__ == "__main__":
     cpu_settings.apply()  # may start the program again, so it stands before the slow imports
 
+import functools
 import json
 import os
 import sys
@@ -23,9 +24,9 @@ from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.loader import DataConfig, Loader, make_loader
 from data_pipelines.manifest import PrepareError, read_manifest
+from experiments import hosts, resume, startup
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
-from experiments import resume, startup
 from experiments.vocabulary import processor_for
 from spatialsv_jax import assembly, loading
 from spatialsv_jax.losses.objective import active_terms
@@ -47,7 +48,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
       workdir: where everything goes; made when missing.
 
     Returns:
-      The evaluation of the last model phase (the contents of evaluation.json), or {}.
+      The evaluation of the last model phase (the contents of evaluation.json); {} without one and on other
+      hosts than the first.
 
     Raises:
       ValueError: a wrong config, data or checkpoint; the message names the key or file.
@@ -63,20 +65,21 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     places = dict(folders)
     for name, arguments in run.prepare.items():
         places[name] = Path(run.reuse or workdir).absolute() / "data" / name
-        prepare_lib.prepare_rooms(str(places[name]), **arguments)
+        hosts.on_first(functools.partial(prepare_lib.prepare_rooms, str(places[name]), **arguments))
     for name in run.order:
         phase = run.phases[name]
-        print(f"\n== {name} ==", flush=True)
+        hosts.say(f"\n== {name} ==")
         if run.reuse and is_finished(phase, Path(run.reuse) / name, places):
             places[name] = folders[name] = Path(run.reuse).absolute() / name
-            print(f"Taken over from {folders[name]}.", flush=True)
+            hosts.say(f"Taken over from {folders[name]}.")
         elif phase.stage == "label":
             label_lib.label_rooms(places[phase.teacher], places[phase.data], folders[name], tuple(phase.splits))
-            resume.write_json(folders[name] / "config.json", phase.to_dict())
-            resume.write_json(folders[name] / "finished.json", {})
+            hosts.write_json(folders[name] / "config.json", phase.to_dict())
+            hosts.write_json(folders[name] / "finished.json", {})
         else:
             train_phase(_resolve_places(phase, places), folders[name])
-    resume.write_json(
+        hosts.wait()
+    hosts.write_json(
         workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}}
     )
     return _evaluate(run, folders, places, workdir)
@@ -140,10 +143,10 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     processor = processor_for(config, settings, manifests)
     resume.check_unchanged(config, workdir, processor)
     if resume.finished_step(workdir) >= settings.training.steps:
-        print(f"{config.name}: already trained to step {settings.training.steps}.", flush=True)
+        hosts.say(f"{config.name}: already trained to step {settings.training.steps}.")
         return
-    resume.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
-    processor.save(workdir / "processor")
+    hosts.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
+    hosts.on_first(lambda: processor.save(workdir / "processor"))
     mesh = sharding.make_mesh(settings.mesh, rows=sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
@@ -172,8 +175,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
     )
     table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled, mesh, first_batch)
-    if jax.process_index() == 0:
-        print(table.text(), flush=True)
+    hosts.say(table.text())
 
     meta = {
         "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()}
@@ -186,9 +188,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         train_state = state.create_state(init, tx, settings.frozen_groups, shapes)
     if loaded is not None:
         train_state = state.replace_params(train_state, loaded, MAY_BE_NEW)
-        print(f"Starting from the parameters of {config.init_from}.", flush=True)
+        hosts.say(f"Starting from the parameters of {config.init_from}.")
     start = int(train_state.step)
-    writer = MetricWriter(workdir, start, settings.training.tensorboard)
+    writer = MetricWriter(workdir, start, settings.training.tensorboard) if hosts.is_first() else None
     began = time.perf_counter()
     try:
         loop.run(
@@ -207,10 +209,11 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
             title=config.name or workdir.name,
         )
     finally:
-        writer.close()
+        if writer is not None:
+            writer.close()
         checkpoints.close()
         loader.close()
-    resume.write_json(
+    hosts.write_json(
         workdir / "finished.json", {"steps": settings.training.steps, "seconds": time.perf_counter() - began}
     )
 
@@ -264,17 +267,20 @@ def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]
 
     trained = [name for name in run.order if run.phases[name].stage == "train"]
     phases = [name for name in trained if run.phases[name].model == "mllm"]
-    if not phases or run.evaluation.scenes < 0 or jax.process_index() != 0:
+    if not phases or run.evaluation.scenes < 0:
         return {}
     first = next(iter(run.phases[phases[-1]].data.sources.values()))
-    return evaluate.evaluate_run(
-        model=str(folders[phases[-1]]),
-        data=str(places.get(first.path, first.path)),
-        split=run.evaluation.split,
-        out=str(out),
-        max_scenes=run.evaluation.scenes or None,
-        report_scenes=run.evaluation.report_scenes,
+    evaluation = hosts.on_first(
+        lambda: evaluate.evaluate_run(
+            model=str(folders[phases[-1]]),
+            data=str(places.get(first.path, first.path)),
+            split=run.evaluation.split,
+            out=str(out),
+            max_scenes=run.evaluation.scenes or None,
+            report_scenes=run.evaluation.report_scenes,
+        )
     )
+    return evaluation or {}
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -294,6 +300,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--config FILE and --workdir DIR are needed.")
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS report every step of theirs
     try:
+        hosts.join()
         train_and_evaluate(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, PrepareError, loop.NonFiniteError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):

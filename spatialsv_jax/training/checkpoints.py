@@ -32,7 +32,8 @@ class Checkpoints:
     Args:
       directory: the directory; made when `create`.
       keep: how many of the newest steps to keep.
-      create: whether to make the directory (False when only reading).
+      create: whether to make the directory and save into it, which all processes of a job do together. False: to
+        read only, which each process does alone.
     """
 
     def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
@@ -40,7 +41,11 @@ class Checkpoints:
         if not create and not self.directory.is_dir():
             raise CheckpointError(f"No checkpoints at {self.directory}.")
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=create, cleanup_tmp_directories=create, enable_async_checkpointing=True
+            max_to_keep=keep,
+            create=create,
+            cleanup_tmp_directories=create,
+            enable_async_checkpointing=create,
+            multiprocessing_options=ocp.options.MultiprocessingOptions() if create else _alone(),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._unsealed: int | None = None
@@ -109,7 +114,8 @@ class Checkpoints:
         step = self._resolve(step)
         verify(self.directory, step)
         folder = self.directory / str(step) / "params"
-        with ocp.PyTreeCheckpointer() as reader:
+        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
+        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             saved = reader.metadata(folder).item_metadata.tree
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
             params = reader.restore(folder, restore_args=as_numpy)
@@ -131,6 +137,14 @@ class Checkpoints:
                 f"No checkpoint {'' if step is None else step} in {self.directory}; it has {sorted(steps)}."
             )
         return step
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax's options for a process that does not wait for the others of its job."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+    )
 
 
 def _check_version(meta: dict, path: Path) -> None:

@@ -63,7 +63,7 @@ def run(
     config: LoopConfig,
     checkpoint_config: CheckpointConfig,
     checkpoints: Checkpoints,
-    writer: MetricWriter,
+    writer: MetricWriter | None,
     meta: dict,
     work: Work,
     explain: Callable[[TrainState, int], str],
@@ -78,7 +78,7 @@ def run(
       batches: yields (step, this process's rows) from `state.step` on.
       mesh: where batches go.
       config, checkpoint_config: intervals.
-      checkpoints, writer: where states and metrics go.
+      checkpoints, writer: where states and metrics go; the writer is None on hosts that write none.
       meta: written beside every checkpoint: hashes of data and labels, the objective's name.
       work: tokens and FLOPs per step, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
@@ -89,7 +89,10 @@ def run(
       NonFiniteError: after the last good checkpoint was kept.
     """
     start = int(state.step)
-    bar = tqdm(total=config.steps, initial=start, desc=title, file=sys.stdout, mininterval=2.0, dynamic_ncols=True)
+    bar = tqdm(
+        total=config.steps, initial=start, desc=title, file=sys.stdout, mininterval=2.0, dynamic_ncols=True,
+        disable=jax.process_index() != 0,
+    )  # fmt: skip
     trace = _Trace(config.profile, start)
     window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
     try:
@@ -118,7 +121,7 @@ def run(
                 scalars["data_wait_s"] = wait_s / window_steps
                 scalars["tokens_per_s"] = work.tokens / seconds
                 scalars["tflops_per_s"] = work.flops / seconds / 1e12
-                if jax.process_index() == 0:
+                if writer is not None:
                     writer.write(step, scalars)
                 bar.set_postfix_str(f"total {scalars['total']:.3f} {seconds * 1e3:.0f} ms/step", refresh=False)
                 window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
