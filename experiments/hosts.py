@@ -23,7 +23,7 @@ _barriers = itertools.count()
 
 
 def join() -> None:
-    """Joins the other hosts of the job; does nothing where there are none. Call it before any use of JAX's devices.
+    """Joins the other hosts of the job; does nothing where there are none, or where the process computes already.
 
     TPU pods, Slurm, Open MPI and Kubernetes are recognised by `jax.distributed.initialize`; elsewhere set
     JAX_COORDINATOR_ADDRESS (host:port of the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID on every host.
@@ -49,7 +49,7 @@ def join() -> None:
         if "coordinator_address" not in str(error):  # that one means: no cluster was recognised
             raise
     except RuntimeError as error:
-        if "before any JAX" not in str(error):  # called from a notebook or test that computes already: a job of its own
+        if "before any JAX" not in str(error):  # a notebook or a test that has used its devices: a job of its own
             raise
 
 

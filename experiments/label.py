@@ -146,16 +146,21 @@ def _label(teacher, forward, records: list[Record], rows: int, out: Path, checkp
         counts["views_without_camera"] += int((~ok).sum())
 
 
+def parser() -> argparse.ArgumentParser:
+    """Of the command line."""
+    result = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    result.add_argument("--teacher", choices=("rooms",), default="rooms", help="which network labels")
+    result.add_argument("--model", required=True, help="workdir of a trained teacher")
+    result.add_argument("--data", required=True, help="a prepared data set")
+    result.add_argument("--out", required=True, help="folder for the label files")
+    result.add_argument("--splits", default="train", help="comma-separated splits")
+    result.add_argument("--rows", type=int, default=8, help="records per forward pass")
+    return result
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--teacher", choices=("rooms",), default="rooms", help="which network labels")
-    parser.add_argument("--model", required=True, help="workdir of a trained teacher")
-    parser.add_argument("--data", required=True, help="a prepared data set")
-    parser.add_argument("--out", required=True, help="folder for the label files")
-    parser.add_argument("--splits", default="train", help="comma-separated splits")
-    parser.add_argument("--rows", type=int, default=8, help="records per forward pass")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         hosts.join()
         label_rooms(args.model, args.data, args.out, args.splits.split(","), args.rows)
