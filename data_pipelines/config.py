@@ -27,7 +27,7 @@ class SourceConfig:
     labels: str = "measured"  # depth and cameras of the record, or a folder of label files
     features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
     shuffle3d: bool = False  # control: depth, cameras and features of another scene
-    augment: bool = False  # views in random order, mirrored, recoloured; needs text = False and measured labels
+    augment: bool = False  # views mirrored, recoloured, reordered; needs text = False and measured labels
 
     def __post_init__(self):
         where = f"Source '{self.path}' ({self.split})"

@@ -28,7 +28,7 @@ def source(path: str = "rooms", **changes) -> ConfigDict:
         labels="measured",  # or a folder of label files, or the name of a label phase
         features="auto",  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
         shuffle3d=False,  # control: geometry of another record
-        augment=False,  # geometry only: views in random order, mirrored, recoloured
+        augment=False,  # geometry only: views mirrored, recoloured, half the time in another order
     )
     return ConfigDict({**values, **changes})
 

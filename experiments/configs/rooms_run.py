@@ -187,6 +187,6 @@ QUICKSTART = Scale(
     vision_layers=1,
 )  # fmt: skip
 LAPTOP = Scale(
-    scenes=8000, test=200, other=100, base_steps=2500, spatial_steps=8000, teacher_steps=1000, rows=4, questions=4,
+    scenes=8000, test=200, other=100, base_steps=2500, spatial_steps=8800, teacher_steps=1000, rows=4, questions=4,
     width=128,
 )  # fmt: skip
