@@ -4,7 +4,7 @@
 - among: the cameras stand between the objects (inside the convex hull of the floor things' centres,
   within 0.5 m of a common point); each looks at an object of its own.
 - around: the cameras stand on a circle about a group of objects and look at its centre.
-- walk: a bending path; successive views are at most 1 m and 40 degrees apart and overlap.
+- walk: a bending path; successive views are at most 0.9 m and 40 degrees apart and overlap.
 - free: independent places and directions.
 
 All cameras are upright (no roll) with one pinhole per record: square pixels, principal point in the
