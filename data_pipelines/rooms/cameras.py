@@ -29,6 +29,7 @@ MIN_OVERLAP = 0.3  # share of a walk view's pixels that the view before sees too
 WALK_STEP_M = (0.30, 0.90)
 WALK_BEND_DEG = 30.0  # turn per view that a path keeps up, at most, to either side
 WALK_SWAY_DEG = 8.0  # what each turn may differ from it
+WALK_DRIFT_DEG = 60.0  # between where a path leads and where it looks, at most: forward to sideways, not backwards
 GROUP_REACH_M = 2.2  # a group's members are nearer than this to its first one
 _FIXTURES_M = 0.07  # how far handles, frames and ceiling lamps stand out
 _LOOK = 24  # side of the small picture that decides about a view
@@ -106,7 +107,7 @@ def _walk(scene, count, dist, rng) -> Candidates:
     turn = rng.uniform(-bend, bend, n)[:, None] + rng.uniform(-sway, sway, (n, count))
     turn[:, 0] = rng.uniform(-np.pi, np.pi, n)
     yaw = np.cumsum(turn, 1)
-    drift = np.radians(rng.uniform(-60.0, 60.0, n)) + np.pi * (rng.random(n) < 0.25)  # sideways, or backwards
+    drift = np.radians(rng.uniform(-WALK_DRIFT_DEG, WALK_DRIFT_DEG, n))
     length = rng.uniform(*WALK_STEP_M, (n, count))
     length[:, 0] = 0.0
     step = length[..., None] * np.stack([np.cos(yaw + drift[:, None]), np.sin(yaw + drift[:, None])], -1)

@@ -76,6 +76,14 @@ def test_rotation_turns_on_the_spot(rooms):
         np.testing.assert_allclose(poses[:, 2, 2], poses[0, 2, 2], atol=1e-12)
 
 
+def test_walks_never_go_backwards(rooms):
+    for _, poses in _sequences(rooms, "walk"):
+        for before, after in itertools.pairwise(poses):
+            step, heading = (after[:3, 3] - before[:3, 3])[:2], after[:2, 2]
+            cosine = step @ heading / np.linalg.norm(step) / np.linalg.norm(heading)
+            assert np.degrees(np.arccos(np.clip(cosine, -1, 1))) <= 60 + 1e-6
+
+
 def test_walk_steps_and_turns_are_bounded_and_overlap(rooms):
     for _, poses in _sequences(rooms, "walk"):
         for first, second in itertools.pairwise(poses):
