@@ -273,6 +273,7 @@ def _manifest(plan: Plan, summaries: dict[str, list[dict]]) -> dict:
         "made_with": _made_with(plan),
         "data_sha256": manifest_lib.fingerprint(data),
         "scenes_shared_between_splits": plan.scenes_shared,
+        "vocabulary": list(plan.vocabulary),
         "splits": splits,
     }
 

@@ -30,6 +30,7 @@ class Plan:
     unit: str  # what a step is, "room" or "frame"
     state: object = None  # picklable, for `make`
     scenes_shared: bool = False  # True if splits may share scenes (stated in the report)
+    vocabulary: tuple[str, ...] = ()  # words of questions that the generator's own language lacks
 
 
 class Tally:

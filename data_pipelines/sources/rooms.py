@@ -10,6 +10,7 @@ import data_pipelines.rooms
 from data_pipelines.manifest import PrepareError, fingerprint, sha256_of
 from data_pipelines.records import Record
 from data_pipelines.rooms.config import SPLITS, RoomsConfig
+from data_pipelines.rooms.questions import vocabulary
 from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 
 
@@ -60,7 +61,15 @@ def plan(settings: RoomsSettings) -> Plan:
         steps=sum(items.values()),
         unit="room",
         state=config,
+        vocabulary=_new_words(config),
     )
+
+
+def _new_words(config: RoomsConfig) -> tuple[str, ...]:
+    """Categories of the user's own meshes; a tokenizer made for the data must know them."""
+    if not config.assets:
+        return ()
+    return tuple(sorted(set(vocabulary(_generator().question_words(config))) - set(vocabulary())))
 
 
 def _assets_fingerprint(folder: str) -> str:

@@ -12,6 +12,11 @@ from data_pipelines.rooms.config import RoomsConfig
 from data_pipelines.rooms.generate import make_record, question_words
 from data_pipelines.rooms.layout import make_scene
 from data_pipelines.rooms.questions import vocabulary
+from data_pipelines.storage import open_split
+from experiments import prepare
+from experiments.configs import common
+from experiments.vocabulary import processor_for
+from spatialsv_jax import assembly
 
 
 def _wedge(rgb=(30, 60, 210)) -> trimesh.Trimesh:
@@ -164,6 +169,22 @@ def test_asset_categories_extend_the_vocabulary(folder):
     known = set(vocabulary(words))
     answers = {word for question in record.questions if question.form == "word" for word in question.answer.split()}
     assert answers <= known, answers - known
+
+
+def test_a_model_can_be_trained_on_new_categories(folder, tmp_path):
+    prepare.main(
+        f"--source rooms --assets {folder} --asset_share 1 --categories table,statue,box --size 32 --views 2 --scenes 4"
+        f" --validation 0 --test 0 --ood 0 --workers 1 --quiet --out {tmp_path / 'data'}".split()
+    )
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["vocabulary"] == ["statue"]
+    config = common.get_config()
+    config.vision.image_size = 32
+    processor = processor_for(config, assembly.read_settings(config), {"rooms": manifest})
+    records = open_split(tmp_path / "data", "train")
+    texts = {question.text for record in records for question in record.questions}
+    assert any("statue" in text for text in texts)
+    assert processor.knows("statue") and not processor_for(config, assembly.read_settings(config), {}).knows("statue")
 
 
 def test_folder_errors(tmp_path):
