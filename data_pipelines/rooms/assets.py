@@ -160,7 +160,7 @@ def _check_entry(entry) -> tuple[str, str, np.ndarray, tuple[str, ...], str]:
     if size.shape != (3,) or not np.isfinite(size).all() or size.min() < 0.01 or size.max() > 6.0:
         raise _BadAsset(f"size {entry.get('size')!r} is not three lengths of 0.01 to 6 metres")
     stands_on = entry.get("stands_on", entry.get("stands-on", "floor"))
-    stands_on = (stands_on,) if isinstance(stands_on, str) else tuple(stands_on or ())
+    stands_on = (stands_on,) if isinstance(stands_on, str) else tuple(stands_on) if isinstance(stands_on, list) else ()
     if not stands_on or not all(isinstance(word, str) and _WORD.fullmatch(word) for word in stands_on):
         raise _BadAsset(f"stands_on {entry.get('stands_on')!r} is not 'floor', 'wall' or a list of categories")
     if len(stands_on) > 1 and {"floor", "wall"} & set(stands_on):

@@ -60,6 +60,7 @@ def folder(tmp_path, monkeypatch):
         {"name": "sizeless", "file": "rocket.glb", "category": "statue"},
         {"name": "rocket", **good},
         "rocket",
+        {"name": "support", "file": "rocket.glb", **good, "stands_on": 5},
     ]
     (inside / "link.glb").symlink_to(tmp_path / "outside.glb")
     (inside / "catalog.json").write_text(json.dumps(entries))
@@ -70,7 +71,7 @@ def test_bad_meshes_are_left_out_with_their_reason(folder):
     library = assets.load_assets(str(folder))
     assert [asset.name for asset in library.assets] == ["rocket", "cube"]
     reasons = dict(library.left_out)
-    assert len(library.left_out) == 13
+    assert len(library.left_out) == 14
     for name, words in {
         "outside": "outside the folder",
         "link": "outside the folder",
@@ -85,6 +86,7 @@ def test_bad_meshes_are_left_out_with_their_reason(folder):
         "sizeless": "size None",
         "rocket": "name occurs twice",
         "entry 14": "not an object",
+        "support": "stands_on 5 is not",
     }.items():
         assert words in reasons[name], (name, reasons[name])
 
@@ -165,7 +167,7 @@ def test_asset_categories_extend_the_vocabulary(folder):
     assert set(words.categories) == {"table", "statue", "box"}
     assert "statue" in vocabulary(words) and "statue" not in vocabulary()
     record, stats = make_record(config, "train", 0)
-    assert stats["assets_left_out"] == 13
+    assert stats["assets_left_out"] == 14
     known = set(vocabulary(words))
     answers = {word for question in record.questions if question.form == "word" for word in question.answer.split()}
     assert answers <= known, answers - known
