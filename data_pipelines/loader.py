@@ -42,6 +42,9 @@ class Loader:
         self.config, self.sources, self._processor = config, tuple(sources), processor
         counts = [source.config.per_batch for source in sources]
         self.mixture = Mixture(counts, [source.members() for source in sources], config.seed)
+        self._scenes = {
+            number: source.scene_groups() for number, source in enumerate(sources) if source.config.shuffle3d
+        }
         width = max((source.feature_width for source in sources), default=0)
         self._builder = RowBuilder(config, processor, width)
         plans = RowPlans(self.mixture, process_index, process_count, _STEPS)
@@ -59,16 +62,9 @@ class Loader:
         return self._builder.row(sample, choice, geometry_of, plan.record, plan.source)
 
     def _partner(self, plan: RowPlan, sample: Sample) -> Sample:
-        source = self.sources[plan.source]
+        other = self.mixture.partner(plan, self._scenes[plan.source])
         rng = self.mixture.generator(plan)
-        for other in self.mixture.partners(plan):
-            partner = source.sample(other, plan.visit, rng, views=len(sample.covered))
-            if partner.scene != sample.scene:
-                return partner
-        raise ValueError(
-            f"shuffle3d found no record of another scene than '{sample.scene}' in source {plan.source}; "
-            "it needs a source with several scenes."
-        )
+        return self.sources[plan.source].sample(other, plan.visit, rng, views=len(sample.covered))
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of global batch `step`: a contiguous slice, fields of spec.BATCH."""

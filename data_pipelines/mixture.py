@@ -13,8 +13,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-MAX_PARTNER_ATTEMPTS = 16
-
 # Purposes of the generators, so that no two draws share a stream.
 _ORDER, _ROW, _PARTNER = 1, 2, 3
 
@@ -83,21 +81,38 @@ class Mixture:
         """The generator of a row's random choices (views, questions)."""
         return np.random.default_rng((self.seed, _ROW, row.step, row.slot))
 
-    def partners(self, row: RowPlan) -> list[int]:
-        """Other records of the row's source in a random order, for the `shuffle3d` control.
+    def partner(self, row: RowPlan, groups: SceneGroups) -> int:
+        """A record of another scene for the `shuffle3d` control, all of them equally likely."""
+        return groups.another(row.record, np.random.default_rng((self.seed, _PARTNER, row.step, row.slot)))
 
-        The row's own record is never among them; the first whose scene differs is taken.
 
-        Raises:
-          ValueError: the source has one record only.
-        """
-        members = self.members[row.source]
-        if len(members) < 2:
-            raise ValueError(f"shuffle3d needs at least two records, source {row.source} has {len(members)}.")
-        rng = np.random.default_rng((self.seed, _PARTNER, row.step, row.slot))
-        own = int(np.searchsorted(members, row.record))
-        shifts = rng.integers(1, len(members), MAX_PARTNER_ATTEMPTS)
-        return [int(members[(own + int(shift)) % len(members)]) for shift in shifts]
+class SceneGroups:
+    """Records by scene, to draw one of another scene.
+
+    Args:
+      members: record indices.
+      scenes: the scene of each.
+
+    Raises:
+      ValueError: fewer than two scenes.
+    """
+
+    def __init__(self, members: np.ndarray, scenes: Sequence[str]):
+        names, codes = np.unique(list(scenes), return_inverse=True)
+        if len(names) < 2:
+            raise ValueError(f"shuffle3d needs records of two scenes or more; all are of {names.tolist()}.")
+        order = np.argsort(codes, kind="stable")
+        self._members = np.asarray(members)[order]
+        edges = np.searchsorted(codes[order], np.arange(len(names) + 1))
+        self._range = {
+            int(record): (int(edges[code]), int(edges[code + 1])) for record, code in zip(members, codes, strict=True)
+        }
+
+    def another(self, record: int, rng: np.random.Generator) -> int:
+        """A record of another scene than `record`, uniformly."""
+        first, last = self._range[record]
+        place = int(rng.integers(len(self._members) - (last - first)))
+        return int(self._members[place if place < first else place + last - first])
 
 
 def _interleave(counts: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from data_pipelines.config import SampleSettings, SourceConfig
 from data_pipelines.labels import files as label_files
-from data_pipelines.mixture import scene_has_text
+from data_pipelines.mixture import SceneGroups, scene_has_text
 from data_pipelines.packing import QuestionSet
 from data_pipelines.records import Record
 from data_pipelines.transforms import features as feature_steps
@@ -88,6 +88,7 @@ class SampleMaker:
     ):
         self.config, self.settings, self.number = config, settings, number
         self._processor, self._feature_folder = processor, feature_folder
+        self._label_kinds: dict[str, tuple] = {}  # folder -> what its first file was made by
 
     def prepare(self, record: Record, views: tuple[int, ...]) -> Sample:
         """Decodes and labels the chosen views of a record.
@@ -171,9 +172,7 @@ class SampleMaker:
 
     def _labels(self, record: Record, views: tuple[int, ...], depths: list, pixels) -> tuple[Labels, np.ndarray | None]:
         config, chosen = self.config, list(views)
-        files = {
-            folder: label_files.read_labels(folder, record.id, view_ids=record.view_ids) for folder in self._folders()
-        }
+        files = {folder: self._label_file(folder, record) for folder in self._folders()}
         features = None
         if folder := self._feature_folder:
             features = feature_steps.pool_features(
@@ -193,6 +192,18 @@ class SampleMaker:
                 metric=record.depth_unit_m > 0,
             )
         return make_labels(measured, pixels.covered, record.id), features
+
+    def _label_file(self, folder: str, record: Record) -> label_files.LabelFile:
+        found = label_files.read_labels(folder, record.id, view_ids=record.view_ids, images=record.images)
+        width = 0 if found.features is None else found.features.shape[-1]
+        kind = (found.teacher, found.checkpoint, width)
+        first = self._label_kinds.setdefault(folder, kind)
+        if kind != first:
+            raise label_files.LabelError(
+                f"{label_files.label_path(folder, record.id)}: teacher, checkpoint and feature width are {kind}, of "
+                f"other files of this folder {first}. One folder holds the labels of one teacher; make them again."
+            )
+        return found
 
     def _folders(self) -> set[str]:
         wanted = {self._feature_folder}
@@ -241,6 +252,11 @@ class Source:
         if self.config.unlabelled == "keep":
             return everything
         return everything[[scene_has_text(row["scene"], share) for row in self.records.rows]]
+
+    def scene_groups(self) -> SceneGroups:
+        """The records in use by scene, for `shuffle3d`."""
+        members = self.members()
+        return SceneGroups(members, [self.records.rows[int(index)]["scene"] for index in members])
 
     def sample(self, index: int, visit: int, rng: np.random.Generator, views: int | None = None) -> Sample:
         """The sample of record `index` on pass `visit`, with the source's number of views or `views`."""

@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from data_pipelines.labels.files import LabelError, LabelFile, read_labels, write_labels
+from data_pipelines.labels.files import LabelError, LabelFile, images_hash, read_labels, write_labels
 from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Record
 from data_pipelines.storage import RecordSource, open_split
@@ -97,7 +97,8 @@ def _unlabelled(
     for index in indices:
         record = source[index]
         try:
-            read_labels(out, record.id, view_ids=record.view_ids, teacher="rooms", checkpoint=checkpoint)
+            known = dict(view_ids=record.view_ids, images=record.images, teacher="rooms", checkpoint=checkpoint)
+            read_labels(out, record.id, **known)
             counts["kept"] += 1
             bar.update(1)
         except LabelError:
@@ -138,6 +139,7 @@ def _label(teacher, forward, records: list[Record], rows: int, out: Path, checkp
             view_ids=record.view_ids,
             teacher="rooms",
             checkpoint=checkpoint,
+            images_hash=images_hash(record.images),
             features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
         )
         write_labels(out, record.id, labels)

@@ -1,14 +1,15 @@
 """Label files: depth, confidence, cameras and features of a teacher, one .npz per record.
 
 NumPy alone reads them (`allow_pickle=False`). A file's key is (teacher, checkpoint, ordered view
-ids, resolution): labels belong to one ordered set of views, because the teacher's world and scale
-change with it, so a reader must name the views it has and gets an error when they differ.
+ids, hash of their pictures, resolution): labels belong to one ordered set of pictures, because the
+teacher's world and scale change with it, so a reader names the views and pictures it has and gets an
+error when they differ.
 
 Arrays of a file: depth float32[V,H,W] z-depth in the teacher's unit, 0 where not valid; confidence
 float32[V,H,W]; valid bool[V,H,W]; intrinsics float64[V,3,3] in pixels of the H x W map, centres at
 +0.5; camera_to_world float64[V,4,4] OpenCV; label_affine float64[V,2,3], label pixel -> original
 pixel; features float16[V,gh,gw,F] (absent if the teacher gives none); view_ids, record_id,
-teacher, checkpoint and key as text.
+teacher, checkpoint, images_hash and key as text.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-LABEL_VERSION = 1
+LABEL_VERSION = 2
 _LONGEST_NAME = 180
 _SHAPES = {
     "depth": ("V", "H", "W"),
@@ -63,18 +64,20 @@ class LabelFile:
     view_ids: tuple[str, ...]
     teacher: str
     checkpoint: str  # hash of the teacher's weights
+    images_hash: str  # `images_hash` of the labelled pictures
     features: np.ndarray | None = None
 
     @property
     def key(self) -> str:
-        """Hash of teacher, checkpoint, ordered views and resolution."""
-        return label_key(self.teacher, self.checkpoint, self.view_ids, self.depth.shape[1:])
+        """Hex SHA-256 that tells labels of other weights, views, order, pictures or resolution apart."""
+        resolution = [int(side) for side in self.depth.shape[1:]]
+        parts = [LABEL_VERSION, self.teacher, self.checkpoint, list(self.view_ids), self.images_hash, resolution]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def label_key(teacher: str, checkpoint: str, view_ids: Sequence[str], resolution: Sequence[int]) -> str:
-    """Hex SHA-256 that tells labels of other weights, views, order or resolution (height, width) apart."""
-    parts = [LABEL_VERSION, teacher, checkpoint, list(view_ids), [int(side) for side in resolution]]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+def images_hash(images: Sequence[bytes]) -> str:
+    """Hex SHA-256 of encoded pictures in order: other contents under the same names are other pictures."""
+    return hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images)).hexdigest()
 
 
 def label_path(directory: str | os.PathLike, record_id: str) -> Path:
@@ -99,6 +102,7 @@ def write_labels(directory: str | os.PathLike, record_id: str, labels: LabelFile
         "record_id": np.array(record_id),
         "teacher": np.array(labels.teacher),
         "checkpoint": np.array(labels.checkpoint),
+        "images_hash": np.array(labels.images_hash),
         "key": np.array(labels.key),
         "version": np.array(LABEL_VERSION),
     }
@@ -121,6 +125,7 @@ def read_labels(
     record_id: str,
     *,
     view_ids: Sequence[str] | None = None,
+    images: Sequence[bytes] | None = None,
     teacher: str | None = None,
     checkpoint: str | None = None,
 ) -> LabelFile:
@@ -130,6 +135,7 @@ def read_labels(
       directory: the folder of label files.
       record_id: the record.
       view_ids: the record's views in order; other views in the file are an error.
+      images: their encoded pictures; a file made from other contents is an error.
       teacher: the teacher that must have made them; None = any.
       checkpoint: hash of the weights that must have made them; None = any.
 
@@ -140,22 +146,29 @@ def read_labels(
     path = label_path(directory, record_id)
     if not path.is_file():
         raise LabelError(f"{path} does not exist: record '{record_id}' has no labels there. Run the teacher on it.")
-    values = _load(path, (*_SHAPES, "view_ids", "record_id", "teacher", "checkpoint", "key", "version"))
-    if int(values["version"]) != LABEL_VERSION:
-        raise LabelError(f"{path}: version is {values['version']}, expected {LABEL_VERSION}. Make the labels again.")
+    version = _load(path, ("version",))["version"]
+    if int(version) != LABEL_VERSION:
+        raise LabelError(f"{path}: version is {version}, expected {LABEL_VERSION}. Make the labels again.")
+    values = _load(path, (*_SHAPES, "view_ids", "record_id", "teacher", "checkpoint", "images_hash", "key"))
     labels = LabelFile(
         **{name: values.get(name) for name in _SHAPES},
         view_ids=tuple(map(str, values["view_ids"])),
         teacher=str(values["teacher"]),
         checkpoint=str(values["checkpoint"]),
+        images_hash=str(values["images_hash"]),
     )
     _checked(labels, str(path))
     found = {"record_id": str(values["record_id"]), "key": str(values["key"])}
     wanted = {"record_id": record_id, "key": labels.key}
-    for name, value in (("view_ids", view_ids), ("teacher", teacher), ("checkpoint", checkpoint)):
+    asked = {
+        "view_ids": None if view_ids is None else tuple(view_ids),
+        "images_hash": None if images is None else images_hash(images),
+        "teacher": teacher,
+        "checkpoint": checkpoint,
+    }
+    for name, value in asked.items():
         if value is not None:
-            found[name] = getattr(labels, name)
-            wanted[name] = tuple(value) if name == "view_ids" else value
+            found[name], wanted[name] = getattr(labels, name), value
     for name, value in wanted.items():
         if found[name] != value:
             raise LabelError(
@@ -163,28 +176,6 @@ def read_labels(
                 "make them again for this record, in another folder."
             )
     return labels
-
-
-def existing(
-    directory: str | os.PathLike, *, teacher: str | None = None, checkpoint: str | None = None
-) -> frozenset[str]:
-    """Record ids that have a finished label file, so that an interrupted teacher goes on after them.
-
-    Files of interrupted writes do not count.
-
-    Raises:
-      LabelError: a file of another teacher or checkpoint than named: one folder holds one kind.
-    """
-    ids = set()
-    for path in sorted(Path(directory).glob("*.npz")):
-        values = _load(path, ("record_id", "teacher", "checkpoint"))
-        for name, value in (("teacher", teacher), ("checkpoint", checkpoint)):
-            if value is not None and str(values[name]) != value:
-                raise LabelError(
-                    f"{path}: {name} is '{values[name]}', expected '{value}'. Write these labels to another folder."
-                )
-        ids.add(str(values["record_id"]))
-    return frozenset(ids)
 
 
 def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -224,8 +215,8 @@ def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
             raise LabelError(f"{where}: field '{name}' has type {value.dtype}, expected {_DTYPES[name].__name__}.")
         with np.errstate(over="ignore"):
             arrays[name] = value.astype(_DTYPES[name])
-    if not labels.teacher or not labels.checkpoint:
-        raise LabelError(f"{where}: 'teacher' and 'checkpoint' must name what made the labels.")
+    if not (labels.teacher and labels.checkpoint and labels.images_hash):
+        raise LabelError(f"{where}: 'teacher', 'checkpoint' and 'images_hash' must name what made the labels, of what.")
     valid = arrays["valid"]
     arrays["depth"] = np.where(valid, arrays["depth"], np.float32(0))
     if not (np.isfinite(arrays["depth"]).all() and (arrays["depth"] > 0)[valid].all()):

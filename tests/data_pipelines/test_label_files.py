@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from data_pipelines.labels import files
-from data_pipelines.labels.files import LabelError, LabelFile, existing, label_path, read_labels, write_labels
+from data_pipelines.labels.files import (
+    LabelError,
+    LabelFile,
+    images_hash,
+    label_path,
+    read_labels,
+    write_labels,
+)
 
 
 def labels(views=3, height=4, width=6, **changes):
@@ -22,6 +29,7 @@ def labels(views=3, height=4, width=6, **changes):
         view_ids=tuple(f"b/{view}" for view in range(views)),
         teacher="rooms teacher",
         checkpoint="0af3",
+        images_hash=images_hash([b"a", b"b", b"c"][:views]),
         features=rng.standard_normal((views, 2, 3, 5)).astype(np.float16),
     )
     return dataclasses.replace(made, **changes)
@@ -47,9 +55,9 @@ def test_any_record_id_has_its_own_file_and_is_found_again(tmp_path):
     ids = ["a/b", "a%2Fb", "..", "A" * 500, "A" * 501, "ü+", "", "x y"]
     for name in ids:
         write_labels(tmp_path, name, labels())
-    assert existing(tmp_path) == frozenset(ids)
     assert len(list(tmp_path.iterdir())) == len(ids)
-    assert existing(tmp_path / "nowhere") == frozenset()
+    for name in ids:
+        read_labels(tmp_path, name)
 
 
 def test_key_tells_order_subset_resolution_and_weights_apart():
@@ -60,8 +68,10 @@ def test_key_tells_order_subset_resolution_and_weights_apart():
         labels(width=8).key,
         labels(checkpoint="0af4").key,
         labels(teacher="other").key,
+        labels(images_hash=images_hash([b"a", b"c", b"b"])).key,
     }
-    assert len(keys) == 6
+    assert len(keys) == 7
+    assert images_hash([b"ab", b"c"]) != images_hash([b"a", b"bc"])
 
 
 def test_labels_of_other_views_or_weights_are_refused(tmp_path):
@@ -69,14 +79,12 @@ def test_labels_of_other_views_or_weights_are_refused(tmp_path):
     for asked, message in (
         ({"view_ids": ("b/1", "b/0", "b/2")}, "view_ids is"),
         ({"view_ids": ("b/0", "b/1")}, "view_ids is"),
+        ({"images": [b"a", b"b", b"other"]}, "images_hash is"),
         ({"teacher": "vggt"}, "teacher is 'rooms teacher', expected 'vggt'"),
         ({"checkpoint": "ff"}, "checkpoint is '0af3', expected 'ff'"),
     ):
         with pytest.raises(LabelError, match=f"r.npz: {message}"):
             read_labels(tmp_path, "r", **asked)
-    with pytest.raises(LabelError, match="r.npz: checkpoint is '0af3', expected 'ff'.*another folder"):
-        existing(tmp_path, checkpoint="ff")
-    assert existing(tmp_path, teacher="rooms teacher", checkpoint="0af3") == {"r"}
     label_path(tmp_path, "r").rename(label_path(tmp_path, "s"))
     with pytest.raises(LabelError, match="record_id is 'r', expected 's'"):
         read_labels(tmp_path, "s")
@@ -93,7 +101,8 @@ def test_labels_of_other_views_or_weights_are_refused(tmp_path):
         ("intrinsics", np.ones((2, 3, 3)), "'intrinsics' has shape"),
         ("camera_to_world", np.full((3, 4, 4), np.inf), "'camera_to_world' has NaN"),
         ("features", np.full((3, 2, 3, 5), 1e6), "'features' has NaN, inf or values too large for float16"),
-        ("teacher", "", "'teacher' and 'checkpoint'"),
+        ("teacher", "", "'teacher', 'checkpoint' and 'images_hash'"),
+        ("images_hash", "", "'teacher', 'checkpoint' and 'images_hash'"),
     ],
 )
 def test_wrong_fields_are_named_and_nothing_is_written(tmp_path, field, value, message):
@@ -121,10 +130,10 @@ def test_damaged_and_missing_files_are_named(tmp_path):
     path.write_bytes(data[:start] + b"\xff" + data[start + 1 :])
     with pytest.raises(LabelError, match="r.npz: field 'confidence' cannot be read"):
         read_labels(tmp_path, "r")
-    np.savez(path, depth=np.ones(3))
+    np.savez(path, version=files.LABEL_VERSION, depth=np.ones(3))
     with pytest.raises(LabelError, match="field 'confidence' is missing"):
         read_labels(tmp_path, "r")
-    np.savez(path, depth=np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(path, version=files.LABEL_VERSION, depth=np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(LabelError, match="field 'depth' cannot be read"):
         read_labels(tmp_path, "r")
 
@@ -139,5 +148,5 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     for name in ("r", "s"):
         with pytest.raises(KeyboardInterrupt):
             write_labels(tmp_path, name, labels(teacher="new"))
-    assert existing(tmp_path) == {"r"} and read_labels(tmp_path, "r").teacher == "rooms teacher"
+    assert read_labels(tmp_path, "r").teacher == "rooms teacher"
     assert len(list(tmp_path.iterdir())) == 1

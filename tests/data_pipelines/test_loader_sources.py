@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 
 import loader_fakes as fakes
 import numpy as np
 import pytest
 from loader_fakes import PROCESSOR, RECORDS, assert_same, decoded, one_source
 
-from data_pipelines.labels.files import LabelFile, read_labels, write_labels
+from data_pipelines.labels.files import LabelError, LabelFile, images_hash, read_labels, write_labels
 from data_pipelines.loader import make_loader
 from data_pipelines.mixture import scene_has_text
 from spatialsv_jax import spec
@@ -70,9 +71,8 @@ def test_shuffled_geometry_is_anothers_and_all_else_is_kept():
 
 def test_shuffled_geometry_needs_another_scene():
     same = fakes.Records(fakes.record(index, scene="kitchen") for index in range(4))
-    loader = make_loader(one_source(shuffle3d=True), PROCESSOR, records=[same])
-    with pytest.raises(ValueError, match="no record of another scene than 'kitchen'"):
-        loader.batch(0)
+    with pytest.raises(ValueError, match="records of two scenes or more; all are of .'kitchen'"):
+        make_loader(one_source(shuffle3d=True), PROCESSOR, records=[same])
 
 
 def test_flags_of_the_sources():
@@ -126,6 +126,7 @@ def test_label_files_replace_measured_geometry(tmp_path):
             view_ids=record.view_ids,
             teacher="fake",
             checkpoint="none",
+            images_hash=images_hash(record.images),
         )
         write_labels(tmp_path, record.id, labels)
     loader = make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
@@ -144,3 +145,10 @@ def test_label_files_replace_measured_geometry(tmp_path):
     np.testing.assert_array_equal(measured["teacher_features"], batch["teacher_features"])
     assert measured["scene_scale_m"].all()
     assert "teacher_features" not in make_loader(one_source(labels=str(tmp_path), features="none"), PROCESSOR, records=[RECORDS]).batch(0)  # fmt: skip
+    other = dataclasses.replace(read_labels(tmp_path, RECORDS[1].id), teacher="second")
+    write_labels(tmp_path, RECORDS[1].id, other)
+    with pytest.raises(LabelError, match="teacher, checkpoint and feature width are.*'second'"):
+        make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
+    changed = [dataclasses.replace(record, images=record.images[::-1]) for record in RECORDS]
+    with pytest.raises(LabelError, match="images_hash is"):
+        make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[fakes.Records(changed)])

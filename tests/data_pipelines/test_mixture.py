@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.mixture import Mixture, RowPlans, scene_has_text
+from data_pipelines.mixture import Mixture, RowPlans, SceneGroups, scene_has_text
 
 
 def mixture(seed=3):
@@ -65,18 +65,28 @@ def test_sources_are_spread_over_the_processes():
         assert {part[0].source, part[1].source} == {0, 1}
 
 
-def test_partner_is_never_the_record_itself():
-    plan = Mixture((1, 1), [np.array([4, 9]), np.arange(6)], 1)
+def test_partner_is_any_record_of_another_scene():
+    members, scenes = np.array([2, 4, 5, 7, 9]), ["a", "b", "a", "c", "b"]
+    groups, plan = SceneGroups(members, scenes), Mixture((1,), [members], 1)
     chosen = collections.Counter()
-    for step in range(60):
-        for slot in range(2):
-            row = plan.row(step, slot)
-            partners = plan.partners(row)
-            assert row.record not in partners
-            assert set(partners) <= set(plan.members[row.source].tolist())
-            assert partners == plan.partners(row)
-            chosen[row.source, partners[0]] += 1
-    assert len(chosen) == 8
+    for step in range(3000):
+        row = plan.row(step, 0)
+        chosen[row.record, plan.partner(row, groups)] += 1
+        assert plan.partner(row, groups) == plan.partner(row, groups)
+    of = dict(zip(members.tolist(), scenes, strict=True))
+    for record in of:  # each of the other scenes' records equally often, within 5 standard deviations
+        others = [other for other in of if of[other] != of[record]]
+        assert {other for own, other in chosen if own == record} == set(others)
+        for other in others:
+            share = 1 / len(others)
+            assert abs(chosen[record, other] - 600 * share) < 5 * np.sqrt(600 * share * (1 - share))
+
+
+def test_a_scene_of_nearly_all_records_still_has_partners():
+    groups = SceneGroups(np.arange(1000), ["kitchen"] * 999 + ["bath"])
+    rng = np.random.default_rng(0)
+    assert {groups.another(record, rng) for record in range(999)} == {999}
+    assert groups.another(999, rng) < 999
 
 
 def test_text_share_is_nested_and_about_right():
@@ -96,9 +106,8 @@ def test_wrong_settings_are_named():
         RowPlans(mixture(), 2, 2, 1)
     with pytest.raises(ValueError, match="no usable record"):
         Mixture((1,), [np.zeros(0, int)], 0)
-    with pytest.raises(ValueError, match="two records"):
-        plan = Mixture((1,), [np.arange(1)], 0)
-        plan.partners(plan.row(0, 0))
+    with pytest.raises(ValueError, match="two scenes or more"):
+        SceneGroups(np.arange(2), ["kitchen", "kitchen"])
     with pytest.raises(ValueError, match="unknown question groups"):
         SourceConfig(path="x", groups=("grounded",))
     with pytest.raises(ValueError, match="text_share"):
