@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines.manifest import PrepareError
+from data_pipelines.manifest import PrepareError, sha256_of
 from data_pipelines.sources.base import Tally
 
 COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -96,13 +96,17 @@ def forget_listings() -> None:
     _repeats_identity.cache_clear()
 
 
-def file_sizes(path: Path) -> list[str]:
-    """Name and size in bytes of every frame's files, to notice that a scene was changed."""
-    return [
-        f"{file.parent.name}/{file.name} {file.stat().st_size}"
-        for files in _files(str(path))
-        for file in files.values()
-    ]
+def file_states(path: Path) -> list[str]:
+    """A line per frame's file that changes with it: a pose's content, a picture's size and time of change."""
+    lines = []
+    for kind, files in zip(("colour", "depth", "pose"), _files(str(path)), strict=True):
+        for file in files.values():
+            if kind == "pose":
+                lines.append(f"{kind} {file.name} {sha256_of(file)}")
+            else:
+                state = file.stat()
+                lines.append(f"{kind} {file.name} {state.st_size} {state.st_mtime_ns // 1000}")
+    return lines
 
 
 def open_scene(path: Path, reading: Reading) -> Scene | str:

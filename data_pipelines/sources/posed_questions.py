@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
+from data_pipelines.config import TRAINING_GROUPS
 from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Question
 from data_pipelines.sources.posed_frames import Scene
+
+_VIEW = re.compile(r"<view:(\d+)>")
 
 
 def questions_text(scene: Scene) -> str:
@@ -39,12 +43,35 @@ def scene_questions(scene: Scene) -> list[tuple[tuple[int, ...], Question]]:
         raise PrepareError(f"{file} is not JSON: {error}.") from error
     if not isinstance(entries, list):
         raise PrepareError(f"{file}: expected a list of questions.")
-    return [_question(entry, f"{file}, entry {number}", scene, number) for number, entry in enumerate(entries)]
+    found = [_question(entry, f"{file}, entry {number}", scene, number) for number, entry in enumerate(entries)]
+    first: dict[str, int] = {}
+    for number, (_, question) in enumerate(found):
+        if first.setdefault(question.id, number) != number:
+            raise PrepareError(f"{file}, entry {number}: id '{question.id}' is that of entry {first[question.id]} too.")
+    return found
+
+
+def question_words(scenes: Iterable[Scene]) -> tuple[str, ...]:
+    """Every word of questions, options and answers, sorted, in lower case but for the letters of choices."""
+    words: set[str] = set()
+    for scene in scenes:
+        for _, question in scene_questions(scene):
+            text = " ".join((_VIEW.sub(" ", question.text), *question.options))
+            words.update(text.lower().split())
+            words.update([question.answer] if question.form == "letter" else question.answer.lower().split())
+    return tuple(sorted(words))
 
 
 def _question(entry: object, where: str, scene: Scene, number: int) -> tuple[tuple[int, ...], Question]:
-    if not isinstance(entry, dict) or not all(isinstance(entry.get(key), str) for key in ("question", "answer")):
-        raise PrepareError(f"{where}: needs the texts 'question' and 'answer'.")
+    if not isinstance(entry, dict):
+        raise PrepareError(f"{where}: expected a mapping with 'question' and 'answer'.")
+    for key, kind, wanted, needed in _FIELDS:
+        value = entry.get(key)
+        good = kind(value) if key in entry and value is not None else not needed
+        if not good:
+            raise PrepareError(f"{where}: '{key}' is {value!r}, expected {wanted}.")
+    if unknown := sorted(set(entry) - {key for key, *_ in _FIELDS}):
+        raise PrepareError(f"{where}: unknown fields {unknown}; known: {', '.join(key for key, *_ in _FIELDS)}.")
     options, views = tuple(entry.get("options") or ()), tuple(entry.get("views") or ())
     answer = entry["answer"].strip()
     if options and answer in options:
@@ -53,16 +80,40 @@ def _question(entry: object, where: str, scene: Scene, number: int) -> tuple[tup
         raise PrepareError(f"{where}: answer '{answer}' is neither an option nor a letter of one.")
     if unknown := [view for view in views if view not in scene.numbers]:
         raise PrepareError(f"{where}: there is no frame {unknown} in color/.")
-    if named := [k for k in map(int, re.findall(r"<view:(\d+)>", entry["question"])) if k >= len(views)]:
+    if named := [k for k in map(int, _VIEW.findall(entry["question"])) if k >= len(views)]:
         raise PrepareError(f"{where}: <view:{named[0]}> but 'views' lists {len(views)} frames (counted from 0).")
     numeric = re.fullmatch(r"-?\d+(\.\d+)?", answer) is not None
     form = "letter" if options else "number" if numeric else "word"
     return views, Question(
-        id=str(entry.get("id", f"{scene.name}.question-{number}")),
-        type=str(entry.get("type", "own")),
-        group=str(entry.get("group", "spatial")),
+        id=entry.get("id") or f"{scene.name}.question-{number}",
+        type=entry.get("type") or "own",
+        group=entry.get("group") or "spatial",
         form=form,
         text=entry["question"],
         answer=answer,
         options=options,
     )
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _distinct(value: object, kind: type) -> bool:
+    return isinstance(value, list) and all(type(part) is kind for part in value) and len(set(value)) == len(value)
+
+
+_FIELDS = (  # name, check, what is expected, whether it must be there
+    ("question", _text, "a text", True),
+    ("answer", _text, 'a text (also of a number: "2.5")', True),
+    (
+        "options",
+        lambda value: _distinct(value, str) and len(value) <= 26,
+        "a list of at most 26 different texts",
+        False,
+    ),
+    ("views", lambda value: _distinct(value, int), "a list of different frame numbers", False),
+    ("type", _text, "a text", False),
+    ("group", lambda value: value in TRAINING_GROUPS, f"one of {', '.join(TRAINING_GROUPS)}", False),
+    ("id", _text, "a text", False),
+)

@@ -22,12 +22,12 @@ from data_pipelines.sources.posed_frames import (
     Frame,
     Reading,
     Scene,
-    file_sizes,
+    file_states,
     forget_listings,
     open_scene,
     read_frame,
 )
-from data_pipelines.sources.posed_questions import questions_text, scene_questions
+from data_pipelines.sources.posed_questions import question_words, questions_text, scene_questions
 
 VERSION = "1"
 SAMPLERS = ("windows", "stride", "uniform")
@@ -106,7 +106,7 @@ def plan(settings: PosedSettings) -> Plan:
     parts, shared = _split(scenes, settings)
     items = {split: tuple(piece for part in parts[split] for piece in _cut(part, scenes, settings)) for split in parts}
     listing = [f"{scene.name} {scene.numbers} {scene.size} {scene.intrinsics}" for scene in scenes]
-    listing += [line for scene in scenes for line in file_sizes(Path(scene.path))]
+    listing += [line for scene in scenes for line in file_states(Path(scene.path))]
     arguments = {key: value for key, value in dataclasses.asdict(settings).items() if key != "raw"}
     return Plan(
         source="posed_rgbd",
@@ -120,6 +120,7 @@ def plan(settings: PosedSettings) -> Plan:
         unit="frame",
         state=_State(settings, tuple(scenes), items, not_scenes),
         scenes_shared=shared,
+        vocabulary=question_words(scenes),
     )
 
 
@@ -220,7 +221,7 @@ def make(plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
     for frames in SAMPLE[settings.sampler](numbers, settings, read):
         used.update(frame.number for frame in frames)
         made += 1
-        yield _record(scene, settings, frames, general, "")
+        yield _record(scene, settings, frames, general, "", tally)
     tally.counts["frames_listed"] += len(numbers)
     tally.counts["frames_in_no_record"] += len(set(numbers) - used)
     if not made:
@@ -242,7 +243,7 @@ def make(plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
         if len(frames) < len(views):
             tally.skip(own[0].id, f"a frame of {list(views)} was dropped", "question_records_left_out")
             continue
-        yield _record(scene, settings, frames, own, "q-")
+        yield _record(scene, settings, frames, own, "q-", tally)
 
 
 def _windows(numbers, settings: PosedSettings, read, offset: int = 0) -> Iterator[list[Frame]]:
@@ -283,8 +284,12 @@ def _uniform(numbers, settings: PosedSettings, read) -> Iterator[list[Frame]]:
 SAMPLE = {"windows": _windows, "stride": _interleaved, "uniform": _uniform}
 
 
-def _record(scene: Scene, settings: PosedSettings, frames: list[Frame], questions: list[Question], mark: str) -> Record:
+def _record(
+    scene: Scene, settings: PosedSettings, frames: list[Frame], questions: list[Question], mark: str, tally: Tally
+) -> Record:
     numbers = [frame.number for frame in frames]
+    if not any(frame.depth and frame.pose_valid for frame in frames):
+        tally.counts["records_without_geometry"] += 1
     return Record(
         id=f"{scene.name}.{mark}{'-'.join(map(str, numbers))}",
         dataset=settings.name,
@@ -314,6 +319,8 @@ def _summary(counts: Mapping[str, float], records: int) -> list[str]:
         found = {name.split("/")[1]: number for name, number in counts.items() if name.startswith(f"{kind}/")}
         if found:
             lines.append(f"{kind}: {sum(found.values()):g} of {read:g} frames {found}")
+    if number := counts.get("records_without_geometry"):
+        lines.append(f"{number:g} records have no view with depth and pose: they train nothing but text")
     return lines
 
 

@@ -73,15 +73,14 @@ def _new_words(config: RoomsConfig) -> tuple[str, ...]:
 
 
 def _assets_fingerprint(folder: str) -> str:
-    """Stands for the folder's content in the arguments: the catalogue's bytes, every file's name and size."""
+    """Stands for the folder's content in the arguments."""
     if not folder:
         return ""
     root = Path(folder)
-    catalogue = root / "catalog.json"
-    if not catalogue.is_file():
+    if not (root / "catalog.json").is_file():
         raise PrepareError(f"--assets {folder}: no catalog.json in it.")
     files = sorted(path for path in root.rglob("*") if path.is_file())
-    return fingerprint([sha256_of(catalogue), *(f"{path.relative_to(root)} {path.stat().st_size}" for path in files)])
+    return fingerprint([f"{path.relative_to(root)} {sha256_of(path)}" for path in files])
 
 
 def _generator():

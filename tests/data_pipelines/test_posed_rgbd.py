@@ -1,4 +1,4 @@
-"""posed_rgbd on a miniature scan of the plane z = 0, ray-cast here in closed form."""
+"""posed_rgbd on the miniature scan of posed_scenes.py."""
 
 import io
 import json
@@ -6,69 +6,14 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from posed_scenes import FOCAL, HEIGHT, WIDTH, camera, convert, counts, matrix, write_scene
 
 from data_pipelines.manifest import PrepareError, read_manifest
-from data_pipelines.sources.posed_rgbd import PosedSettings
-from data_pipelines.storage import open_split
-from experiments.prepare import prepare
-
-WIDTH, HEIGHT, FOCAL = 32, 24, 40.0
-
-
-def camera(frame, frames=8):
-    """Looks down at the plane from about 2 m, tilted, moving along x."""
-    tilt, turn = 0.3, 0.2 * frame / frames
-    flip = np.diag([1.0, -1.0, -1.0])  # z towards the floor
-    about_x = np.array([[1, 0, 0], [0, np.cos(tilt), -np.sin(tilt)], [0, np.sin(tilt), np.cos(tilt)]])
-    about_z = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
-    pose = np.eye(4)
-    pose[:3, :3] = about_z @ flip @ about_x
-    pose[:3, 3] = [0.1 * frame, 0.05, 2.0]
-    return pose
-
-
-def plane_depth(pose, width=WIDTH, height=HEIGHT, focal=FOCAL):
-    """Exact z-depth of the plane for pixel centres at +0.5 and the principal point in the middle."""
-    rows, columns = np.mgrid[:height, :width] + 0.5
-    rays = np.stack([(columns - width / 2) / focal, (rows - height / 2) / focal, np.ones_like(rows)], -1)
-    return -pose[2, 3] / (rays @ pose[:3, :3].T)[..., 2]
-
-
-def matrix(focal, width, height, shift=0.5):
-    """4x4 as ScanNet writes it: the first pixel's centre is 0."""
-    result = np.eye(4)
-    result[0, 0] = result[1, 1] = focal
-    result[:2, 2] = width / 2 - shift, height / 2 - shift
-    return result
-
-
-def write_scene(folder, frames=8, colour_scale=2, first=0):
-    for part in ("color", "depth", "pose", "intrinsic"):
-        (folder / part).mkdir(parents=True)
-    width, height = WIDTH * colour_scale, HEIGHT * colour_scale
-    np.savetxt(folder / "intrinsic" / "intrinsic_depth.txt", matrix(FOCAL, WIDTH, HEIGHT))
-    np.savetxt(folder / "intrinsic" / "intrinsic_color.txt", matrix(FOCAL * colour_scale, width, height))
-    ramp = np.linspace(0, 255, width)[None, :, None] * np.ones((height, 1, 3))
-    for frame in range(first, first + frames):
-        Image.fromarray(ramp.astype(np.uint8)).save(folder / "color" / f"{frame}.jpg", quality=95)
-        steps = np.round(plane_depth(camera(frame)) * 1000).astype(np.uint16)
-        Image.fromarray(steps).save(folder / "depth" / f"{frame}.png")
-        np.savetxt(folder / "pose" / f"{frame}.txt", camera(frame))
-    return folder
 
 
 @pytest.fixture
 def scene(tmp_path):
     return write_scene(tmp_path / "raw" / "lab")
-
-
-def convert(raw, out, **settings):
-    manifest = prepare("posed_rgbd", PosedSettings(raw=str(raw), **settings), out, workers=None, progress=False)
-    return manifest, {split: open_split(out, split, verify=True) for split in manifest["splits"]}
-
-
-def counts(manifest, split="train"):
-    return manifest["splits"][split]["counts"]
 
 
 def depth_of(record, view):
@@ -271,46 +216,6 @@ def test_y_up_cameras_are_turned_over(scene, tmp_path):
     assert heights_above_plane(record, 2).max() < 6e-4
 
 
-def test_questions_beside_the_pictures(scene, tmp_path):
-    (scene / "questions.json").write_text(
-        json.dumps(
-            [
-                {"question": "what is this ?", "answer": "floor"},
-                {"question": "how far is it in <view:1> ?", "answer": "2.1", "views": [6, 2], "type": "distance"},
-                {"question": "where ?", "answer": "left", "options": ["right", "left"], "views": [6, 2], "id": "w"},
-            ]
-        )
-    )
-    manifest, splits = convert(scene, tmp_path / "out", views=4)
-    records = {record.id: record for record in splits["train"]}
-    assert list(records) == ["lab.0-1-2-3", "lab.4-5-6-7", "lab.q-6-2"]
-    assert [question.text for question in records["lab.4-5-6-7"].questions] == ["what is this ?"]
-    assert records["lab.q-6-2"].view_ids == ("6", "2")
-    distance, where = records["lab.q-6-2"].questions
-    assert (distance.form, distance.type, distance.answer) == ("number", "distance", "2.1")
-    assert (where.form, where.answer, where.id) == ("letter", "B", "w")
-    assert {(bucket["views"], bucket["records"]) for bucket in manifest["splits"]["train"]["buckets"]} == {
-        (4, 2),
-        (2, 1),
-    }
-
-
-@pytest.mark.parametrize(
-    "entry, message",
-    [
-        ({"question": "x"}, "entry 0: needs the texts"),
-        ({"question": "x", "answer": "C", "options": ["a", "b"]}, "entry 0: answer 'C' is neither"),
-        ({"question": "x", "answer": "y", "views": [99]}, r"entry 0: there is no frame \[99\]"),
-        ({"question": "<view:0>", "answer": "y"}, "entry 0: <view:0> but 'views' lists 0 frames"),
-    ],
-)
-def test_mistakes_in_questions_are_named(scene, tmp_path, entry, message):
-    (scene / "questions.json").write_text(json.dumps([entry]))
-    with pytest.raises(PrepareError, match=f"questions.json, {message}"):
-        convert(scene, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_wrong_input_is_explained(scene, tmp_path):
     (tmp_path / "empty").mkdir()
     for raw, settings, message in (
@@ -336,6 +241,28 @@ def test_long_scenes_are_cut_for_many_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("data_pipelines.sources.posed_rgbd.GROUPS_PER_ITEM", 2)
     folder = write_scene(tmp_path / "raw" / "lab", frames=10)
     manifest, splits = convert(folder, tmp_path / "out", views=2)
-    assert [len(part["file"]) > 0 for part in manifest["splits"]["train"]["shards"]] == [True] * 3
+    assert len(manifest["splits"]["train"]["shards"]) == 3  # 10 frames in stretches of 4
     assert splits["train"].ids == tuple(f"lab.{k}-{k + 1}" for k in range(0, 10, 2))
     assert counts(read_manifest(tmp_path / "out"))["frames_listed"] == 10
+
+
+def test_records_without_geometry_are_counted(scene, tmp_path):
+    for frame in range(4):
+        (scene / "depth" / f"{frame}.png").unlink()
+    (scene / "pose" / "4.txt").unlink()  # frames 4 to 7 still have poses and depth
+    manifest, _ = convert(scene, tmp_path / "out", views=4)
+    assert counts(manifest)["records_without_geometry"] == 1 and manifest["splits"]["train"]["records"] == 2
+
+
+def test_a_scene_edited_in_place_is_not_taken_for_the_old_one(scene, tmp_path):
+    convert(scene, tmp_path / "out")
+    convert(scene, tmp_path / "out")  # nothing changed: at once
+    pose = (scene / "pose" / "3.txt").read_text()
+    (scene / "pose" / "3.txt").write_text(pose.replace("3", "4", 1))  # of the same length
+    with pytest.raises(PrepareError, match="content_of_raw"):
+        convert(scene, tmp_path / "out")
+    (scene / "pose" / "3.txt").write_text(pose)
+    convert(scene, tmp_path / "out")
+    (scene / "depth" / "2.png").write_bytes((scene / "depth" / "3.png").read_bytes())
+    with pytest.raises(PrepareError, match="content_of_raw"):
+        convert(scene, tmp_path / "out")
