@@ -7,7 +7,8 @@
 `size` is width, depth, height in metres; `stands_on` is "floor", "wall" or a list of categories.
 Without `file`, NAME.glb or NAME.obj is taken. Files are read with y up and the front along +z (the
 glTF convention); `"up": "z"` means z up and the front along -y. Categories are single lower-case
-words; new ones extend the vocabulary. A mesh's colour name is the nearest of `furniture.COLOURS` to
+words; new ones extend the vocabulary. `"ood": true` keeps a mesh for the out-of-distribution split, which
+shows no others. A mesh's colour name is the nearest of `furniture.COLOURS` to
 the colour of most of its surface.
 """
 
@@ -24,8 +25,9 @@ import re
 import numpy as np
 import trimesh
 
-from data_pipelines.rooms.furniture import COLOURS, Category
+from data_pipelines.rooms.furniture import CATEGORIES, COLOURS, Category
 from data_pipelines.rooms.meshes import Model
+from data_pipelines.rooms.questions.forms import vocabulary
 from data_pipelines.rooms.textures import Material, linear_from_srgb
 
 MAX_FACES = 200_000
@@ -45,6 +47,7 @@ class Asset:
     stands_on: tuple[str, ...]  # ("floor",), ("wall",) or categories
     model: Model
     materials: tuple[Material, ...]
+    ood: bool = False  # stands in the out-of-distribution split alone; the others stand in all but that
 
     @property
     def placement(self) -> str:
@@ -127,12 +130,27 @@ def _load(folder: str, _changed: int) -> AssetLibrary:
             names.add(name)
         except _BadAsset as error:
             left_out.append((name, str(error)))
-            _LOG.warning("Asset '%s' of %s left out: %s.", name, root, error)
+    while unsupported := _first_unsupported(assets):
+        asset, reason = unsupported
+        assets.remove(asset)
+        left_out.append((asset.name, reason))
+    for name, reason in left_out:
+        _LOG.warning("Asset '%s' of %s left out: %s.", name, root, reason)
     return AssetLibrary(tuple(assets), tuple(left_out))
 
 
+def _first_unsupported(assets: list[Asset]) -> tuple[Asset, str] | None:
+    """An asset that stands on a category that no split of it has, and why it must go."""
+    for asset in assets:
+        if asset.placement == "top":
+            known = {*CATEGORIES, *(other.category for other in assets if other.ood == asset.ood)}
+            if unknown := [name for name in asset.stands_on if name not in known]:
+                return asset, f"stands_on names {unknown}, which no room has"
+    return None
+
+
 def _read(root: pathlib.Path, entry) -> Asset:
-    name, category, size, stands_on, up = _check_entry(entry)
+    name, category, size, stands_on, up, ood = _check_entry(entry)
     path = _find(root, name, entry.get("file"))
     vertices, faces, colours = _mesh(path, root)
     if up == "y":
@@ -144,15 +162,17 @@ def _read(root: pathlib.Path, entry) -> Asset:
     slots, palette, colour = _palette(centred, faces, colours)
     materials = tuple(Material(f"asset {name}", "plain", 0, tuple(row), tuple(row)) for row in palette)
     model = Model(centred, faces, slots, ())
-    return Asset(name, category, colour, size, stands_on, model, materials)
+    return Asset(name, category, colour, size, stands_on, model, materials, ood)
 
 
-def _check_entry(entry) -> tuple[str, str, np.ndarray, tuple[str, ...], str]:
+def _check_entry(entry) -> tuple[str, str, np.ndarray, tuple[str, ...], str, bool]:
     if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
         raise _BadAsset("entry is not an object with a 'name'")
     category = entry.get("category")
     if not isinstance(category, str) or not _WORD.fullmatch(category):
         raise _BadAsset(f"category {category!r} is not one lower-case word")
+    if category in set(vocabulary()) - set(CATEGORIES):  # "red" or "left" would be two answers in one
+        raise _BadAsset(f"category '{category}' is a colour or another word of the questions")
     try:
         size = np.array(entry.get("size"), np.float64)
     except (TypeError, ValueError):
@@ -168,7 +188,10 @@ def _check_entry(entry) -> tuple[str, str, np.ndarray, tuple[str, ...], str]:
     up = entry.get("up", "y")
     if up not in ("y", "z"):
         raise _BadAsset(f"up {up!r} is not 'y' or 'z'")
-    return entry["name"], category, size, stands_on, up
+    ood = entry.get("ood", False)
+    if not isinstance(ood, bool):
+        raise _BadAsset(f"ood {ood!r} is not true or false")
+    return entry["name"], category, size, stands_on, up, ood
 
 
 def _find(root: pathlib.Path, name: str, file) -> pathlib.Path:

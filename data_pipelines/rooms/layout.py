@@ -184,18 +184,18 @@ def _place_on_top(room: _Room, thing: _Thing, rng: np.random.Generator) -> bool:
     return False
 
 
-def category_table(config: RoomsConfig, library: AssetLibrary) -> dict[str, Category]:
-    """The categories that rooms of this config draw from: parametric ones and the assets' own.
+def category_table(config: RoomsConfig, library: AssetLibrary, ood: bool | None = None) -> dict[str, Category]:
+    """The categories that rooms of this config draw from, of all splits or of ood or the others alone.
 
     Raises:
       ValueError: `config.categories` names an unknown one, or none that stands on the floor.
     """
     table = {**library.categories(), **CATEGORIES}
-    if config.categories:
-        unknown = sorted(set(config.categories) - set(table))
-        if unknown:
-            raise ValueError(f"categories {unknown} unknown. Known: {', '.join(sorted(table))}.")
-        table = {name: table[name] for name in config.categories}
+    if unknown := sorted(set(config.categories) - set(table)):
+        raise ValueError(f"categories {unknown} unknown. Known: {', '.join(sorted(table))}.")
+    own = {asset.category for asset in library.assets if ood in (None, asset.ood)}
+    wanted = config.categories or table
+    table = {name: table[name] for name in wanted if name in CATEGORIES or name in own}
     if not any(not spec.small for spec in table.values()):
         raise ValueError("categories: none of them stands on the floor; add a large one such as 'table'.")
     return table
@@ -205,8 +205,9 @@ class _Drawer:
     """Draws things: category, shape, size, colour, materials."""
 
     def __init__(self, config: RoomsConfig, dist: Distribution, library: AssetLibrary, rng: np.random.Generator):
-        self.config, self.dist, self.rng, self.library = config, dist, rng, library
-        self.table = category_table(config, library)
+        self.config, self.dist, self.rng = config, dist, rng
+        self.assets = [asset for asset in library.assets if asset.ood == dist.ood_shapes]
+        self.table = category_table(config, library, dist.ood_shapes)
         self.palette = [str(name) for name in rng.permutation(list(COLOURS))]
         self.distinct = rng.random() < config.distinct_colours
         self.drawn = 0
@@ -236,7 +237,7 @@ class _Drawer:
     def thing(self, category: str) -> _Thing:
         """One thing of the category: an asset where there is one and chance wants it, else parametric."""
         spec, rng = self.table[category], self.rng
-        assets = [asset for asset in self.library.assets if asset.category == category]
+        assets = [asset for asset in self.assets if asset.category == category]
         if assets and (not spec.families or rng.random() < self.config.asset_share):
             return self._from_asset(assets[int(rng.integers(len(assets)))], spec)
         families = spec.ood_families if self.dist.ood_shapes else spec.families

@@ -61,6 +61,12 @@ def folder(tmp_path, monkeypatch):
         {"name": "rocket", **good},
         "rocket",
         {"name": "support", "file": "rocket.glb", **good, "stands_on": 5},
+        {"name": "colour", "file": "rocket.glb", **good, "category": "red"},
+        {"name": "answer", "file": "rocket.glb", **good, "category": "left"},
+        {"name": "lost", "file": "rocket.glb", **good, "stands_on": ["tabel"]},
+        {"name": "upper", "file": "rocket.glb", "category": "vase", "size": [1, 1, 1], "stands_on": ["crown"]},
+        {"name": "lower", "file": "rocket.glb", "category": "crown", "size": [1, 1, 1], "stands_on": ["nothing"]},
+        {"name": "truth", "file": "rocket.glb", **good, "ood": "yes"},
     ]
     (inside / "link.glb").symlink_to(tmp_path / "outside.glb")
     (inside / "catalog.json").write_text(json.dumps(entries))
@@ -71,7 +77,7 @@ def test_bad_meshes_are_left_out_with_their_reason(folder):
     library = assets.load_assets(str(folder))
     assert [asset.name for asset in library.assets] == ["rocket", "cube"]
     reasons = dict(library.left_out)
-    assert len(library.left_out) == 14
+    assert len(library.left_out) == 20
     for name, words in {
         "outside": "outside the folder",
         "link": "outside the folder",
@@ -87,6 +93,12 @@ def test_bad_meshes_are_left_out_with_their_reason(folder):
         "rocket": "name occurs twice",
         "entry 14": "not an object",
         "support": "stands_on 5 is not",
+        "colour": "category 'red' is a colour or another word",
+        "answer": "category 'left' is a colour or another word",
+        "lost": "stands_on names ['tabel'], which no room has",
+        "upper": "stands_on names ['crown'], which no room has",
+        "lower": "stands_on names ['nothing'], which no room has",
+        "truth": "ood 'yes' is not true or false",
     }.items():
         assert words in reasons[name], (name, reasons[name])
 
@@ -161,13 +173,27 @@ def test_assets_are_mixed_into_rooms(folder):
     assert shapes == {"table": {"parametric"}, "statue": {"rocket"}, "box": {"cube"}}
 
 
+def test_the_ood_split_shows_its_own_meshes_alone(folder):
+    entries = json.loads((folder / "catalog.json").read_text())[:2]
+    statue = {"file": "rocket.glb", "category": "statue", "size": [0.6, 0.9, 0.8], "ood": True}
+    (folder / "catalog.json").write_text(json.dumps([*entries, {"name": "other", **statue}]))
+    config = RoomsConfig(assets=str(folder), asset_share=1.0, categories=("table", "statue", "box"))
+    shapes = {
+        split: {item.shape for seed in range(4) for item in make_scene(seed, split, config).objects}
+        for split in ("train", "test", "ood")
+    }
+    assert "rocket" in shapes["train"] and "rocket" in shapes["test"]
+    assert "other" in shapes["ood"] and not {"rocket", "cube"} & shapes["ood"]
+    assert "other" not in shapes["train"] | shapes["test"]
+
+
 def test_asset_categories_extend_the_vocabulary(folder):
     config = RoomsConfig(assets=str(folder), asset_share=1.0, categories=("table", "statue", "box"), size=32, views=2)
     words = question_words(config)
     assert set(words.categories) == {"table", "statue", "box"}
     assert "statue" in vocabulary(words) and "statue" not in vocabulary()
     record, stats = make_record(config, "train", 0)
-    assert stats["assets_left_out"] == 14
+    assert stats["assets_left_out"] == 20
     known = set(vocabulary(words))
     answers = {word for question in record.questions if question.form == "word" for word in question.answer.split()}
     assert answers <= known, answers - known
