@@ -4,7 +4,7 @@
 - among: the cameras stand between the objects (inside the convex hull of the floor things' centres,
   within 0.5 m of a common point); each looks at an object of its own.
 - around: the cameras stand on a circle about a group of objects and look at its centre.
-- walk: a bending path; successive views are at most 0.9 m and 40 degrees apart and overlap.
+- walk: a bending path; successive views are at most 0.6 m and 40 degrees apart and overlap.
 - free: independent places and directions.
 
 All cameras are upright (no roll) with one pinhole per record: square pixels, principal point in the
@@ -26,7 +26,7 @@ CLEAR_M = 0.35  # nearest allowed surface
 MIN_OBJECTS = 2  # objects that a view must show
 MIN_SHARE = 0.004  # of the picture that an object must fill to count as shown
 MIN_OVERLAP = 0.3  # share of a walk view's pixels that the view before sees too
-WALK_STEP_M = (0.30, 0.90)
+WALK_STEP_M = (0.20, 0.60)
 WALK_BEND_DEG = 30.0  # turn per view that a path keeps up, at most, to either side
 WALK_SWAY_DEG = 8.0  # what each turn may differ from it
 WALK_DRIFT_DEG = 60.0  # between where a path leads and where it looks, at most: forward to sideways, not backwards

@@ -20,6 +20,7 @@ def get_config(arg: str | None = None):
         config.data.sources.rooms.per_batch = scale.rows - 1
         config.data.sources.mirrored = common.source(per_batch=2, text=False, augment=True)
         config.data.cache_mb = 4096  # 8,000 rooms stay in memory once read
+        config.optimizer.weight_decay = 0.1  # over so many steps as much as the quickstart's 0.5
     spatial.vision.trainable = True
     full.training.steps = 3 * scale.spatial_steps // 10
     full.losses.distill = 1.0

@@ -18,6 +18,7 @@ def get_config(arg: str | None = None):
     """The run; `quickstart.py:tiny` is the smoke test of continuous integration."""
     scale = scale_for(arg, QUICKSTART)
     base, spatial = base_phase(scale), spatial_phase(scale)
+    spatial.optimizer.weight_decay = 0.5
     spatial.data.question_tokens = 17
     spatial.data.sources.rooms.update(types=FIRST, per_batch=scale.rows - 1)
     spatial.data.sources.others = common.source(types=LATER, per_batch=1)

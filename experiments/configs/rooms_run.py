@@ -183,7 +183,7 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
 
 
 QUICKSTART = Scale(
-    scenes=1000, test=60, other=10, labels=24, base_steps=1200, spatial_steps=1250, rows=4, singles=0, questions=6,
+    scenes=1500, test=120, other=10, labels=24, base_steps=1300, spatial_steps=2000, rows=4, singles=0, questions=6,
     vision_layers=1,
 )  # fmt: skip
 LAPTOP = Scale(
