@@ -118,9 +118,18 @@ def _parser(source: str) -> argparse.ArgumentParser:
             type=_reader(hints[field.name]),
             default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=f"{field.metadata.get('help', '')} [{field.default!r}]".strip().replace("%", "%%"),
+            help=f"{field.metadata['help']} [{_shown(field.default)}]".replace("%", "%%"),
         )
     return parser
+
+
+def _shown(default: object) -> str:
+    """A default as it would be typed."""
+    if default in (None, "", ()):
+        return "none"
+    if isinstance(default, tuple):
+        return ",".join("=".join(map(str, part)) if isinstance(part, tuple) else str(part) for part in default)
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _reader(hint):

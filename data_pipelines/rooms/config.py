@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from data_pipelines.flags import flag
+
 SPLITS = ("train", "validation", "test", "ood")
 SETTINGS = ("rotation", "among", "around", "walk", "free")
 DEFAULT_MIX = (("walk", 0.6), ("rotation", 0.2), ("around", 0.15), ("free", 0.05))
@@ -12,13 +14,15 @@ FORMS = ("word", "letter", "number")
 
 
 def parse_mix(mix: str | Mapping | tuple) -> tuple[tuple[str, float], ...]:
-    """Shares of view settings from "walk=.4,rotation=.6", a mapping or pairs; they are scaled to sum 1.
+    """Shares of view settings from "walk=.4,rotation=.6", names, a mapping or pairs; they are scaled to sum 1.
 
     The order of `SETTINGS` and nine decimals, so that equal mixes are equal arguments however written.
 
     Raises:
       ValueError: an unknown setting, a share that is no number or negative, or all shares 0.
     """
+    if isinstance(mix, tuple) and not any(isinstance(part, (tuple, list)) for part in mix):
+        mix = ",".join(map(str, mix))
     if isinstance(mix, str):
         pairs = [tuple(part.split("=", 1)) if "=" in part else (part, "1") for part in mix.split(",") if part]
     else:
@@ -45,22 +49,24 @@ def parse_mix(mix: str | Mapping | tuple) -> tuple[tuple[str, float], ...]:
 class RoomsConfig:
     """Arguments of the generator. A record is a pure function of them, the split and its index."""
 
-    seed: int = 0
-    views: int = 4  # views of a record, 1 to 8
-    size: int = 64  # side of the square pictures, pixels
-    mix: tuple = DEFAULT_MIX  # shares of view settings; also "walk=.4,free=.6" or a mapping
-    questions_per_view: int = 24  # grounding questions tried per view
-    spatial_questions: int = 16  # spatial questions tried per record
-    scans: bool = False  # also ask what, of which colour and how far things are along each picture row (training only)
-    form: str = "word"  # "word", "letter" or "number"
-    objects: tuple = (5, 8)  # large things in a room, lowest and highest number
-    small_objects: tuple = (3, 6)  # things on others or on walls
-    categories: tuple = ()  # categories to draw from; () = all
-    distinct_colours: float = 0.85  # share of rooms whose large things all differ in colour
-    fov_deg: tuple = (60.0, 75.0)  # horizontal field of view, one per record
-    antialias: bool = True  # average sub-pixel rays where surfaces meet (RGB only)
-    assets: str = ""  # folder with catalog.json, "" = parametric meshes only
-    asset_share: float = 0.5  # share of things shown by an asset where one of the category exists
+    seed: int = flag(0, "of the rooms; other seeds share none")
+    views: int = flag(4, "pictures of a room, 1 to 8")
+    size: int = flag(64, "side of the square pictures, pixels")
+    mix: tuple = flag(DEFAULT_MIX, 'shares of view settings, like "walk=.6,rotation=.4"; one alone by its name')
+    questions_per_view: int = flag(24, "grounding questions tried per view")
+    spatial_questions: int = flag(16, "spatial questions tried per room")
+    scans: bool = flag(
+        False, "also ask what, of which colour and how far things are along picture rows (training only)"
+    )
+    form: str = flag("word", "of the answers: word, letter (shuffled choices) or number (with a unit)")
+    objects: tuple = flag((5, 8), "large things in a room, lowest,highest number")
+    small_objects: tuple = flag((3, 6), "things on others or on walls, lowest,highest number")
+    categories: tuple = flag((), "categories to draw from, like table,chair,lamp; none = all")
+    distinct_colours: float = flag(0.85, "share of rooms whose large things all differ in colour")
+    fov_deg: tuple = flag((60.0, 75.0), "horizontal field of view, one per room, lowest,highest degrees")
+    antialias: bool = flag(True, "average sub-pixel rays where surfaces meet (RGB only)")
+    assets: str = flag("", "folder of your own meshes with catalog.json (docs/rooms.md); none = parametric ones alone")
+    asset_share: float = flag(0.5, "share of things shown by such a mesh where one of the category exists")
 
     def __post_init__(self):
         object.__setattr__(self, "mix", parse_mix(self.mix))
@@ -70,25 +76,24 @@ class RoomsConfig:
             (1 <= self.views <= 8, "views", "1 to 8"),
             (self.size >= 16, "size", "at least 16 pixels"),
             (self.form in FORMS, "form", f"one of {', '.join(FORMS)}"),
-            (len(self.objects) == 2 and 2 <= self.objects[0] <= self.objects[1] <= 12, "objects", "low, high in 2..12"),
-            (
-                len(self.small_objects) == 2 and 0 <= self.small_objects[0] <= self.small_objects[1] <= 16,
-                "small_objects",
-                "low, high in 0..16",
-            ),
+            (_ordered(self.objects, int, 2, 12), "objects", "lowest,highest in 2..12"),
+            (_ordered(self.small_objects, int, 0, 16), "small_objects", "lowest,highest in 0..16"),
+            (_ordered(self.fov_deg, (int, float), 30, 110), "fov_deg", "lowest,highest in 30..110"),
+            (all(isinstance(name, str) for name in self.categories), "categories", "words"),
             (0.0 <= self.distinct_colours <= 1.0, "distinct_colours", "0 to 1"),
             (0.0 <= self.asset_share <= 1.0, "asset_share", "0 to 1"),
-            (
-                len(self.fov_deg) == 2 and 30 <= self.fov_deg[0] <= self.fov_deg[1] <= 110,
-                "fov_deg",
-                "low, high in 30..110",
-            ),
-            (self.seed >= 0, "seed", "not negative"),
-            (self.questions_per_view >= 0 and self.spatial_questions >= 0, "questions_per_view", "not negative"),
+            (self.seed >= 0, "seed", "0 or more"),
+            (self.questions_per_view >= 0, "questions_per_view", "0 or more"),
+            (self.spatial_questions >= 0, "spatial_questions", "0 or more"),
         )
         for good, name, wanted in checks:
             if not good:
-                raise ValueError(f"RoomsConfig.{name} is {getattr(self, name)!r}; expected {wanted}.")
+                raise ValueError(f"--{name} is {getattr(self, name)!r}; expected {wanted}.")
+
+
+def _ordered(pair: tuple, kind, least: float, most: float) -> bool:
+    """Whether it is two numbers, the lower first, within limits."""
+    return len(pair) == 2 and all(isinstance(n, kind) for n in pair) and least <= pair[0] <= pair[1] <= most
 
 
 @dataclasses.dataclass(frozen=True)

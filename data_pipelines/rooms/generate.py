@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
+from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Record
 from data_pipelines.rooms.assets import load_assets
 from data_pipelines.rooms.cameras import sample_views
@@ -50,7 +51,7 @@ def make_record(config: RoomsConfig, split: str, index: int) -> tuple[Record, di
 
     Raises:
       ValueError: unknown split or category.
-      RuntimeError: no room in 32 allowed the setting (a config with too few or too many objects).
+      PrepareError: no room in 32 allowed the setting (a config with too few or too many objects).
     """
     chooser = np.random.default_rng([2, scene_seed(config.seed, split, index)])
     names, shares = zip(*config.mix, strict=True)
@@ -65,7 +66,7 @@ def make_record(config: RoomsConfig, split: str, index: int) -> tuple[Record, di
         if views:
             break
     else:
-        raise RuntimeError(
+        raise PrepareError(
             f"Record {index} of '{split}': no '{setting}' views in {MAX_ATTEMPTS} rooms ({counts}). "
             f"Change objects={config.objects}, categories or the mix."
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError, fingerprint
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
@@ -34,36 +35,32 @@ SAMPLERS = ("windows", "stride", "uniform")
 GROUPS_PER_ITEM = 64  # a long scene is cut into stretches of so many records' frames, for all cores
 
 
-def _setting(default, text: str):
-    return dataclasses.field(default=default, metadata={"help": text})
-
-
 @dataclasses.dataclass(frozen=True)
 class PosedSettings:
     """Arguments of the source; each is a flag of `experiments.prepare`."""
 
-    raw: str = _setting("", "scene folder, or folder of scene folders, with color/ depth/ pose/ intrinsic/")
-    views: int = _setting(4, "views per record")
-    sampler: str = _setting(
+    raw: str = flag("", "scene folder, or folder of scene folders, with color/ depth/ pose/ intrinsic/")
+    views: int = flag(4, "views per record")
+    sampler: str = flag(
         "windows",
         "windows: every --stride-th frame, cut into runs of --views; stride: the same for every starting frame, so "
         "that each frame is used once; uniform: records spread evenly over the whole scene",
     )
-    stride: int = _setting(1, "frames from one view to the next (windows, stride)")
-    hop: int = _setting(0, "windows: views from one record's start to the next's; 0 = --views, no overlap")
-    records_per_scene: int = _setting(16, "uniform: records per scene")
-    max_size: int = _setting(0, "longest side in pixels; larger pictures shrink (depth by nearest); 0 = as they are")
-    depth_unit: float = _setting(0.001, "metres per depth step (0.001 ScanNet, 0.0002 TUM); 0 = unknown")
-    principal_point: str = _setting(
+    stride: int = flag(1, "frames from one view to the next (windows, stride)")
+    hop: int = flag(0, "windows: views from one record's start to the next's; 0 = --views, no overlap")
+    records_per_scene: int = flag(16, "uniform: records per scene")
+    max_size: int = flag(0, "longest side in pixels; larger pictures shrink (depth by nearest); 0 = as they are")
+    depth_unit: float = flag(0.001, "metres per depth step (0.001 ScanNet, 0.0002 TUM); 0 = unknown")
+    principal_point: str = flag(
         "centre",
         "where intrinsics files put 0: 'centre' of the first pixel (ScanNet, Kinect: 0.5 is added to cx and cy) "
         "or the picture's 'corner' (as they are)",
     )
-    intrinsics_size: str = _setting("", "WIDTHxHEIGHT that the intrinsics were made for, if not the pictures' own")
-    validation: int = _setting(0, "scenes for validation (records' worth of frames where scenes do not suffice)")
-    test: int = _setting(0, "scenes for test, likewise")
-    seed: int = _setting(0, "chooses which scenes go to validation and test")
-    name: str = _setting("posed_rgbd", "name of the data set in its records")
+    intrinsics_size: str = flag("", "WIDTHxHEIGHT that the intrinsics were made for, if not the pictures' own")
+    validation: int = flag(0, "scenes for validation (records' worth of frames where scenes do not suffice)")
+    test: int = flag(0, "scenes for test, likewise")
+    seed: int = flag(0, "chooses which scenes go to validation and test")
+    name: str = flag("posed_rgbd", "name of the data set in its records")
 
 
 @dataclasses.dataclass(frozen=True)

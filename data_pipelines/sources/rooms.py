@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import data_pipelines.rooms
+from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError, fingerprint, sha256_of
 from data_pipelines.records import Record
-from data_pipelines.rooms.config import SPLITS, RoomsConfig
+from data_pipelines.rooms.config import SPLITS, RoomsConfig, distribution
 from data_pipelines.rooms.questions import vocabulary
 from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 
@@ -18,14 +19,10 @@ from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, s
 class RoomsSettings(RoomsConfig):
     """The generator's settings and how many rooms each split gets."""
 
-    scenes: int = dataclasses.field(default=0, metadata={"help": "rooms for training"})
-    validation: int | None = dataclasses.field(
-        default=None, metadata={"help": "rooms for validation (default: a twentieth of --scenes, at least 8)"}
-    )
-    test: int | None = dataclasses.field(default=None, metadata={"help": "rooms for test (default likewise)"})
-    ood: int | None = dataclasses.field(
-        default=None, metadata={"help": "rooms of other shapes, textures and sizes, for test (default likewise)"}
-    )
+    scenes: int = flag(0, "rooms for training")
+    validation: int | None = flag(None, "rooms for validation; none = a twentieth of --scenes, at least 8")
+    test: int | None = flag(None, "rooms for test, likewise")
+    ood: int | None = flag(None, "rooms of other shapes, textures and sizes, for test, likewise")
 
     def __post_init__(self):
         super().__post_init__()
@@ -44,12 +41,14 @@ def plan(settings: RoomsSettings) -> Plan:
 
     Raises:
       PrepareError: an assets folder without catalog.json.
+      ValueError: categories that no room has, or none of them on the floor.
     """
     names = [field.name for field in dataclasses.fields(RoomsConfig)]
     config = RoomsConfig(**{name: getattr(settings, name) for name in names})
     wanted = dict(zip(SPLITS, (settings.scenes, settings.validation, settings.test, settings.ood), strict=True))
     items = {split: number for split, number in wanted.items() if number}
     arguments = {**dataclasses.asdict(settings), "assets": _assets_fingerprint(config.assets)}
+    _check_categories(config, items)
     return Plan(
         source="rooms",
         version=_generator().GENERATOR_VERSION,
@@ -63,6 +62,15 @@ def plan(settings: RoomsSettings) -> Plan:
         state=config,
         vocabulary=_new_words(config),
     )
+
+
+def _check_categories(config: RoomsConfig, splits: Iterable[str]) -> None:
+    if config.categories or config.assets:
+        from data_pipelines.rooms.assets import load_assets
+        from data_pipelines.rooms.layout import category_table
+
+        for split in splits:
+            category_table(config, load_assets(config.assets), distribution(split).ood_shapes)
 
 
 def _new_words(config: RoomsConfig) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines.manifest import PrepareError
 from data_pipelines.rooms import generate
 from data_pipelines.rooms.config import SPLITS, RoomsConfig
 from data_pipelines.rooms.layout import make_scene
@@ -101,3 +102,12 @@ def test_impossible_settings_are_an_error():
     few = dataclasses.replace(CONFIG, mix="among=1", objects=(2, 2), small_objects=(0, 0))
     with pytest.raises(RuntimeError, match="no 'among' views in 32 rooms"):
         generate.make_record(few, "train", 0)
+
+
+def test_a_setting_that_no_room_allows_is_explained(monkeypatch):
+    monkeypatch.setattr(generate, "MAX_ATTEMPTS", 2)
+    config = RoomsConfig(mix="among", objects=(2, 2), categories=("table",), size=32)
+    with pytest.raises(
+        PrepareError, match=r"Record 0 of 'train': no 'among' views in 2 rooms.*Change objects=\(2, 2\)"
+    ):
+        generate.make_record(config, "train", 0)
