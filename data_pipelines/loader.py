@@ -8,7 +8,7 @@ processes, threads, on what was read before, or on what the cache holds.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import grain
 import numpy as np
@@ -188,12 +188,14 @@ def make_loader(
       records: opened record sources in the order of `config.sources`; opened from their paths by default.
 
     Raises:
-      ValueError: a wrong setting, no source, a global batch that the processes do not divide, or a
-        record that does not fit the bucket, naming the record and the setting to raise.
+      ValueError: a wrong setting, question types that the data lacks, no source, a global batch that the
+        processes do not divide, or a record that does not fit the bucket, naming the record and the setting.
     """
     settings = config.source_configs
     if records is None:
         records = [storage.open_split(source.path, source.split) for source in settings]
+        for number, (source, opened) in enumerate(zip(settings, records, strict=True)):
+            _check_questions(source, opened.manifest["splits"][source.split]["question_types"], number)
     if len(records) != len(settings):
         raise ValueError(f"{len(records)} opened record sources for {len(settings)} config.data.sources.")
     cache = BoundedCache(config.cache_mb)
@@ -202,3 +204,22 @@ def make_loader(
         for number, (setting, opened) in enumerate(zip(settings, records, strict=True))
     ]
     return Loader(config, processor, sources, process_index, process_count)
+
+
+def _check_questions(config: SourceConfig, there: Mapping[str, Mapping[str, int]], number: int) -> None:
+    """Refuses wanted questions that no record has: most often a misspelt type.
+
+    Args:
+      there: group -> type -> number of questions, of the split.
+    """
+    if not config.text or not there:
+        return
+    found = {type_ for group in config.groups for type_ in there.get(group, ())}
+    missing = sorted(set(config.types) - found)
+    if missing or not found:
+        known = {group: sorted(types) for group, types in there.items()}
+        wanted = f"types {missing}" if missing else f"groups {list(config.groups)}"
+        raise ValueError(
+            f"config.data.sources[{number}] asks for question {wanted}, of which '{config.split}' of {config.path} has "
+            f"none. It has {known}."
+        )

@@ -1,16 +1,15 @@
 """Record <-> bytes: the tensorflow-datasets feature table and its two directions.
 
 No tensorflow: the features encode to tf.train.Example messages with protobuf alone. Pictures are
-stored as the encoded bytes that the source gave (`ENCODED`); `FEATURES`, which the data set's
-features.json holds, names them as images, so that a plain `as_data_source` shows pixels. Both
-describe the same stored bytes.
+stored as the encoded bytes that the source gave, and read as such (`_encoded`); `features`, which
+the data set's features.json holds, names them as images, so that a plain `as_data_source` shows
+pixels. Both describe the same stored bytes.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -121,8 +120,3 @@ def decode_record(data: bytes) -> Record:
 
 def _text(value: bytes | str) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def save_features(directory: Path) -> None:
-    """Writes features.json, from which tensorflow-datasets restores the features."""
-    features().save_config(directory)

@@ -2,7 +2,7 @@
 
 An object's own frame: x = width, y = depth, z = up, origin in the middle of its underside. The
 front (of a sofa, a wardrobe, a screen) looks along own -y, the back along own +y. The mesh families
-named here are built in `meshes.py`.
+named here are built in `models_*.py`.
 """
 
 from __future__ import annotations

@@ -29,7 +29,6 @@ PRINCIPAL_TOLERANCE = 0.2  # |2 cx - width| / width above which the matrix is fo
 class Reading:
     """How to read frames; see `PosedSettings` for the meaning."""
 
-    depth_unit: float
     principal_point: str
     intrinsics_size: str
     max_size: int

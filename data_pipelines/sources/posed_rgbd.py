@@ -142,7 +142,7 @@ def _check(settings: PosedSettings) -> None:
 
 
 def _reading(settings: PosedSettings) -> Reading:
-    return Reading(settings.depth_unit, settings.principal_point, settings.intrinsics_size, settings.max_size)
+    return Reading(settings.principal_point, settings.intrinsics_size, settings.max_size)
 
 
 def _scene_folders(raw: Path) -> list[Path]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from loader_fakes import PROCESSOR, RECORDS, assert_same, decoded, one_source
 
+from data_pipelines import storage
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash, read_labels, write_labels
 from data_pipelines.loader import make_loader
 from data_pipelines.mixture import scene_has_text
@@ -152,3 +153,19 @@ def test_label_files_replace_measured_geometry(tmp_path):
     changed = [dataclasses.replace(record, images=record.images[::-1]) for record in RECORDS]
     with pytest.raises(LabelError, match="images_hash is"):
         make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[fakes.Records(changed)])
+
+
+def test_question_types_that_the_data_lacks_are_named(monkeypatch):
+    records = fakes.Records(RECORDS)
+    there = {"grounding": {"colour_at": 30}, "scan": {"names_along": 3}}
+    records.manifest = {"splits": {"train": {"question_types": there}}}
+    monkeypatch.setattr(storage, "open_split", lambda path, split: records)
+    make_loader(one_source(types=("colour_at",), groups=("grounding",)), PROCESSOR)
+    for wrong, message in (
+        ({"types": ("colour_at", "color_of")}, r"types \['color_of'\], of which 'train' of a has none"),
+        ({"types": ("names_along",)}, r"types \['names_along'\].*'scan': \['names_along'\]"),
+        ({"groups": ("spatial",)}, r"groups \['spatial'\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_loader(one_source(**wrong), PROCESSOR)
+    make_loader(one_source(text=False, groups=("spatial",)), PROCESSOR)

@@ -116,11 +116,6 @@ TYPES: dict[str, QuestionType] = {
 }
 
 
-def of_group(group: str) -> tuple[str, ...]:
-    """Names of the types of "grounding", "scan" or "spatial"."""
-    return tuple(name for name, kind in TYPES.items() if kind.group == group)
-
-
 @dataclasses.dataclass(frozen=True)
 class Words:
     """Categories and colours that questions may name."""
