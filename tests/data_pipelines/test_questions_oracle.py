@@ -12,7 +12,7 @@ from question_oracle import check
 from scan_oracle import ScanOracle as Oracle
 
 from data_pipelines.rooms.cameras import make_intrinsics, sample_poses
-from data_pipelines.rooms.config import RoomsConfig, distribution
+from data_pipelines.rooms.config import SETTINGS, RoomsConfig, distribution
 from data_pipelines.rooms.layout import make_scene
 from data_pipelines.rooms.questions import TYPES, make_questions
 from data_pipelines.rooms.raycast import Raycaster
@@ -44,7 +44,7 @@ def generated_rooms(split: str, count: int):
         rng = np.random.default_rng([7, seed])
         scene = make_scene(seed, split, config)
         caster = Raycaster(scene)
-        setting = ("walk", "rotation", "around", "free")[seed % 4]
+        setting = SETTINGS[seed % len(SETTINGS)]
         poses, _ = sample_poses(scene, caster, setting, 4, 68.0, rng, distribution(split))
         intrinsics = make_intrinsics(68.0, 48)
         looks = [(*caster.look(intrinsics, pose, 48, 48), pose) for pose in poses]
@@ -57,7 +57,7 @@ def generated_rooms(split: str, count: int):
 def test_oracle_agrees_on_all_questions_of_generated_rooms(split):
     forms = itertools.cycle(["word", "letter", "number"])
     checked = 0
-    for scene, views, setting, rng in generated_rooms(split, 16):
+    for scene, views, setting, rng in generated_rooms(split, 20):
         questions, _ = make_questions(scene, views, setting, rng, next(forms), scan=True)
         oracle = Oracle(scene, views)
         for question in questions:
