@@ -261,7 +261,8 @@ def _scenes(scenes: Sequence[SceneFigure], folder: Path, evaluation: Mapping) ->
     if not scenes:
         return ""
     shown = [write_scene(scene, folder, f"scene{index + 1}") for index, scene in enumerate(scenes)]
-    note = f"<p>{esc(evaluation['scene_choice'])} Clouds open in any GLB or PLY viewer.</p>"
+    lattice = "Dots in the confidence: pixels that the gradient term reads at coarser scales too (docs/method.md, 3.3)."
+    note = f"<p>{esc(evaluation['scene_choice'])} Clouds open in any GLB or PLY viewer. {lattice}</p>"
     return f"<h2>Scenes</h2>{note}{''.join(shown)}"
 
 
