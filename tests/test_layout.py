@@ -22,6 +22,7 @@ FORBIDDEN = {
     "data_pipelines": ("experiments", "jax", "flax", "spatialsv_jax.backbones", "spatialsv_jax.losses"),
     "spatialsv_jax/backbones": ("spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
     "spatialsv_jax/lifting": ("spatialsv_jax.backbones", "spatialsv_jax.losses", "spatialsv_jax.training"),
+    "spatialsv_jax/interop": ("spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
     "spatialsv_jax/losses": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.training"),
     "spatialsv_jax/metrics": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
     "spatialsv_jax/report": ("spatialsv_jax.backbones", "spatialsv_jax.lifting", "spatialsv_jax.losses", "spatialsv_jax.training"),
