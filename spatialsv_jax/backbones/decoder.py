@@ -53,16 +53,25 @@ class DecoderAttention(nn.Module):
     kv_heads: int
     head_dim: int
     dtype: str
+    bias: bool = False  # of q, k and v (Qwen2)
+    qk_norm: bool = False  # RMSNorm over each head's q and k before the rotation (Qwen3)
+    norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None, rows: Rows) -> tuple[jax.Array, Cache | None]:
         number, count, width = x.shape
-        project = lambda heads, axis, name: dense(heads * self.head_dim, ("embed", axis), name, dtype=self.dtype)(
-            x
-        ).reshape(number, count, heads, self.head_dim)
-        query = rotate(project(self.heads, "heads", "q"), rows.cos, rows.sin) * self.head_dim**-0.5
-        key = rotate(project(self.kv_heads, "kv_heads", "k"), rows.cos, rows.sin)
-        value = project(self.kv_heads, "kv_heads", "v")
+
+        def project(name: str, heads: int, axis: str) -> jax.Array:
+            linear = dense(heads * self.head_dim, ("embed", axis), name, self.bias, self.dtype)
+            return linear(x).reshape(number, count, heads, self.head_dim)
+
+        query, key = project("q", self.heads, "heads"), project("k", self.kv_heads, "kv_heads")
+        value = project("v", self.kv_heads, "kv_heads")
+        if self.qk_norm:
+            query = rms_norm("q_norm", self.dtype, self.norm_eps)(query)
+            key = rms_norm("k_norm", self.dtype, self.norm_eps)(key)
+        query = rotate(query, rows.cos, rows.sin) * self.head_dim**-0.5
+        key = rotate(key, rows.cos, rows.sin)
         prefix_kv = self._prefix_keys(key, value, cache, rows)
         outputs, made = [], None
         if rows.prefix:
@@ -125,13 +134,22 @@ class DecoderAttention(nn.Module):
 def _layer(module: nn.Module, x: jax.Array, cache: Cache | None, rows: Rows):
     """One pre-norm decoder layer; its submodules belong to `module`."""
     config = module.config
-    normed = rms_norm("attention_norm", config.dtype)(x)
+    normed = rms_norm("attention_norm", config.dtype, config.norm_eps)(x)
     attention = DecoderAttention(
-        config.heads, config.kv_heads, config.head_dim, config.dtype, parent=module, name="attention"
+        heads=config.heads,
+        kv_heads=config.kv_heads,
+        head_dim=config.head_dim,
+        dtype=config.dtype,
+        bias=config.qkv_bias,
+        qk_norm=config.qk_norm,
+        norm_eps=config.norm_eps,
+        parent=module,
+        name="attention",
     )
     mixed, cache = attention(normed, cache, rows)
     x = x + mixed
-    return x + SwiGLU(config.mlp_width, config.dtype, name="mlp")(rms_norm("mlp_norm", config.dtype)(x)), cache
+    normed = rms_norm("mlp_norm", config.dtype, config.norm_eps)(x)
+    return x + SwiGLU(config.mlp_width, config.dtype, name="mlp")(normed), cache
 
 
 class _ScanBody(nn.Module):
@@ -184,7 +202,7 @@ class Decoder(nn.Module):
             metadata_params={meta.PARTITION_NAME: "layers"},
         )
         self.layers = scanned(config)
-        self.norm = rms_norm("norm", config.dtype)
+        self.norm = rms_norm("norm", config.dtype, config.norm_eps)
 
     def embed(self, tokens: jax.Array) -> jax.Array:
         """[...,D] in the trunk's dtype."""

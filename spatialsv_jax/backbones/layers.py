@@ -36,9 +36,9 @@ def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
     )
 
 
-def rms_norm(name: str, dtype: Any = jnp.float32) -> nn.RMSNorm:
+def rms_norm(name: str, dtype: Any = jnp.float32, epsilon: float = 1e-6) -> nn.RMSNorm:
     """RMSNorm over the last axis, statistics in float32."""
-    return nn.RMSNorm(epsilon=1e-6, dtype=dtype, scale_init=declare(ones, "norm"), name=name)
+    return nn.RMSNorm(epsilon=epsilon, dtype=dtype, scale_init=declare(ones, "norm"), name=name)
 
 
 def rotary_table(

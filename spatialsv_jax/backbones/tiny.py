@@ -70,6 +70,9 @@ class LanguageConfig:
     head_dim: int = 24
     mlp_width: int = 256
     rope_theta: float = 1e4
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False  # as in Qwen2
+    qk_norm: bool = False  # as in Qwen3
     tie_embeddings: bool = True
     visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
     unroll: int = UNROLL  # layers per iteration of the scan

@@ -1,0 +1,138 @@
+"""The language models under the families: Qwen2, Qwen3 and Llama (Vicuna, SmolLM2) as our `Decoder`.
+
+Sizes are read from config.json, never assumed. Every field is read, must have the one value that is
+built here, or is known to change nothing; any other field is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spatialsv_jax.backbones.tiny import LanguageConfig
+from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule
+from spatialsv_jax.interop.tensor_files import ConversionError
+
+MODEL_TYPES = ("qwen2", "qwen3", "llama")
+_READ = {
+    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "rope_theta", "rope_scaling",
+    "rope_parameters", "layer_types",
+}  # fmt: skip
+# Built in one way only: field -> values that are that way.
+_FIXED = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False, None),
+    "mlp_bias": (False, None),
+    "use_sliding_window": (False, None),
+    "pretraining_tp": (1, None),
+}
+# Of training, of the tokenizer, or bookkeeping: they change no hidden state.
+_IGNORED = {
+    "architectures", "attention_dropout", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id",
+    "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings", "max_window_layers",
+    "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "sliding_window",
+    "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_autoset", "_name_or_path",
+}  # fmt: skip
+_ROPE = {"rope_type", "type", "rope_theta", "mrope_section"}
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The mapping in a config.json.
+
+    Raises:
+      ConversionError: no such file, or no JSON mapping in it.
+    """
+    path = Path(path)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ConversionError(f"{path} must hold a JSON object.")
+    return found
+
+
+def language_config(values: Mapping[str, Any], where: str = "config.json") -> LanguageConfig:
+    """Our decoder's settings from those of transformers.
+
+    Args:
+      values: a config.json, or the part of one that describes the text model.
+      where: names it in messages.
+
+    Raises:
+      ConversionError: another model, fields that are missing, unknown or have a value that is not built here.
+    """
+    kind = values.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ConversionError(f"{where}: model_type is {kind!r}; language models read here: {', '.join(MODEL_TYPES)}.")
+    problems = [f"unknown field '{name}'" for name in sorted(set(values) - _READ - _IGNORED - set(_FIXED))]
+    for name, allowed in _FIXED.items():
+        if values.get(name, allowed[0]) not in allowed:
+            problems.append(f"{name} is {values[name]!r}, supported: {allowed[0]!r}")
+    if set(values.get("layer_types") or ()) - {"full_attention"}:
+        problems.append(f"layer_types has {sorted(set(values['layer_types']))}, supported: full_attention")
+    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    problems += [f"'{name}' is missing" for name in needed if not isinstance(values.get(name), int)]
+    theta = _theta(values, problems)
+    if problems:
+        raise ConversionError(f"{where} ({kind}): {'; '.join(problems)}.")
+    heads = values["num_attention_heads"]
+    return LanguageConfig(
+        vocab_size=values["vocab_size"],
+        width=values["hidden_size"],
+        layers=values["num_hidden_layers"],
+        heads=heads,
+        kv_heads=values.get("num_key_value_heads") or heads,
+        head_dim=values.get("head_dim") or values["hidden_size"] // heads,
+        mlp_width=values["intermediate_size"],
+        rope_theta=theta,
+        norm_eps=float(values.get("rms_norm_eps", 1e-6)),
+        qkv_bias=kind == "qwen2",
+        qk_norm=kind == "qwen3",
+        tie_embeddings=bool(values.get("tie_word_embeddings", False)),
+    )
+
+
+def _theta(values: Mapping[str, Any], problems: list[str]) -> float:
+    """Base of the rotary frequencies: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "mrope"):
+        problems.append(f"rotary positions of type '{kind}', supported: default, mrope")
+    elif unknown := sorted(set(rope) - _ROPE):
+        problems.append(f"unknown fields {unknown} of the rotary positions")
+    return float(rope.get("rope_theta", values.get("rope_theta", 1e4)))
+
+
+def decoder_rules(
+    config: LanguageConfig, source: str = "model.", head: str = "lm_head.weight", target: str = ""
+) -> tuple[Rule, ...]:
+    """The table of a decoder.
+
+    Args:
+      config: decides which tensors there are.
+      source: what their names begin with.
+      head: name of the unembedding where it is a tensor of its own.
+      target: what our paths begin with, such as "backbone/language/".
+    """
+    layer, ours = f"{source}layers.{{layer}}.", f"{target}layers/"
+    rules = [
+        Rule(f"{source}embed_tokens.weight", f"{target}embedding", SAME),
+        Rule(f"{source}norm.weight", f"{target}norm/scale", SAME),
+        Rule(f"{layer}input_layernorm.weight", f"{ours}attention_norm/scale", SAME),
+        Rule(f"{layer}post_attention_layernorm.weight", f"{ours}mlp_norm/scale", SAME),
+        Rule(f"{layer}self_attn.o_proj.weight", f"{ours}attention/o/kernel"),
+    ]
+    for name in ("q", "k", "v"):
+        rules.append(Rule(f"{layer}self_attn.{name}_proj.weight", f"{ours}attention/{name}/kernel", LINEAR))
+        if config.qkv_bias:
+            rules.append(Rule(f"{layer}self_attn.{name}_proj.bias", f"{ours}attention/{name}/bias", SAME))
+    for name in ("q", "k") if config.qk_norm else ():
+        rules.append(Rule(f"{layer}self_attn.{name}_norm.weight", f"{ours}attention/{name}_norm/scale", SAME))
+    rules += [Rule(f"{layer}mlp.{name}_proj.weight", f"{ours}mlp/{name}/kernel") for name in ("gate", "up", "down")]
+    if not config.tie_embeddings:
+        rules.append(Rule(head, f"{target}unembedding"))
+    return tuple(rules)
