@@ -15,7 +15,8 @@ CORE = [
     "trimesh>=4.5",
     "array-record>=0.8",
     "pillow>=10",
-    "safetensors>=0.4.5",
+    "safetensors>=0.8",
+    "ml-dtypes>=0.5",
     "tokenizers>=0.21",
     "embreex>=4.4",
     "tensorboardX>=2.6.2",
@@ -31,7 +32,10 @@ setup(
     packages=find_packages(include=["spatialsv_jax*", "data_pipelines*", "experiments*"]),
     install_requires=CORE,
     extras_require={
+        "gguf": ["gguf>=0.19"],
+        "parity": ["torch", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
         "test": [
+            "gguf>=0.19",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",

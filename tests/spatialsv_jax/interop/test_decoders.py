@@ -4,55 +4,28 @@ import functools
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
+import decoder_runs
 import numpy as np
 import pytest
 from flax import traverse_util
 
-from spatialsv_jax.backbones.decoder import Decoder, Rows
-from spatialsv_jax.backbones.layers import rotary_table
-from spatialsv_jax.interop.arrays import read_parameters, write_checkpoint
-from spatialsv_jax.interop.conversion import match
+from spatialsv_jax.interop.arrays import write_checkpoint
 from spatialsv_jax.interop.decoders import decoder_rules, language_config, read_config
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
-from spatialsv_jax.partitioning import create
 
 GOLDENS = Path(__file__).parents[2] / "goldens/decoders"
 NAMES = ("qwen2", "qwen3", "llama")
 
 
-def run(module, tokens, mask, taps):
-    """(states [t,B,S,D], logits [B,S,N]) of a decoder bound to its parameters."""
-    config, (number, length) = module.config, tokens.shape
-    positions = jnp.broadcast_to(jnp.arange(length), (number, length))[..., None]
-    cos, sin = rotary_table(positions, config.head_dim, config.rope_theta)
-    rows = Rows(cos[:, :, None], sin[:, :, None], mask, None, None, None, length, 0)
-    everywhere = positions[..., 0]
-    hidden, states, _ = module(module.embed(tokens), rows, None, everywhere, taps)
-    return states, module.logits(hidden)
-
-
 @functools.cache
 def imported(name, dtype="float32"):
     folder = TensorFolder(GOLDENS / name)
-    values = read_config(GOLDENS / name / "config.json")
-    config = language_config(values)
-    module = Decoder(type(config)(**{**vars(config), "dtype": dtype}))
-    tokens, mask = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
-    boxed = jax.eval_shape(
-        lambda key: module.init(key, tokens, mask, (), method=run), jax.random.key(0)
-    )["params"]  # fmt: skip
-    shapes = traverse_util.flatten_dict(jax.eval_shape(lambda: create(jax.random.key(0), boxed)), sep="/")
-    conversion = match(decoder_rules(config), folder.tensors, {path: leaf.shape for path, leaf in shapes.items()})
-    found = read_parameters(conversion, folder, shapes)
-    assert not conversion.new and not conversion.carried
-    return module, traverse_util.unflatten_dict(found, sep="/"), folder, conversion
+    config = language_config(read_config(GOLDENS / name / "config.json"))
+    return *decoder_runs.load(config, decoder_rules(config), folder, dtype), folder
 
 
 def apply(name, tokens, mask, taps=(), dtype="float32"):
-    module, params, *_ = imported(name, dtype)
-    return jax.jit(lambda p, t, m: module.apply({"params": p}, t, m, taps, method=run))(params, tokens, mask)
+    return decoder_runs.apply(*imported(name, dtype)[:2], tokens, mask, taps)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -79,18 +52,13 @@ def test_logits_in_bfloat16(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_thirty_two_greedy_tokens(name):
     reference = np.load(GOLDENS / name / "reference.npz")
-    tokens = np.zeros((1, 13 + 32), np.int32)
-    tokens[0, :13] = reference["tokens"][0]
-    module, params, *_ = imported(name)
-    step = jax.jit(lambda p, t: module.apply({"params": p}, t, jnp.ones(t.shape, bool), (), method=run)[1])
-    for place in range(13, 45):
-        tokens[0, place] = np.argmax(step(params, tokens)[0, place - 1])
-    assert tokens[0, 13:].tolist() == reference["greedy"].tolist()
+    made = decoder_runs.greedy(*imported(name)[:2], reference["tokens"][0], 32)
+    assert made.tolist() == reference["greedy"].tolist()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_export_gives_the_same_bytes(name, tmp_path):
-    _, params, folder, conversion = imported(name)
+    _, params, conversion, folder = imported(name)
     write_checkpoint(conversion, folder, traverse_util.flatten_dict(params, sep="/"), tmp_path)
     assert (tmp_path / "model.safetensors").read_bytes() == (folder.directory / "model.safetensors").read_bytes()
 
