@@ -51,6 +51,23 @@ class SourceConfig:
             raise ValueError(f"{where}: unlabelled is '{self.unlabelled}', expected 'keep' or 'drop'.")
 
     @property
+    def shows(self) -> str:
+        """What of its records is used, in a few words."""
+        text = ", ".join(self.types or self.groups) if self.text else "no text"
+        if self.text and self.text_share < 1:
+            text += f" of {self.text_share:.0%} of the scenes"
+        geometry = "no 3D"
+        if self.geometry:
+            geometry = "measured 3D" if self.labels == "measured" else f"3D of {self.labels}"
+        parts = [text, f"{geometry} of other scenes" if self.shuffle3d else geometry]
+        if self.feature_folder:
+            parts.append(f"features of {self.feature_folder}")
+        parts += ["augmented"] * self.augment + [f"{self.views} view{'s' * (self.views > 1)} a sample"] * bool(
+            self.views
+        )
+        return "; ".join(parts)
+
+    @property
     def feature_folder(self) -> str:
         """Folder of the label files that hold the teacher features, '' = no features."""
         if self.features == "auto":

@@ -123,6 +123,7 @@ class Loader:
             sources.append({
                 "path": source.config.path,
                 "split": source.config.split,
+                "shows": source.config.shows,
                 "records": len(source),
                 "records_in_use": members,
                 "per_batch": source.config.per_batch,

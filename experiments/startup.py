@@ -138,7 +138,7 @@ class Table:
                 (
                     "source",
                     f"{source['path']} ({source['split']}): {source['records_in_use']} of {source['records']} records, "
-                    f"{source['per_batch']} rows a batch, {source['steps_per_pass']:.1f} steps a pass",
+                    f"{source['per_batch']} rows a batch, {source['steps_per_pass']:.1f} steps a pass; {source['shows']}",
                 )
             )
         sampled = facts["sampled"]
@@ -161,7 +161,7 @@ class Table:
         rows.append(
             (
                 "labels",
-                f"of {sampled['rows']} sampled rows without " + ", ".join(f"{k}: {v}" for k, v in lacking.items()),
+                f"of {sampled['rows']} sampled rows lack " + ", ".join(f"{k}: {v}" for k, v in lacking.items()),
             )
         )
         return rows

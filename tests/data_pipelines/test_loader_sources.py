@@ -11,6 +11,7 @@ import pytest
 from loader_fakes import PROCESSOR, RECORDS, assert_same, decoded, one_source
 
 from data_pipelines import storage
+from data_pipelines.config import SourceConfig
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash, read_labels, write_labels
 from data_pipelines.loader import make_loader
 from data_pipelines.mixture import scene_has_text
@@ -169,3 +170,14 @@ def test_question_types_that_the_data_lacks_are_named(monkeypatch):
         with pytest.raises(ValueError, match=message):
             make_loader(one_source(**wrong), PROCESSOR)
     make_loader(one_source(text=False, groups=("spatial",)), PROCESSOR)
+
+
+def test_what_a_source_shows_in_words():
+    show = lambda **changes: SourceConfig(path="a", **changes).shows
+    assert show(types=("colour_at",)) == "colour_at; measured 3D"
+    assert (
+        show(views=1, geometry=False, groups=("scan",), text_share=0.5)
+        == "scan of 50% of the scenes; no 3D; 1 view a sample"
+    )
+    assert show(text=False, augment=True) == "no text; measured 3D; augmented"
+    assert show(labels="t", shuffle3d=True) == "grounding, spatial; 3D of t of other scenes; features of t"

@@ -16,7 +16,9 @@ class FakeLoader:
     """Says what a loader says of its sources."""
 
     def describe(self):
-        source = dict(path="rooms", split="train", records=10, records_in_use=8, per_batch=8, steps_per_pass=1.0)
+        source = dict(
+            path="rooms", split="train", records=10, records_in_use=8, per_batch=8, steps_per_pass=1.0, shows="no text"
+        )
         shares = {f"{what}_padding_share": 0.25 for what in ("prefix", "question", "view")}
         lacking = {f"rows_without_{what}": count for what, count in (("text", 1), ("geometry", 2), ("features", 64))}
         return {"sources": [source], "sampled": {"rows": 64, **shares, **lacking}}
@@ -56,9 +58,9 @@ def test_rows_say_what_will_run(single):
     assert f"batch {startup.size(sum(v.nbytes for v in batch.values()))}" in rows["bytes per device"]
     assert "temporaries 1.00 MiB" in rows["bytes per device"]
     assert rows["FLOPs per step"] == "4.00 G (vision 25%, language 75%), compiled in 1.5 s"
-    assert rows["source"] == "rooms (train): 8 of 10 records, 8 rows a batch, 1.0 steps a pass"
+    assert rows["source"] == "rooms (train): 8 of 10 records, 8 rows a batch, 1.0 steps a pass; no text"
     assert rows["tokens"].startswith(f"{int(batch['prefix_mask'].sum() + batch['question_mask'].sum())} a batch")
-    assert rows["labels"] == "of 64 sampled rows without text: 1, geometry: 2, features: 64"
+    assert rows["labels"] == "of 64 sampled rows lack text: 1, geometry: 2, features: 64"
     assert rows["sharding"] == "one device"
 
 
