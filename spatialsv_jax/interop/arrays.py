@@ -49,7 +49,7 @@ def _read(entry: Filled, folder: TensorFolder, index: tuple[slice, ...], dtype) 
     """The part `index` of a parameter, layer by layer."""
     index = tuple(slice(*part.indices(size)) for part, size in zip(index, entry.shape, strict=True))
     if not entry.rule.stacked:
-        return np.ascontiguousarray(_one(entry, folder, entry.sources[0])[index].astype(dtype, copy=False))
+        return np.asarray(_one(entry, folder, entry.sources[0])[index], dtype, order="C")
     layers = range(entry.shape[0])[index[0]]
     result = np.empty((len(layers), *(part.stop - part.start for part in index[1:])), dtype)
     for place, layer in enumerate(layers):

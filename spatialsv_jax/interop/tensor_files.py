@@ -180,7 +180,7 @@ def write_tensors(
     """
     directory, listed, total = Path(directory), {}, 0
     for file, pairs in files.items():
-        tensors = {name: np.ascontiguousarray(array) for name, array in pairs}
+        tensors = {name: np.asarray(array, order="C") for name, array in pairs}  # keeps tensors without axes
         temporary = directory / f"{file}.tmp"
         try:
             save_file(tensors, temporary, metadata=dict(metadata.get(file, {})) or None)

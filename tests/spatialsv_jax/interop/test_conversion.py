@@ -36,7 +36,7 @@ TARGETS = {
     "layers/down/kernel": (LAYERS, 16, WIDTH),
     "lifting/head/kernel": (WIDTH, 2),
 }
-NEW, CARRIED = (r"lifting/.*",), (r".*\.inv_freq",)
+NEW, CARRIED = (r"lifting/.*",), (r".*\.inv_freq", r"model\.scale")
 
 
 def tensors(layers=LAYERS):
@@ -46,6 +46,7 @@ def tensors(layers=LAYERS):
         "model.embed.weight": draw(10, WIDTH),
         "model.patch.weight": draw(WIDTH, 3, 2, 3, 3),
         "model.rotary.inv_freq": np.arange(4, dtype=np.float32),
+        "model.scale": np.array(0.5, np.float32),
     }
     for layer in range(layers):
         start = f"model.layers.{layer}"
@@ -100,7 +101,10 @@ def test_import_and_export_are_bit_identical(tmp_path, files):
     values = tensors()
     folder = write_folder(tmp_path / "theirs", values, files)
     conversion = converted(folder)
-    assert conversion.new == ("lifting/head/kernel",) and conversion.carried == ("model.rotary.inv_freq",)
+    assert conversion.new == ("lifting/head/kernel",) and sorted(conversion.carried) == [
+        "model.rotary.inv_freq",
+        "model.scale",
+    ]
     wanted = {path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in TARGETS.items()}
     ours = read_parameters(conversion, folder, wanted)
     for path, value in expected(values).items():
@@ -199,7 +203,7 @@ def test_all_problems_stand_in_one_message(tmp_path):
 def test_the_report_names_every_parameter(tmp_path):
     folder = write_folder(tmp_path / "theirs", tensors())
     lines = converted(folder).report(folder.tensors)
-    assert len(lines) == len(TARGETS) + 1
+    assert len(lines) == len(TARGETS) + 2
     assert (
         "layers/q/kernel [4, 8, 8] <- model.layers.0.qkv.weight ... (4 layers) bfloat16 in model-00001-of-00002.safetensors"
         in lines
