@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from spatialsv_jax.backbones.tiny import LanguageConfig
 from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule, Transform
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorInfo
+
+_CONTROL = 3  # llama.cpp's type of tokens such as <|im_start|>
 
 
 def _library() -> ModuleType:
@@ -99,7 +101,7 @@ class GGUFFile:
         )
 
     def tokenizer(self) -> Tokenizer:
-        """The file's byte-level BPE.
+        """The file's byte-level BPE, its control tokens as special tokens.
 
         Raises:
           ConversionError: a tokenizer of another kind.
@@ -116,6 +118,9 @@ class GGUFFile:
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )
         result.decoder = decoders.ByteLevel()
+        kinds = self.value("tokenizer.ggml.token_type", ())
+        control = [word for word, kind in zip(words, kinds, strict=False) if kind == _CONTROL]
+        result.add_special_tokens([AddedToken(word, normalized=False, special=True) for word in control])
         return result
 
 

@@ -44,6 +44,7 @@ def write(tmp_path):
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(settings.pop("split", "smollm"))
         writer.add_token_list(WORDS)
+        writer.add_token_types([3] + [1] * (len(WORDS) - 1))
         writer.add_token_merges(["a b"])
         for key, value in settings.items():
             writer.add_string(key, value)
@@ -106,6 +107,7 @@ def test_the_tokenizer(write):
     tokenizer = GGUFFile(write()).tokenizer()
     assert tokenizer.encode("ab 12\n").tokens == ["ab", "Ġ", "1", "2", "Ċ"]
     assert tokenizer.decode(tokenizer.encode("ab 12\n").ids) == "ab 12\n"
+    assert tokenizer.encode("<s>ab").ids == [0, 3] and tokenizer.decode([0, 3]) == "ab"
     with pytest.raises(ConversionError, match="splitting 'qwen2'; supported: gpt2, smollm"):
         GGUFFile(write("b.gguf", split="qwen2")).tokenizer()
 
