@@ -112,6 +112,8 @@ def _frusta(figure: SceneFigure) -> dict[str, np.ndarray]:
 
 def _views(figure: SceneFigure) -> str:
     truth, guess, count = figure.true, figure.predicted, len(figure.images)
+    shapes = [np.shape(picture)[:2] for picture in figure.images]
+    draw = lambda *of: _maps(*of, shapes)
     pictures = [
         _img(images.shrink(np.asarray(picture)), f"view {v + 1}", "PNG" if max(picture.shape) <= 128 else "JPEG")
         for v, picture in enumerate(figure.images)
@@ -122,32 +124,35 @@ def _views(figure: SceneFigure) -> str:
         scale = images.value_range((base.depth, base.valid))
         legend = _legend(DEPTH_COLOURS, *scale)
         if truth is not None:
-            rows.append(("true depth" + legend, _maps(truth.depth, truth.valid, scale, DEPTH_COLOURS, "true depth")))
+            rows.append(("true depth" + legend, draw(truth.depth, truth.valid, scale, DEPTH_COLOURS, "true depth")))
         if guess is not None:
             rows.append(
-                ("predicted depth" + legend, _maps(guess.depth, guess.valid, scale, DEPTH_COLOURS, "predicted depth"))
+                ("predicted depth" + legend, draw(guess.depth, guess.valid, scale, DEPTH_COLOURS, "predicted depth"))
             )
     if guess is not None and truth is not None:
         error = np.abs(guess.depth - truth.depth) / np.where(truth.valid, truth.depth, 1.0)
         label = "relative error" + _legend(ERROR_COLOURS, 0.0, 0.5)
-        rows.append((label, _maps(error, truth.valid, (0.0, 0.5), ERROR_COLOURS, "relative error")))
+        rows.append((label, draw(error, truth.valid, (0.0, 0.5), ERROR_COLOURS, "relative error")))
     if guess is not None and guess.confidence is not None:
         scale = images.value_range((guess.confidence, guess.valid))
         label = "confidence" + _legend(CONFIDENCE_COLOURS, *scale)
-        rows.append((label, _maps(guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS, "confidence")))
+        rows.append((label, draw(guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS, "confidence")))
     cells = "".join(f'<div class="row">{label}</div>{cells}' for label, cells in rows)
     columns = f"118px repeat({count}, minmax(0, 190px))"
     return f'<div class="views" style="grid-template-columns: {columns}">{cells}</div>'
 
 
-def _img(picture: np.ndarray, label: str, form: str = "PNG") -> str:
+def _img(picture: np.ndarray, label: str, form: str = "PNG", shape: tuple[int, int] | None = None) -> str:
+    """A picture, shown in the proportions of `shape` (height, width) if that is given."""
     crisp = ' class="crisp"' if max(picture.shape[:2]) <= 200 else ""
-    return f'<img{crisp} alt="{esc(label)}" src="{images.data_uri(picture, form)}">'
+    style = f' style="aspect-ratio: {shape[1]} / {shape[0]}"' if shape else ""
+    return f'<img{crisp}{style} alt="{esc(label)}" src="{images.data_uri(picture, form)}">'
 
 
-def _maps(values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str, label: str) -> str:
+def _maps(values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str, label: str, shapes) -> str:
+    """Maps [V,H,W] as pictures, each in the proportions of its view, whose whole it shows."""
     maps = [images.colourise(values[v], mask[v], scale, colours) for v in range(len(values))]
-    return "".join(_img(picture, f"{label}, view {v + 1}") for v, picture in enumerate(maps))
+    return "".join(_img(map_, f"{label}, view {v + 1}", shape=shapes[v]) for v, map_ in enumerate(maps))
 
 
 def _legend(colours: str, low: float, high: float) -> str:

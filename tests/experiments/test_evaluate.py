@@ -87,7 +87,9 @@ def test_reconstruct_any_pictures(tiny_run, tmp_path, capsys):
     assert reconstruct.main([*command, *paths, "--questions", "in view 1 what colour is the chair ?"]) == 0
     with np.load(tmp_path / "out" / "reconstruction.npz") as arrays:
         assert arrays["depth"].shape == (2, 16, 16) and (arrays["depth"] > 0).all()
-    assert "what colour is the chair" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "what colour is the chair" in page
+    assert page.count("aspect-ratio: 50 / 40") == 4  # depth and confidence of two views, square maps of oblong pictures
     assert reconstruct.main([*command, *paths * 3]) == 2
     assert "6 pictures were given, but the model was trained with at most 4" in capsys.readouterr().err
 
