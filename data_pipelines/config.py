@@ -62,9 +62,10 @@ class SourceConfig:
         parts = [text, f"{geometry} of other scenes" if self.shuffle3d else geometry]
         if self.feature_folder:
             parts.append(f"features of {self.feature_folder}")
-        parts += ["augmented"] * self.augment + [f"{self.views} view{'s' * (self.views > 1)} a sample"] * bool(
-            self.views
-        )
+        if self.augment:
+            parts.append("augmented")
+        if self.views:
+            parts.append(f"{self.views} view{'s' if self.views > 1 else ''} a sample")
         return "; ".join(parts)
 
     @property

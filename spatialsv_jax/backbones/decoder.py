@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -11,13 +12,50 @@ import numpy as np
 from flax import struct
 from flax.core import meta
 
-from spatialsv_jax.backbones.layers import SwiGLU, attend, dense, join, rms_norm, rotate
+from spatialsv_jax.backbones.layers import UNROLL, SwiGLU, attend, dense, join, rms_norm, rotate
 from spatialsv_jax.partitioning import Normal, declare, lecun
 
 REMAT_POLICIES = {
     "full": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+
+
+def choose(value: object, options: tuple, where: str) -> None:
+    """Raises ValueError, naming `where`, when a setting is none of its options."""
+    if value not in options:
+        raise ValueError(f"{where} is {value!r}; choose one of {options}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageConfig:
+    """The decoder."""
+
+    vocab_size: int = 0  # 0: to be filled in from the tokenizer
+    width: int = 96
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 24
+    mlp_width: int = 256
+    rope_theta: float = 1e4
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False  # as in Qwen2
+    qk_norm: bool = False  # as in Qwen3
+    tie_embeddings: bool = True
+    visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
+    unroll: int = UNROLL  # layers per iteration of the scan
+    remat: str = "none"  # "full" keeps only each layer's input, "dots" its matrix products too
+    dtype: str = "float32"  # of the trunk's arithmetic (vision, projector, language); parameters are float32
+
+    def __post_init__(self):
+        choose(self.visual_attention, ("causal", "bidirectional"), "language.visual_attention")
+        choose(self.remat, ("none", *REMAT_POLICIES), "language.remat")
+        choose(self.dtype, ("float32", "bfloat16"), "language.dtype")
+        if self.heads % self.kv_heads or self.head_dim % 2:
+            raise ValueError(
+                f"language.heads {self.heads} must be a multiple of kv_heads {self.kv_heads} and head_dim {self.head_dim} even."
+            )
 
 
 @struct.dataclass
@@ -155,7 +193,7 @@ def _layer(module: nn.Module, x: jax.Array, cache: Cache | None, rows: Rows):
 class _ScanBody(nn.Module):
     """A layer, and the copy of its visual rows into the tap buffer outside the rematerialised part."""
 
-    config: object
+    config: LanguageConfig
 
     @nn.compact
     def __call__(self, carry, cache, rows, index, slots):
@@ -182,7 +220,7 @@ def gather_rows(x: jax.Array, index: jax.Array) -> jax.Array:
 class Decoder(nn.Module):
     """Token embeddings, scanned layers, final norm and unembedding; `config` is a LanguageConfig."""
 
-    config: object
+    config: LanguageConfig
 
     def setup(self):
         config = self.config

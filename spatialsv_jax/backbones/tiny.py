@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from spatialsv_jax.backbones.base import BackboneOutput, Decoding, check_taps
-from spatialsv_jax.backbones.decoder import REMAT_POLICIES, Cache, Decoder, Rows
+from spatialsv_jax.backbones.decoder import Cache, Decoder, LanguageConfig, Rows, choose
 from spatialsv_jax.backbones.layers import (
     UNROLL,
     EncoderBlock,
@@ -20,11 +20,6 @@ from spatialsv_jax.backbones.layers import (
     merge_patches,
     rotary_table,
 )
-
-
-def _choose(value: object, options: tuple, where: str) -> None:
-    if value not in options:
-        raise ValueError(f"{where} is {value!r}; choose one of {options}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +37,7 @@ class VisionConfig:
     trainable: bool = True  # False: stop_gradient before the projector, so that its backward pass vanishes
 
     def __post_init__(self):
-        _choose(self.stem, ("conv", "patch"), "vision.stem")
+        choose(self.stem, ("conv", "patch"), "vision.stem")
         if self.image_size % (self.patch_size * self.merge):
             raise ValueError(
                 f"vision.image_size {self.image_size} is no multiple of patch_size {self.patch_size} x merge {self.merge}."
@@ -56,37 +51,6 @@ class VisionConfig:
     def grid_hw(self) -> tuple[int, int]:
         """Rows and columns of the lifting grid."""
         return (self.image_size // (self.patch_size * self.merge),) * 2
-
-
-@dataclasses.dataclass(frozen=True)
-class LanguageConfig:
-    """The decoder."""
-
-    vocab_size: int = 0  # 0: to be filled in from the tokenizer
-    width: int = 96
-    layers: int = 4
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int = 24
-    mlp_width: int = 256
-    rope_theta: float = 1e4
-    norm_eps: float = 1e-6
-    qkv_bias: bool = False  # as in Qwen2
-    qk_norm: bool = False  # as in Qwen3
-    tie_embeddings: bool = True
-    visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
-    unroll: int = UNROLL  # layers per iteration of the scan
-    remat: str = "none"  # "full" keeps only each layer's input, "dots" its matrix products too
-    dtype: str = "float32"  # of the trunk's arithmetic (vision, projector, language); parameters are float32
-
-    def __post_init__(self):
-        _choose(self.visual_attention, ("causal", "bidirectional"), "language.visual_attention")
-        _choose(self.remat, ("none", *REMAT_POLICIES), "language.remat")
-        _choose(self.dtype, ("float32", "bfloat16"), "language.dtype")
-        if self.heads % self.kv_heads or self.head_dim % 2:
-            raise ValueError(
-                f"language.heads {self.heads} must be a multiple of kv_heads {self.kv_heads} and head_dim {self.head_dim} even."
-            )
 
 
 class _EncoderStep(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spatialsv_jax.backbones.tiny import LanguageConfig
+from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule
 from spatialsv_jax.interop.tensor_files import ConversionError
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from spatialsv_jax.backbones.tiny import LanguageConfig
+from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule, Transform
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorInfo
 
