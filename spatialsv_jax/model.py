@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from spatialsv_jax.backbones import BACKBONES, Decoding, default_taps
 from spatialsv_jax.backbones.base import check_taps
-from spatialsv_jax.backbones.tiny import LanguageConfig, VisionConfig
+from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.backbones.tiny import VisionConfig
 from spatialsv_jax.lifting.heads import Lifting, LiftingConfig
 from spatialsv_jax.partitioning import create, names_of
 
@@ -92,7 +93,7 @@ class SpatialMLLM(BatchModule):
                 gather_answers(output.hidden, batch["answer_positions"])
             )
         if states:
-            grid, size = self.backbone.grid_hw, tuple(label_hw)
+            grid, size = self.backbone.grid_hw(batch), tuple(label_hw)
             if self.lifting.heads and self.lifting.output == "token" and size != grid:
                 raise ValueError(f"lifting.output 'token' gives maps of {grid}, but the labels are {size}.")
             taps = output.taps[: len(self.taps)] if self.lifting.heads else None

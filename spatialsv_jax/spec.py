@@ -5,7 +5,8 @@ Every array that crosses a module border is named here. Shape letters:
 B batch, V views, H x W label resolution, P = gh * gw visual tokens of one view on the
 lifting grid, S prefix tokens, Q questions, T tokens of one question, A answer tokens of one
 question, K position axes (1, or 3 for multimodal rotary), D language width, F teacher
-feature width, N vocabulary. A name in `*` stands for any number of further axes.
+feature width, N vocabulary, X pictures as the vision encoder reads them (V unless a view is several
+crops), R features of one of them. A name in `*` stands for any number of further axes.
 
 Conventions (all of them): OpenCV cameras (x right, y down, z forward), pixel centres at
 (u + 0.5, v + 0.5), z-depth, world frame = the frame of the first view with a valid pose and
@@ -49,9 +50,17 @@ BATCH: dict[str, Field] = {
     "answer_positions": _field("B Q A", "int32", "-", "index into T of each answer token (>= 1), 0 where unused"),
     "answer_valid": _field("B Q A", "bool", "-", "False for unused answer slots"),
     # What the vision encoder reads.
-    "pixel_values": _field("B V *", "float32", "-", "normalised pixels; layout belongs to the family's processor"),
+    "pixel_values": _field("B X *", "float32", "-", "normalised pixels; layout belongs to the family's processor"),
     "image_token_index": _field(
         "B V P", "int32", "-", "index into S of each lifting-grid token, row-major over gh x gw"
+    ),
+    # Optional: where the encoder's features are more than the lifting grid (X pictures of R features each: tiles,
+    # crops), or where pictures of a sample differ in size.
+    "feature_slots": _field(
+        "B X R", "int32", "-", "index into S that each feature of each picture fills; image_token_index by default"
+    ),
+    "feature_valid": _field(
+        "B X R", "bool", "-", "False for features that fill no slot; by default those of padded views"
     ),
     # Validity.
     "view_valid": _field("B V", "bool", "-", "False for padded views"),
@@ -72,6 +81,8 @@ BATCH: dict[str, Field] = {
     "record_index": _field("B", "int32", "-", "index of the record in its source (for messages)"),
     "source_index": _field("B", "int32", "-", "index of the source in the mixture"),
 }
+
+OPTIONAL = ("feature_slots", "feature_valid", "teacher_features")
 
 # Made inside the step from depth and cameras (losses.targets), so that hosts send less.
 TARGETS: dict[str, Field] = {
@@ -102,7 +113,7 @@ def check(
     Args:
       arrays: name -> array (NumPy, jax, or anything with `shape` and `dtype`).
       table: the table to check against.
-      required: names that must be present; all names of `table` but `teacher_features` by default.
+      required: names that must be present; all names of `table` but those of `OPTIONAL` by default.
 
     Returns:
       The size of every shape letter.
@@ -113,7 +124,7 @@ def check(
     unknown = sorted(set(arrays) - set(table))
     if unknown:
         raise ValueError(f"Unknown fields {unknown}. Known fields: {sorted(table)}.")
-    wanted = [name for name in table if name != "teacher_features"] if required is None else required
+    wanted = [name for name in table if name not in OPTIONAL] if required is None else required
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise ValueError(f"Missing fields {missing}.")
@@ -150,10 +161,11 @@ def fake_batch(
     """
     if sizes["S"] < sizes["V"] * sizes["P"]:
         raise ValueError(f"Prefix of {sizes['S']} tokens cannot hold {sizes['V']} views of {sizes['P']} tokens.")
+    sizes = {"X": sizes["V"], **sizes}
     rng = np.random.default_rng(seed)
     batch: dict[str, np.ndarray] = {}
     for name, field in BATCH.items():
-        if name == "teacher_features" and not features:
+        if name in OPTIONAL and not (features and name == "teacher_features"):
             continue
         letters = [letter for letter in field.shape if letter != "*"]
         shape = tuple(int(letter) if letter.isdigit() else sizes[letter] for letter in letters)

@@ -50,7 +50,7 @@ def get_config() -> ConfigDict:
             language=dict(
                 vocab_size=0,  # 0 = the tokenizer's
                 width=96, layers=4, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=1e4,
-                norm_eps=1e-6, qkv_bias=False, qk_norm=False,
+                rope_sections=(), norm_eps=1e-6, qkv_bias=False, qk_norm=False,
                 tie_embeddings=True, visual_attention="causal", remat="none", unroll=4, dtype="float32",
             ),
             lifting=dict(

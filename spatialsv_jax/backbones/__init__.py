@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from spatialsv_jax.backbones.base import Backbone, BackboneOutput, Decoding, default_taps
-from spatialsv_jax.backbones.tiny import LanguageConfig, TinyBackbone, VisionConfig
+from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.backbones.qwen2_5_vl import model as qwen2_5_vl
+from spatialsv_jax.backbones.tiny import TinyBackbone, VisionConfig
 
 __all__ = ["BACKBONES", "Backbone", "BackboneOutput", "Decoding", "Family", "default_taps"]
 
@@ -18,4 +20,7 @@ class Family(NamedTuple):
     language: type
 
 
-BACKBONES = {"tiny": Family(TinyBackbone, VisionConfig, LanguageConfig)}
+BACKBONES = {
+    "tiny": Family(TinyBackbone, VisionConfig, LanguageConfig),
+    "qwen2_5_vl": Family(qwen2_5_vl.Qwen25VL, qwen2_5_vl.VisionConfig, LanguageConfig),
+}

@@ -40,9 +40,11 @@ class Decoding(NamedTuple):
 class Backbone(Protocol):
     """Methods and attributes that `SpatialMLLM` and `generation` call."""
 
-    grid_hw: tuple[int, int]  # lifting grid of one view
     width: int  # D
     num_layers: int  # L
+
+    def grid_hw(self, batch: dict) -> tuple[int, int]:
+        """Rows and columns of one view's lifting grid, from the shapes in `batch` (static)."""
 
     def __call__(self, batch: dict, taps: tuple[int, ...] = ()) -> BackboneOutput:
         """Question hidden states, and the states `taps` at the visual tokens."""

@@ -39,6 +39,7 @@ class LanguageConfig:
     head_dim: int = 24
     mlp_width: int = 256
     rope_theta: float = 1e4
+    rope_sections: tuple = ()  # frequencies that follow each of several position axes (Qwen2.5-VL); () = one axis
     norm_eps: float = 1e-6
     qkv_bias: bool = False  # as in Qwen2
     qk_norm: bool = False  # as in Qwen3
@@ -56,6 +57,15 @@ class LanguageConfig:
             raise ValueError(
                 f"language.heads {self.heads} must be a multiple of kv_heads {self.kv_heads} and head_dim {self.head_dim} even."
             )
+        if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
+            raise ValueError(
+                f"language.rope_sections {self.rope_sections} must add up to head_dim / 2 = {self.head_dim // 2}."
+            )
+
+    @property
+    def position_axes(self) -> int:
+        """K."""
+        return len(self.rope_sections) or 1
 
 
 @struct.dataclass

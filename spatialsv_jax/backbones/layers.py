@@ -29,10 +29,10 @@ def dense(features: int, axes: tuple[str, str], name: str, bias: bool = False, d
     return nn.Dense(features, use_bias=bias, dtype=dtype, name=name, **linear_options(axes))
 
 
-def layer_norm(name: str, dtype: Any = jnp.float32) -> nn.LayerNorm:
+def layer_norm(name: str, dtype: Any = jnp.float32, epsilon: float = 1e-6) -> nn.LayerNorm:
     """LayerNorm over the last axis, statistics in float32."""
     return nn.LayerNorm(
-        epsilon=1e-6, dtype=dtype, scale_init=declare(ones, "norm"), bias_init=declare(zeros, "norm"), name=name
+        epsilon=epsilon, dtype=dtype, scale_init=declare(ones, "norm"), bias_init=declare(zeros, "norm"), name=name
     )
 
 
@@ -148,14 +148,15 @@ class SwiGLU(nn.Module):
 
     hidden: int
     dtype: Any = jnp.float32
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         # One matrix of rows through all of it, see `as_rows`.
         rows = as_rows(x)
-        gate = dense(self.hidden, ("embed", "mlp"), "gate", dtype=self.dtype)(rows)
-        up = dense(self.hidden, ("embed", "mlp"), "up", dtype=self.dtype)(rows)
-        return dense(x.shape[-1], ("mlp", "embed"), "down", dtype=self.dtype)(nn.silu(gate) * up).reshape(x.shape)
+        gate = dense(self.hidden, ("embed", "mlp"), "gate", self.bias, self.dtype)(rows)
+        up = dense(self.hidden, ("embed", "mlp"), "up", self.bias, self.dtype)(rows)
+        return dense(x.shape[-1], ("mlp", "embed"), "down", self.bias, self.dtype)(nn.silu(gate) * up).reshape(x.shape)
 
 
 class PatchStem(nn.Module):

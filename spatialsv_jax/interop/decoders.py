@@ -6,79 +6,51 @@ built here, or is known to change nothing; any other field is an error that name
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.interop.config_fields import Fields
 from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule
 from spatialsv_jax.interop.tensor_files import ConversionError
 
 MODEL_TYPES = ("qwen2", "qwen3", "llama")
-_READ = {
-    "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "rope_theta", "rope_scaling",
-    "rope_parameters", "layer_types",
-}  # fmt: skip
-# Built in one way only: field -> values that are that way.
-_FIXED = {
-    "hidden_act": ("silu",),
-    "attention_bias": (False, None),
-    "mlp_bias": (False, None),
-    "use_sliding_window": (False, None),
-    "pretraining_tp": (1, None),
-}
-# Of training, of the tokenizer, or bookkeeping: they change no hidden state.
-_IGNORED = {
-    "architectures", "attention_dropout", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id",
-    "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings", "max_window_layers",
-    "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "sliding_window",
-    "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_autoset", "_name_or_path",
-}  # fmt: skip
+_FIELDS = Fields(
+    needed=("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    read=(
+        "model_type", "num_key_value_heads", "head_dim", "rms_norm_eps", "tie_word_embeddings", "rope_theta",
+        "rope_scaling", "rope_parameters", "layer_types",
+    ),
+    fixed={
+        "hidden_act": ("silu",),
+        "attention_bias": (False, None),
+        "mlp_bias": (False, None),
+        "use_sliding_window": (False, None),
+        "pretraining_tp": (1, None),
+    },
+)  # fmt: skip
 _ROPE = {"rope_type", "type", "rope_theta", "mrope_section"}
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """The mapping in a config.json.
-
-    Raises:
-      ConversionError: no such file, or no JSON mapping in it.
-    """
-    path = Path(path)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConversionError(f"{path} cannot be read as JSON ({error}).") from error
-    if not isinstance(found, dict):
-        raise ConversionError(f"{path} must hold a JSON object.")
-    return found
-
-
-def language_config(values: Mapping[str, Any], where: str = "config.json") -> LanguageConfig:
+def language_config(values: Mapping[str, Any], where: str = "config.json", kind: str = "") -> LanguageConfig:
     """Our decoder's settings from those of transformers.
 
     Args:
       values: a config.json, or the part of one that describes the text model.
       where: names it in messages.
+      kind: which of `MODEL_TYPES` it is, where its own `model_type` is a family's.
 
     Raises:
       ConversionError: another model, fields that are missing, unknown or have a value that is not built here.
     """
-    kind = values.get("model_type")
+    kind = kind or values.get("model_type")
     if kind not in MODEL_TYPES:
         raise ConversionError(f"{where}: model_type is {kind!r}; language models read here: {', '.join(MODEL_TYPES)}.")
-    problems = [f"unknown field '{name}'" for name in sorted(set(values) - _READ - _IGNORED - set(_FIXED))]
-    for name, allowed in _FIXED.items():
-        if values.get(name, allowed[0]) not in allowed:
-            problems.append(f"{name} is {values[name]!r}, supported: {allowed[0]!r}")
+    problems = []
     if set(values.get("layer_types") or ()) - {"full_attention"}:
         problems.append(f"layer_types has {sorted(set(values['layer_types']))}, supported: full_attention")
-    needed = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    problems += [f"'{name}' is missing" for name in needed if not isinstance(values.get(name), int)]
-    theta = _theta(values, problems)
-    if problems:
-        raise ConversionError(f"{where} ({kind}): {'; '.join(problems)}.")
+    theta, sections = _rope(values, problems)
+    _FIELDS.check(values, f"{where} ({kind})", problems)
     heads = values["num_attention_heads"]
     return LanguageConfig(
         vocab_size=values["vocab_size"],
@@ -89,6 +61,7 @@ def language_config(values: Mapping[str, Any], where: str = "config.json") -> La
         head_dim=values.get("head_dim") or values["hidden_size"] // heads,
         mlp_width=values["intermediate_size"],
         rope_theta=theta,
+        rope_sections=sections,
         norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
@@ -96,15 +69,15 @@ def language_config(values: Mapping[str, Any], where: str = "config.json") -> La
     )
 
 
-def _theta(values: Mapping[str, Any], problems: list[str]) -> float:
-    """Base of the rotary frequencies: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
+def _rope(values: Mapping[str, Any], problems: list[str]) -> tuple[float, tuple[int, ...]]:
+    """Base and sections of the rotary positions: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "mrope"):
         problems.append(f"rotary positions of type '{kind}', supported: default, mrope")
     elif unknown := sorted(set(rope) - _ROPE):
         problems.append(f"unknown fields {unknown} of the rotary positions")
-    return float(rope.get("rope_theta", values.get("rope_theta", 1e4)))
+    return float(rope.get("rope_theta", values.get("rope_theta", 1e4))), tuple(rope.get("mrope_section", ()))
 
 
 def decoder_rules(

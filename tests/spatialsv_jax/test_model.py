@@ -161,7 +161,7 @@ def test_paper_scale_shapes():
             tuple(int(a) if a.isdigit() else sizes[a] for a in field.shape if a != "*"), field.dtype
         )
         for name, field in spec.BATCH.items()
-        if name not in ("teacher_features", "pixel_values")
+        if name not in (*spec.OPTIONAL, "pixel_values")
     }
     batch["pixel_values"] = jax.ShapeDtypeStruct((1, 4, 448, 448, 3), jnp.float32)
 

@@ -7,7 +7,8 @@ import gguf
 import numpy as np
 import pytest
 
-from spatialsv_jax.interop.decoders import language_config, read_config
+from spatialsv_jax.interop.config_fields import read_config
+from spatialsv_jax.interop.decoders import language_config
 from spatialsv_jax.interop.gguf_files import GGUFFile, interleaved, llama_rules
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
 

@@ -1,0 +1,111 @@
+"""Parts of vision encoders that families share: patches, their order in windows, rotary attention."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from spatialsv_jax.backbones.layers import attend, dense, join, rotate
+
+
+def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
+    """Pictures [n,...,h,w,c] to patches [n, h/p * w/p, ... * p * p * c], row-major, frames before pixels.
+
+    Axes between n and h (frames) become the slowest part of a patch.
+    """
+    number, *frames, height, width, channels = pixels.shape
+    rows, columns, count = height // size, width // size, int(np.prod(frames, dtype=int))
+    x = pixels.reshape(number, count, rows, size, columns, size, channels)
+    return x.transpose(0, 2, 4, 1, 3, 5, 6).reshape(number, rows * columns, count * size * size * channels)
+
+
+class WindowOrder(NamedTuple):
+    """Patches of a grid, window after window, in each window merge block after merge block.
+
+    The grid is padded at the right and the bottom to whole windows. n padded patches.
+    """
+
+    patches: np.ndarray  # int32[n] row-major index of each patch; rows * columns where there is none
+    rows: np.ndarray  # int32[n]
+    columns: np.ndarray  # int32[n]
+    merged: np.ndarray  # int32[rows/m * columns/m] place of each merged token, row-major, in this order
+    window: int  # patches of a window
+
+
+@functools.lru_cache(maxsize=64)
+def window_order(rows: int, columns: int, window: int, merge: int) -> WindowOrder:
+    """The order for a grid of patches.
+
+    Args:
+      rows, columns: of the grid, multiples of `merge`.
+      window: patches along a window's side, a multiple of `merge`; 0 = one window, the whole grid.
+      merge: patches along the side of a merge block.
+    """
+    down, across = (window, window) if window else (rows, columns)
+    height, width = -(-rows // down) * down, -(-columns // across) * across
+    index = np.full((height, width), rows * columns, np.int32)
+    index[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
+
+    def ordered(grid: np.ndarray) -> np.ndarray:
+        blocks = grid.reshape(height // down, down // merge, merge, width // across, across // merge, merge)
+        return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(-1)
+
+    patches = ordered(index)
+    row, column = (ordered(np.ascontiguousarray(grid)) for grid in np.indices((height, width), np.int32))
+    first = patches[:: merge * merge]  # the upper left patch of each block
+    real = np.flatnonzero(first < rows * columns)
+    merged = real[np.argsort(first[real], kind="stable")].astype(np.int32)
+    return WindowOrder(patches, row, column, merged, down * across)
+
+
+def rotary_2d(rows: np.ndarray, columns: np.ndarray, head_dim: int, theta: float = 1e4) -> np.ndarray:
+    """Angles float32[n, head_dim/2] of patches: the first half turns with the row, the second with the column."""
+    quarter = head_dim // 4
+    frequency = (theta ** (-np.arange(quarter) / quarter)).astype(np.float32)
+    return np.concatenate([place[:, None].astype(np.float32) * frequency for place in (rows, columns)], axis=-1)
+
+
+class VisionAttention(nn.Module):
+    """Multi-head attention among the tokens of a picture, x[n,r,D], biases everywhere.
+
+    `among(query, key, value)` on [n,heads,r,d] does the attention itself; `turn` are cosines and
+    sines float32[r,d/2] of a rotary embedding.
+    """
+
+    heads: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, among: Callable, turn: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+        number, count, width = x.shape
+        head_dim = width // self.heads
+
+        def project(name: str) -> jax.Array:
+            return dense(width, ("embed", "heads"), name, True, self.dtype)(x).reshape(number, count, -1, head_dim)
+
+        query, key, value = (project(name) for name in ("q", "k", "v"))
+        if turn is not None:
+            cos, sin = (part[None, :, None] for part in turn)
+            query, key = rotate(query, cos, sin), rotate(key, cos, sin)
+        query, key, value = (part.transpose(0, 2, 1, 3) for part in (query * head_dim**-0.5, key, value))
+        out = among(query, key, value).transpose(0, 2, 1, 3).reshape(number, count, width)
+        return dense(width, ("heads", "embed"), "o", True, self.dtype)(out.astype(self.dtype))
+
+
+def attend_all(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array | None) -> jax.Array:
+    """Attention of [n,heads,r,d] within each picture; `real` bool[n,r] hides keys."""
+    return join([attend(query, key, value, None if real is None else real[:, None, None])])
+
+
+def attend_windows(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array | None, window: int):
+    """As `attend_all`, within runs of `window` tokens."""
+    number, heads, count, dim = query.shape
+    split = lambda part: part.reshape(number, heads, count // window, window, dim)
+    mask = None if real is None else real.reshape(number, 1, count // window, 1, window)
+    return join([attend(split(query), split(key), split(value), mask)]).reshape(query.shape)
