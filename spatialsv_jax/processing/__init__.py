@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 
 from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, Processor
+from spatialsv_jax.processing.qwen2_5_vl import Qwen25VLProcessor
 from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
 
-PROCESSORS = {"tiny": TinyProcessor}
+PROCESSORS = {"tiny": TinyProcessor, "qwen2_5_vl": Qwen25VLProcessor}
 
 __all__ = [
     "PROCESSORS",

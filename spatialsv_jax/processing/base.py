@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+MAX_PICTURES = 64  # of one prompt
+MAX_ASPECT = 200  # longer side of a picture to its shorter one
+
 
 class Prefix(NamedTuple):
     """Everything up to and past the last image, identical for all questions on the same views."""
@@ -22,6 +25,8 @@ class Prefix(NamedTuple):
     positions: np.ndarray  # int32[S,K] rotary positions
     image_token_index: np.ndarray  # int32[V,P] index into S, row-major over the lifting grid
     question_start: int  # rotary position of a question's token 0
+    feature_slots: np.ndarray | None = None  # int32[X,R] where the encoder's features go; None: image_token_index
+    feature_valid: np.ndarray | None = None  # bool[X,R] which of them go anywhere; None: all
 
 
 class EncodedQuestion(NamedTuple):
@@ -69,6 +74,9 @@ class Processor(Protocol):
     def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
         """Tokens of one question; with `answer`, of the answer and the end token too."""
 
+    def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
+        """Pictures at the sizes that the published model would choose, for answering without labels."""
+
     def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
         """Pictures (uint8[h,w,3], any sizes) as network input; `label_size` is (H, W) of the label maps."""
 
@@ -82,6 +90,29 @@ class Processor(Protocol):
         self, images: Sequence[np.ndarray], messages: Sequence[Mapping[str, str]], label_size=None
     ) -> ModelInputs:
         """One sample from pictures and chat messages; see `compose`."""
+
+
+def check_pictures(images: Sequence[np.ndarray]) -> None:
+    """Refuses what no family reads.
+
+    Raises:
+      ValueError: no picture, more than `MAX_PICTURES`, one that is not uint8[h,w,3], or one whose sides differ by
+        more than `MAX_ASPECT` times.
+    """
+    if not len(images):
+        raise ValueError("No picture was given.")
+    if len(images) > MAX_PICTURES:
+        raise ValueError(f"{len(images)} pictures were given; one prompt holds at most {MAX_PICTURES}. Choose some.")
+    for number, image in enumerate(images):
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"Picture {number} is {image.dtype}{list(image.shape)}, expected uint8[h, w, 3] (RGB).")
+        height, width = image.shape[:2]
+        if max(height, width) > MAX_ASPECT * min(height, width):
+            raise ValueError(
+                f"Picture {number} is {height} x {width} (height x width): its sides differ by more than {MAX_ASPECT} "
+                "times, and no part of it would be left after scaling. Crop it."
+            )
 
 
 def compose(

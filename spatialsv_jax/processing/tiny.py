@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
-from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, compose
+from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, check_pictures, compose
 
 PAD, BOS, END, IMAGE = SPECIALS = ("<pad>", "<bos>", "<end>", "<image>")
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "processor.json"
@@ -138,21 +138,22 @@ class TinyProcessor:
           label_size: (H, W) of the label maps; the network's input size by default.
 
         Raises:
-          ValueError: no picture, or one that is not uint8[h,w,3].
+          ValueError: pictures that `check_pictures` refuses.
         """
-        if not len(images):
-            raise ValueError("No picture was given.")
+        check_pictures(images)
         height, width = label_size or (self.image_size, self.image_size)
         values = np.empty((len(images), self.image_size, self.image_size, 3), np.float32)
         affine = np.zeros((len(images), 2, 3))
         for view, image in enumerate(images):
             image = np.asarray(image)
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(f"Picture {view} is {image.dtype}{list(image.shape)}, expected uint8[h, w, 3] (RGB).")
             affine[view, 0, 0] = image.shape[1] / width
             affine[view, 1, 1] = image.shape[0] / height
             values[view] = self.resize(image)
         return Pixels(values / np.float32(127.5) - np.float32(1.0), affine, np.ones((len(images), height, width), bool))
+
+    def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
+        """This family has one size; see `processing.base.Processor.native`."""
+        return self.encode_prefix(len(images)), self.pixels(images)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8[h,w,3] stretched to uint8[image_size,image_size,3], antialiased: what the network sees."""

@@ -1,0 +1,109 @@
+"""A Hugging Face checkpoint folder of any family: what it is, and its parameters.
+
+Adding a family = its `hf` module and a line in `FAMILIES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+from flax import traverse_util
+
+from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
+from spatialsv_jax.interop.arrays import read_parameters
+from spatialsv_jax.interop.config_fields import read_config
+from spatialsv_jax.interop.conversion import Conversion, match
+from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
+
+# model_type of config.json -> (key of BACKBONES, its `hf` module).
+FAMILIES: dict[str, tuple[str, ModuleType]] = {"qwen2_5_vl": ("qwen2_5_vl", qwen2_5_vl)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What config.json says of a folder.
+
+    Attributes:
+      directory: the folder.
+      family: key of BACKBONES.
+      vision, language: the family's configs, sizes as in the file.
+      table: the family's `hf` module.
+    """
+
+    directory: Path
+    family: str
+    vision: Any
+    language: LanguageConfig
+    table: ModuleType
+
+    def match(self, tensors: Mapping, shapes: Mapping[str, tuple[int, ...]], new: Sequence[str] = ()) -> Conversion:
+        """Compares tensors with a parameter tree (path -> shape); see `conversion.match`.
+
+        Raises:
+          ConversionError: everything that does not fit, in one message.
+        """
+        rules = self.table.rules(self.vision, self.language)
+        return match(rules, tensors, shapes, new=new, carried=self.table.CARRIED, where=str(self.directory))
+
+
+def is_checkpoint(directory: str | Path) -> bool:
+    """Whether a folder looks like a Hugging Face checkpoint: a config.json with a `model_type`."""
+    path = Path(directory) / "config.json"
+    try:
+        return path.is_file() and "model_type" in read_config(path)
+    except ConversionError:
+        return False
+
+
+def open_checkpoint(directory: str | Path) -> Checkpoint:
+    """Reads config.json.
+
+    Raises:
+      ConversionError: no such file, a family that is not known here, or fields that are unknown or not built.
+    """
+    directory = Path(directory)
+    path = directory / "config.json"
+    values = read_config(path)
+    kind = values.get("model_type")
+    if kind not in FAMILIES:
+        raise ConversionError(
+            f"{path}: model_type is {kind!r}. Families that can be read: {', '.join(FAMILIES)}. "
+            "docs/add_a_backbone.md tells how to add one."
+        )
+    family, table = FAMILIES[kind]
+    return Checkpoint(directory, family, *table.read(values, str(path)), table)
+
+
+def import_parameters(
+    checkpoint: Checkpoint, shapes: Mapping, new: Sequence[str] = (), progress: bool = False
+) -> tuple[dict, Conversion, TensorFolder]:
+    """The parameters that a checkpoint holds, as (sharded) device arrays.
+
+    Args:
+      checkpoint: of `open_checkpoint`.
+      shapes: nested dicts of ShapeDtypeStructs, the whole model; their shardings and types are taken.
+      new: regular expressions of paths that the checkpoint need not have.
+      progress: whether to show a bar.
+
+    Returns:
+      (nested dicts with the parameters that were found, what came from where, the folder's tensors).
+
+    Raises:
+      ConversionError: a folder that cannot be read, or does not fit the model.
+    """
+    folder = TensorFolder(checkpoint.directory)
+    targets = traverse_util.flatten_dict(shapes, sep="/")
+    conversion = checkpoint.match(folder.tensors, {path: leaf.shape for path, leaf in targets.items()}, new)
+    found = read_parameters(conversion, folder, targets, progress)
+    return traverse_util.unflatten_dict(found, sep="/"), conversion, folder
+
+
+def parameter_shapes(model, batch: Mapping, label_hw: tuple[int, int] = (8, 8)) -> dict:
+    """Nested dicts of ShapeDtypeStructs of a model (`model.BatchModule`) without allocating anything."""
+    return jax.eval_shape(lambda: model.init_params(jax.random.key(0), batch, label_hw=label_hw))

@@ -1,0 +1,216 @@
+"""Text of models from Hugging Face: their own tokenizer, one question after the pictures, no unknown tokens.
+
+A processor's folder holds everything of the checkpoint's folder but the weights (tokenizer, config.json,
+preprocessor settings, licence), so that an export can give it back, and processor.json of ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from spatialsv_jax.processing.base import EncodedQuestion
+
+SETTINGS_FILE = "processor.json"
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".msgpack", ".onnx")
+_VIEW = re.compile(r"<view:(\d+)>")
+
+
+def side_files(directory: str | Path) -> tuple[Path, ...]:
+    """The files of a checkpoint folder that are no weights, and not our own settings; folders are left out."""
+    return tuple(
+        path
+        for path in sorted(Path(directory).iterdir())
+        if path.is_file()
+        and path.suffix not in _WEIGHTS
+        and not path.name.endswith(".index.json")
+        and path.name != SETTINGS_FILE
+        and not path.name.startswith(".")
+    )
+
+
+def read_json(path: Path) -> dict:
+    """A JSON object.
+
+    Raises:
+      ValueError: no such file, or something else in it; names the file.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON ({error}).") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object.")
+    return found
+
+
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer.json of a checkpoint folder.
+
+    Raises:
+      ValueError: it is missing or broken.
+    """
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is missing. Write it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exceptions
+        raise ValueError(f"{path} is no tokenizer ({error}).") from error
+
+
+def picture_settings(directory: Path, kind: str = "image") -> dict:
+    """Settings of the checkpoint's processor of pictures ("image") or frames ("video").
+
+    They stand in a file of their own, or as a part of processor_config.json; {} for frames where there are none.
+
+    Raises:
+      ValueError: there are none for pictures.
+    """
+    own = {"image": "preprocessor_config.json", "video": "video_preprocessor_config.json"}[kind]
+    for name, part in ((own, None), ("processor_config.json", f"{kind}_processor")):
+        if (directory / name).is_file():
+            values = read_json(directory / name)
+            found = values if part is None else values.get(part)
+            if found:
+                return found
+    if kind == "video":
+        return {}
+    raise ValueError(f"{directory} has no {own}, which says how pictures are prepared.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSettings:
+    """What a family's text looks like.
+
+    Attributes:
+      system: text of the system message.
+      vocab_size: rows of the embedding table (at least the tokenizer's number of tokens).
+    """
+
+    system: str
+    vocab_size: int
+
+
+class PretrainedText:
+    """Questions, answers and special tokens; base of the families' processors.
+
+    A family sets `family`, `special` (the tokens it needs, by our names) and `asked`.
+
+    Args:
+      directory: folder with tokenizer.json and the other side files.
+      text: settings of the text.
+
+    Raises:
+      ValueError: a tokenizer without the family's special tokens, or with more tokens than the model.
+    """
+
+    family = ""
+    special: dict[str, str] = {}  # our name -> token
+    before, after = "", ""  # around a question, behind the pictures: up to the place where the answer begins
+
+    def __init__(self, directory: str | Path, text: TextSettings):
+        self.directory, self.text = Path(directory), text
+        self.tokenizer = read_tokenizer(self.directory)
+        ids = {name: self.tokenizer.token_to_id(token) for name, token in self.special.items()}
+        if missing := sorted(self.special[name] for name, number in ids.items() if number is None):
+            raise ValueError(
+                f"{self.directory / 'tokenizer.json'} lacks the tokens {missing}, which mark pictures and turns in the "
+                f"{self.family} family. Give the folder of such a model, with its own tokenizer."
+            )
+        if self.tokenizer.get_vocab_size() > text.vocab_size:
+            raise ValueError(
+                f"{self.directory / 'tokenizer.json'} has {self.tokenizer.get_vocab_size()} tokens, but the model's "
+                f"embedding table only {text.vocab_size} rows (vocab_size of config.json)."
+            )
+        self.ids = ids
+        self.pad_id, self.end_id, self.image_id = ids["pad"], ids["end"], ids["image"]
+        self._reserved = {
+            number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
+        }
+
+    def check_ids(self, config: Mapping, names: Mapping[str, str]) -> None:
+        """Compares ids in config.json with the tokenizer's.
+
+        Args:
+          config: config.json.
+          names: field of config.json -> our name of the token.
+
+        Raises:
+          ValueError: they differ.
+        """
+        for field, name in names.items():
+            if field in config and config[field] != self.ids[name]:
+                raise ValueError(
+                    f"{self.directory}: config.json says {field} {config[field]}, but '{self.special[name]}' is "
+                    f"{self.ids[name]} in tokenizer.json. The two files belong to different models."
+                )
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table."""
+        return self.text.vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; special tokens in it are recognised."""
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
+        """The rest of the prompt behind the pictures, and with `answer` that and the end token.
+
+        `<view:K>` in a text reads "image K+1".
+
+        Raises:
+          ValueError: an empty text or answer, or one that contains a special token.
+        """
+        tokens = self.encode(self.before) + self._plain(text, "question") + self.encode(self.after)
+        reply = [] if answer is None else [*self._plain(answer, "answer"), self.end_id]
+        mask = np.zeros(len(tokens) + len(reply), bool)
+        mask[len(tokens) :] = True
+        return EncodedQuestion(np.asarray(tokens + reply, np.int32), mask)
+
+    def _plain(self, text: str, what: str) -> list[int]:
+        text = _VIEW.sub(lambda match: f"image {int(match[1]) + 1}", text.strip())
+        if not text:
+            raise ValueError(f"The {what} is empty.")
+        ids = self.encode(text)
+        if found := self._reserved.intersection(ids):
+            names = sorted(self.tokenizer.id_to_token(number) for number in found)
+            raise ValueError(f"The {what} '{text}' contains the special tokens {names}; they would be read as markup.")
+        return ids
+
+    def knows(self, word: str) -> bool:
+        """Every word can be spelt."""
+        return True
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text up to the first end token, without special tokens.
+
+        Raises:
+          ValueError: an id outside of the vocabulary.
+        """
+        ids = [int(number) for number in ids]
+        if wrong := [number for number in ids if not 0 <= number < self.vocab_size]:
+            raise ValueError(f"Token id {wrong[0]} is not in the vocabulary of {self.vocab_size}.")
+        if self.end_id in ids:
+            ids = ids[: ids.index(self.end_id)]
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def save_text(self, directory: str | Path, settings: dict) -> None:
+        """Copies the side files into `directory` and writes processor.json."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in side_files(self.directory):
+            if path.parent.resolve() != directory.resolve():
+                shutil.copyfile(path, directory / path.name)
+        values = {"family": self.family, **dataclasses.asdict(self.text), **settings}
+        (directory / SETTINGS_FILE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
