@@ -21,14 +21,15 @@ if __name__ == "__main__":
 
 import argparse
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from experiments.configs import quickstart
+from experiments.starting import processor_for
 from experiments.startup import compile_step
 from experiments.train import model_functions
-from experiments.vocabulary import processor_for
 from spatialsv_jax import assembly
 from spatialsv_jax.spec import fake_batch
 from spatialsv_jax.training import optimizer, sharding, state, step
@@ -51,7 +52,7 @@ def measure(phase: str, steps: int) -> None:
     config = quickstart.get_config().phases[phase]
     config.init_from = ""
     settings = assembly.read_settings(config)
-    processor = processor_for(config, settings, {})
+    processor = processor_for(config, settings, {}, Path())
     data = config.data
     rows = sum(source.per_batch for source in data.sources.values())
     prefix = processor.encode_prefix(data.views)

@@ -27,8 +27,8 @@ from data_pipelines.manifest import PrepareError, read_manifest
 from experiments import hosts, resume, startup
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
-from experiments.vocabulary import processor_for
-from spatialsv_jax import assembly, loading
+from experiments.starting import Start, processor_for, resolve_sizes
+from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.settings import from_mapping
 from spatialsv_jax.training import loop, optimizer, sharding, state, step
@@ -37,7 +37,6 @@ from spatialsv_jax.training.metric_writer import MetricWriter
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; it may take an argument as FILE:ARG.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
-MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -59,9 +58,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     run = as_run(config)
     folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
-    for name, phase in run.phases.items():  # every mistake shows before any work starts
+    for name, phase in list(run.phases.items()):  # every mistake shows before any work starts
+        where = f"config.phases.{name}" if "phases" in config else "config"
+        run.phases[name] = phase = resolve_sizes(phase, where) if phase.get("init_from") not in run.phases else phase
         if phase.stage == "train":
-            check_phase(phase, f"config.phases.{name}" if "phases" in config else "config")
+            check_phase(phase, where)
     places = dict(folders)
     for name, arguments in run.prepare.items():
         places[name] = Path(run.reuse or workdir).absolute() / "data" / name
@@ -140,7 +141,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     settings = assembly.read_settings(config)
     data_config = data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
-    processor = processor_for(config, settings, manifests)
+    processor = processor_for(config, settings, manifests, workdir)
     resume.check_unchanged(config, workdir, processor)
     if resume.finished_step(workdir) >= settings.training.steps:
         hosts.say(f"{config.name}: already trained to step {settings.training.steps}.")
@@ -166,10 +167,11 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     )
     shapes, report = state.state_shapes(init, tx, settings.frozen_groups, logical_axes, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
-    loaded = None
-    if config.init_from and checkpoints.latest_step() is None:
-        loaded = loading.read_params(config.init_from)
-        state.check_loaded(shapes.params, loaded, MAY_BE_NEW)  # before a minute of compiling
+    start = None
+    if checkpoints.latest_step() is None:
+        start = Start(config.init_from)
+        start.check(shapes.params)  # before a minute of compiling
+        hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     compiled = startup.compile_step(parts, shapes, first_batch, mesh)
     probe = (
         jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
@@ -182,21 +184,19 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         | resume.labels_used(data_config),
         "objective": settings.objective_name,
     }
-    if checkpoints.latest_step() is not None:
+    if start is None:
         train_state = resume.go_on(checkpoints, shapes, meta)
     else:
-        train_state = state.create_state(init, tx, settings.frozen_groups, shapes)
-    if loaded is not None:
-        train_state = state.replace_params(train_state, loaded, MAY_BE_NEW)
-        hosts.say(f"Starting from the parameters of {config.init_from}.")
-    start = int(train_state.step)
-    writer = MetricWriter(workdir, start, settings.training.tensorboard) if hosts.is_first() else None
+        train_state = state.create_state(init, tx, settings.frozen_groups, shapes, start.parameters(shapes.params))
+        del start  # its host copy
+    first = int(train_state.step)
+    writer = MetricWriter(workdir, first, settings.training.tensorboard) if hosts.is_first() else None
     began = time.perf_counter()
     try:
         loop.run(
             train_state,
             compiled.step,
-            loader.iterate(start),
+            loader.iterate(first),
             mesh=mesh,
             config=settings.training,
             checkpoint_config=settings.checkpoint,

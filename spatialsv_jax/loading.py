@@ -1,4 +1,4 @@
-"""One way to name a model: a run, a phase's workdir, or one of its checkpoint steps."""
+"""One way to name a model: a run, a phase's workdir, one of its checkpoint steps, or a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from spatialsv_jax import assembly, processing
+from spatialsv_jax import assembly, hf_models, processing
 from spatialsv_jax.generation import decoding
 from spatialsv_jax.geometry import solve_camera
+from spatialsv_jax.interop import hub
+from spatialsv_jax.interop.tensor_files import TensorFolder
+from spatialsv_jax.processing.base import check_pictures
 from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
 
 
@@ -48,7 +51,7 @@ def locate(path: str | Path) -> Location:
         return Location(path.parent.parent, int(path.name))
     raise FileNotFoundError(
         f"No model at {path}. Give the folder of a run (run.json), of a phase (config.json and checkpoints/), "
-        "or one of its steps (checkpoints/STEP)."
+        "one of its steps (checkpoints/STEP), or a Hugging Face checkpoint (config.json with a model_type)."
     )
 
 
@@ -129,7 +132,7 @@ class LoadedModel:
           questions: texts in the language that the tokenizer knows.
           max_new_tokens: limit of an answer's length.
         """
-        batch = self.inputs(images, questions)
+        batch = self.inputs(images, questions, native=True)
         tokens = _greedy(self, max_new_tokens)(self.params, batch)
         return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
 
@@ -157,16 +160,24 @@ class LoadedModel:
             camera_ok=fit.ok,
         )
 
-    def inputs(self, images: list[np.ndarray], questions: tuple[str, ...] | list[str]) -> dict[str, np.ndarray]:
+    def inputs(
+        self, images: list[np.ndarray], questions: tuple[str, ...] | list[str], native: bool = False
+    ) -> dict[str, np.ndarray]:
         """A batch of one row with `questions` unanswered and no labels.
 
+        Args:
+          images: uint8[h,w,3] in prompt order.
+          questions: may be empty.
+          native: pictures at the sizes that the published model would choose, not at the training size.
+
         Raises:
-          ValueError: no image.
+          ValueError: pictures that `processing.base.check_pictures` refuses.
         """
-        if not images:
-            raise ValueError("At least one image is needed.")
-        prefix = self.processor.encode_prefix(len(images))
-        pixels = self.processor.pixels(images).pixel_values
+        check_pictures(images)
+        if native:
+            prefix, pixels = self.processor.native(images)
+        else:
+            prefix, pixels = self.processor.encode_prefix(len(images)), self.processor.pixels(images)
         encoded = [self.processor.encode_question(text, None)[0] for text in questions] or [np.zeros(1, np.int32)]
         length = max(len(tokens) for tokens in encoded)
         tokens, mask = (
@@ -187,20 +198,25 @@ class LoadedModel:
             "answer_mask": np.zeros_like(mask),
             "answer_positions": np.zeros((1, len(encoded), 1), np.int32),
             "answer_valid": np.zeros((1, len(encoded), 1), bool),
-            "pixel_values": pixels[None].astype(np.float32),
+            "pixel_values": pixels.pixel_values[None],
             "image_token_index": prefix.image_token_index[None],
             "view_valid": np.ones((1, views), bool),
             "covered": np.ones((1, views, height, width), bool),
         }
+        for name in ("feature_slots", "feature_valid"):
+            if getattr(prefix, name) is not None:
+                batch[name] = getattr(prefix, name)[None]
         return batch
 
 
 def load(path: str | Path) -> LoadedModel:
-    """Loads the model at `path` (see `locate`).
+    """Loads the model at `path`: of ours (see `locate`), or a Hugging Face folder, which has no heads.
 
     Raises:
       FileNotFoundError, CheckpointError, ValueError: with the path and what was expected.
     """
+    if hub.is_checkpoint(path):
+        return _load_checkpoint(hub.open_checkpoint(path))
     location = locate(path)
     config = json.loads((location.workdir / "config.json").read_text())
     settings = assembly.read_settings(config, f"{location.workdir}/config.json")
@@ -220,6 +236,29 @@ def load(path: str | Path) -> LoadedModel:
     )
     _check_params(loaded)
     return loaded
+
+
+def _load_checkpoint(checkpoint: hub.Checkpoint) -> LoadedModel:
+    """A Hugging Face folder; parameters keep its type of numbers."""
+    processor = hf_models.processor_of(checkpoint)
+    dtype = hf_models.own_type(TensorFolder(checkpoint.directory))
+    settings = hf_models.settings_of(checkpoint, dtype)
+    label_hw = processor.grid_hw
+    loaded = LoadedModel(
+        assembly.build_model(settings, processor),
+        {},
+        hf_models.as_config(settings, label_hw),
+        settings,
+        processor,
+        label_hw,
+        checkpoint.directory,
+        0,
+        {},
+    )
+    batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
+    shapes = hub.parameter_shapes(loaded.model, batch, label_hw)
+    params, _, _ = hf_models.read_parameters(checkpoint, shapes, dtype)
+    return dataclasses.replace(loaded, params=params)
 
 
 def _check_params(loaded: LoadedModel) -> None:

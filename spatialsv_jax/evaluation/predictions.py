@@ -78,14 +78,14 @@ def engine_of(loaded, max_new_tokens: int) -> Engine:
 
     from spatialsv_jax.generation import decoding
 
-    processor, pixels = loaded.processor, loaded.processor.image_size
+    processor = loaded.processor
     lift = jax.jit(lambda params, batch: {k: v for k, v in loaded.apply(params, batch).items() if k in MAP_FIELDS})
     greedy = jax.jit(
         lambda params, batch: decoding.greedy(loaded.model, params, batch, max_new_tokens, processor.end_id)
     )
 
     def black(views: int) -> np.ndarray:
-        return processor.pixels([np.zeros((pixels, pixels, 3), np.uint8)] * views).pixel_values
+        return processor.pixels([np.zeros((8, 8, 3), np.uint8)] * views).pixel_values
 
     return Engine(
         lift=(lambda batch: jax.device_get(lift(loaded.params, batch))) if loaded.can_lift else None,

@@ -15,6 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
+from spatialsv_jax.interop.base_record import BaseRecord
 from spatialsv_jax.interop.conversion import Conversion, Filled
 from spatialsv_jax.interop.tensor_files import TensorFolder, write_tensors
 
@@ -65,7 +66,7 @@ def _one(entry: Filled, folder: TensorFolder, name: str) -> np.ndarray:
 
 def write_checkpoint(
     conversion: Conversion,
-    base: TensorFolder,
+    base: TensorFolder | BaseRecord,
     parameters: Mapping[str, jax.Array | np.ndarray],
     out: str | os.PathLike,
     progress: bool = False,
@@ -74,7 +75,7 @@ def write_checkpoint(
 
     Args:
       conversion: of `match` for the base checkpoint.
-      base: the folder that was imported; gives names, types, files, and tensors without a parameter.
+      base: the folder that was imported, or what is remembered of it; gives names, types, files, and tensors without a parameter.
       parameters: path -> array, at least the filled ones.
       out: an existing folder; other files in it are left alone.
       progress: whether to show a bar.

@@ -53,7 +53,9 @@ class Checkpoint:
 
 
 def is_checkpoint(directory: str | Path) -> bool:
-    """Whether a folder looks like a Hugging Face checkpoint: a config.json with a `model_type`."""
+    """Whether a folder looks like a Hugging Face checkpoint: a config.json with a `model_type`; "" is none."""
+    if not str(directory):
+        return False
     path = Path(directory) / "config.json"
     try:
         return path.is_file() and "model_type" in read_config(path)
@@ -98,10 +100,19 @@ def import_parameters(
       ConversionError: a folder that cannot be read, or does not fit the model.
     """
     folder = TensorFolder(checkpoint.directory)
-    targets = traverse_util.flatten_dict(shapes, sep="/")
-    conversion = checkpoint.match(folder.tensors, {path: leaf.shape for path, leaf in targets.items()}, new)
-    found = read_parameters(conversion, folder, targets, progress)
+    conversion = match_folder(checkpoint, folder, shapes, new)
+    found = read_parameters(conversion, folder, traverse_util.flatten_dict(shapes, sep="/"), progress)
     return traverse_util.unflatten_dict(found, sep="/"), conversion, folder
+
+
+def match_folder(checkpoint: Checkpoint, folder: TensorFolder, shapes: Mapping, new: Sequence[str] = ()) -> Conversion:
+    """Compares a folder's tensors with nested dicts of shapes; nothing is read.
+
+    Raises:
+      ConversionError: everything that does not fit, in one message.
+    """
+    targets = traverse_util.flatten_dict(shapes, sep="/")
+    return checkpoint.match(folder.tensors, {path: leaf.shape for path, leaf in targets.items()}, new)
 
 
 def parameter_shapes(model, batch: Mapping, label_hw: tuple[int, int] = (8, 8)) -> dict:

@@ -15,7 +15,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -91,6 +91,18 @@ class TensorFolder:
         if not self.tensors[name].shape:
             return self._open[self.tensors[name].file].get_tensor(name)
         return part[index or (slice(None),)]
+
+
+def read_single(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All tensors of one small file.
+
+    Raises:
+      ConversionError: a truncated file, or none of safetensors.
+    """
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ConversionError(f"{path} is truncated or no safetensors file ({error}).") from error
 
 
 def _files(directory: Path) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from spatialsv_jax.processing.base import EncodedQuestion
 
@@ -30,7 +30,7 @@ def side_files(directory: str | Path) -> tuple[Path, ...]:
         for path in sorted(Path(directory).iterdir())
         if path.is_file()
         and path.suffix not in _WEIGHTS
-        and not path.name.endswith(".index.json")
+        and not path.name.endswith((".safetensors.index.json", ".bin.index.json"))
         and path.name != SETTINGS_FILE
         and not path.name.startswith(".")
     )
@@ -66,6 +66,26 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exceptions
         raise ValueError(f"{path} is no tokenizer ({error}).") from error
+
+
+def write_byte_tokenizer(directory: str | Path, special: Sequence[str]) -> int:
+    """Writes a tokenizer.json that spells every text in bytes, for models that start from nothing.
+
+    Args:
+      directory: made when missing.
+      special: special tokens; they follow the 256 bytes.
+
+    Returns:
+      The number of tokens.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    Path(directory).mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(Path(directory) / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
 
 
 def picture_settings(directory: Path, kind: str = "image") -> dict:

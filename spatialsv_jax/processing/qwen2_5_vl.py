@@ -13,8 +13,15 @@ import numpy as np
 
 from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, check_pictures, compose
 from spatialsv_jax.processing.grid_pictures import GridPictures, colours, pixel_budget
-from spatialsv_jax.processing.pretrained import PretrainedText, TextSettings, picture_settings, read_json
+from spatialsv_jax.processing.pretrained import (
+    PretrainedText,
+    TextSettings,
+    picture_settings,
+    read_json,
+    write_byte_tokenizer,
+)
 
+SYSTEM = "You are a helpful assistant."
 MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 16384 * 28 * 28  # of a picture, where a checkpoint does not say
 FRAME_PIXELS = (128 * 28 * 28, 768 * 28 * 28)  # of a video's frame
 
@@ -84,11 +91,18 @@ class Qwen25VLProcessor(PretrainedText):
         vocabulary = config.get("text_config", config)["vocab_size"]
         budget = pixel_budget(picture_settings(directory, "video"), FRAME_PIXELS)
         video = VideoSettings(vision["temporal_patch_size"], vision.get("tokens_per_second", 4), *budget)
-        processor = cls(directory, TextSettings("You are a helpful assistant.", vocabulary), pictures, video)
+        processor = cls(directory, TextSettings(SYSTEM, vocabulary), pictures, video)
         processor.check_ids(
             config, {"image_token_id": "image", "video_token_id": "video", "vision_start_token_id": "start"}
         )
         return processor
+
+    @classmethod
+    def from_scratch(cls, directory: str | Path, vision) -> Qwen25VLProcessor:
+        """A processor that spells bytes, for a model that starts from nothing; its tokenizer goes to `directory`."""
+        pictures = GridPictures(vision.image_size, vision.patch_size, vision.merge, MIN_PIXELS, MAX_PIXELS)
+        text = TextSettings(SYSTEM, write_byte_tokenizer(directory, [*cls.special.values(), "<|im_start|>"]))
+        return cls(directory, text, pictures, VideoSettings(vision.frames))
 
     @classmethod
     def load(cls, directory: str | Path) -> Qwen25VLProcessor:
@@ -102,6 +116,11 @@ class Qwen25VLProcessor(PretrainedText):
         self.save_text(
             directory, {"pictures": dataclasses.asdict(self.pictures), "video": dataclasses.asdict(self.video)}
         )
+
+    def resized(self, image_size: tuple[int, int]) -> Qwen25VLProcessor:
+        """The same with another training size (height, width)."""
+        pictures = dataclasses.replace(self.pictures, image_size=image_size)
+        return type(self)(self.directory, self.text, pictures, self.video)
 
     @property
     def image_size(self) -> tuple[int, int]:

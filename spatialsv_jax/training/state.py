@@ -61,22 +61,34 @@ def state_shapes(init_params: Callable, tx: optax.GradientTransformation, frozen
     return TrainState(scalar, params, sharding_lib.with_shardings(opt_state, opt_sharding), scalar), report
 
 
-def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState) -> TrainState:
+def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState, given: dict | None = None) -> TrainState:
     """Creates the state on its devices, each shard where it belongs.
 
-    A small model on one host is drawn outside the compiled program (see `partitioning.create`).
+    Args:
+      init_params: makes all parameters; a small model on one host is drawn outside the compiled program (see
+        `partitioning.create`).
+      tx: the optimizer.
+      frozen_groups: parameter groups without optimizer state.
+      shapes: from `state_shapes`.
+      given: parameters (any part of the tree, device arrays in their places) that are taken instead of drawn
+        ones. Their memory is taken over.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    given = traverse_util.flatten_dict(given or {}, sep="/")
+    missing = set(traverse_util.flatten_dict(shapes.params, sep="/")) - set(given)
     drawn = None
-    if jax.process_count() == 1 and sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) < ONE_STREAM:
-        drawn = jax.device_put(init_params(), shardings.params)
+    if missing and jax.process_count() == 1 and sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) < ONE_STREAM:
+        flat = traverse_util.flatten_dict(init_params(), sep="/")
+        drawn = {path: flat[path] for path in missing}
 
-    def create(drawn):
-        params = init_params() if drawn is None else drawn
+    def create(given, drawn):
+        if missing and drawn is None:
+            drawn = traverse_util.flatten_dict(init_params(), sep="/")
+        params = traverse_util.unflatten_dict({**(drawn or {}), **given}, sep="/")
         trainable, _ = split_params(params, frozen_groups)
         return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), jnp.full((), -1, jnp.int32))
 
-    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(drawn)
+    return jax.jit(create, out_shardings=shardings, donate_argnums=(0, 1))(given, drawn)
 
 
 def check_loaded(params: dict, loaded: dict, new_prefixes: tuple[str, ...]) -> None:
@@ -100,18 +112,19 @@ def check_loaded(params: dict, loaded: dict, new_prefixes: tuple[str, ...]) -> N
         raise ValueError("The checkpoint to start from is of another architecture:\n  " + "\n  ".join(sorted(problems)))
 
 
-def replace_params(state: TrainState, loaded: dict, new_prefixes: tuple[str, ...]) -> TrainState:
-    """The state with `loaded` parameters; those under `new_prefixes` that do not fit stay as created.
+def place(loaded: dict, params: dict, new_prefixes: tuple[str, ...]) -> dict:
+    """The `loaded` parameters that fit, in the places and types of `params` (shapes with shardings), for `create_state`.
+
+    Those under `new_prefixes` of other shapes are left out.
 
     Raises:
       ValueError: see `check_loaded`.
     """
-    check_loaded(state.params, loaded, new_prefixes)
-    target, source = traverse_util.flatten_dict(state.params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
-    merged = {
-        name: jax.device_put(source[name], leaf.sharding)
-        if name in source and source[name].shape == leaf.shape
-        else leaf
+    check_loaded(params, loaded, new_prefixes)
+    target, source = traverse_util.flatten_dict(params, sep="/"), traverse_util.flatten_dict(loaded, sep="/")
+    fitting = {
+        name: jax.device_put(source[name].astype(leaf.dtype), leaf.sharding)
         for name, leaf in target.items()
+        if name in source and source[name].shape == leaf.shape
     }
-    return dataclasses.replace(state, params=traverse_util.unflatten_dict(merged, sep="/"))
+    return traverse_util.unflatten_dict(fitting, sep="/")

@@ -15,7 +15,7 @@ from data_pipelines.rooms.questions import vocabulary
 from data_pipelines.storage import open_split
 from experiments import prepare
 from experiments.configs import common
-from experiments.vocabulary import processor_for
+from experiments.starting import processor_for
 from spatialsv_jax import assembly
 
 
@@ -208,11 +208,13 @@ def test_a_model_can_be_trained_on_new_categories(folder, tmp_path):
     assert manifest["vocabulary"] == ["statue"]
     config = common.get_config()
     config.vision.image_size = 32
-    processor = processor_for(config, assembly.read_settings(config), {"rooms": manifest})
+    processor = processor_for(config, assembly.read_settings(config), {"rooms": manifest}, tmp_path)
     records = open_split(tmp_path / "data", "train")
     texts = {question.text for record in records for question in record.questions}
     assert any("statue" in text for text in texts)
-    assert processor.knows("statue") and not processor_for(config, assembly.read_settings(config), {}).knows("statue")
+    assert processor.knows("statue") and not processor_for(config, assembly.read_settings(config), {}, tmp_path).knows(
+        "statue"
+    )
 
 
 def test_folder_errors(tmp_path):

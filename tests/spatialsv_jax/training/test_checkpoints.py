@@ -13,7 +13,7 @@ from spatialsv_jax.training.optimizer import OptimizerConfig, make_optimizer
 AXES = {"backbone": {"language": {"kernel": ("embed", "mlp")}}, "lifting": {"bias": ("output",)}}
 
 
-def _state(mesh_config, width=8):
+def _state(mesh_config, width=8, given=None):
     mesh = sharding.make_mesh(mesh_config)
     tx = make_optimizer(OptimizerConfig(), 10)
 
@@ -22,7 +22,7 @@ def _state(mesh_config, width=8):
         return {"backbone": {"language": {"kernel": kernel}}, "lifting": {"bias": jnp.ones(3)}}
 
     shapes, _ = state_lib.state_shapes(init, tx, (), AXES, mesh)
-    return shapes, state_lib.create_state(init, tx, (), shapes)
+    return shapes, state_lib.create_state(init, tx, (), shapes, given)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +86,15 @@ def test_missing_step_lists_those_present(saved):
 
 
 def test_starting_parameters_must_fit_except_what_is_new():
-    _, state = _state(sharding.MeshConfig(data=8))
-    kernel = np.zeros((8, 4), np.float32)
-    new = state_lib.replace_params(state, {"backbone": {"language": {"kernel": kernel}}}, ("lifting",))
+    mesh = sharding.MeshConfig(data=8)
+    shapes, _ = _state(mesh)
+    kernel = np.full((8, 4), 7, np.float16)
+    given = state_lib.place(
+        {"backbone": {"language": {"kernel": kernel}}, "lifting": {"bias": np.zeros(5)}}, shapes.params, ("lifting",)
+    )
+    _, new = _state(mesh, given=given)
     np.testing.assert_array_equal(new.params["backbone"]["language"]["kernel"], kernel)
+    assert new.params["backbone"]["language"]["kernel"].dtype == jnp.float32
     np.testing.assert_array_equal(new.params["lifting"]["bias"], np.ones(3))
     with pytest.raises(ValueError, match=r"(?s)missing: backbone/language/kernel.*unexpected: backbone/other"):
-        state_lib.replace_params(state, {"backbone": {"other": kernel}}, ("lifting",))
+        state_lib.place({"backbone": {"other": kernel}}, shapes.params, ("lifting",))

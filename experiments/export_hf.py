@@ -1,0 +1,40 @@
+"""A trained model as a Hugging Face folder: `python -m experiments.export_hf --model DIR --out DIR`.
+
+The folder has the base checkpoint's files, names, shapes and types, so transformers and vLLM load it as the
+base model; the lifting heads go to OUT/spatialsv_lifting, which they ignore.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    result = argparse.ArgumentParser(prog="python -m experiments.export_hf", description="Exports a model.")
+    result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
+    result.add_argument("--out", required=True, help="new folder to write into")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; 2 for a mistake in its arguments or files."""
+    flags = parser().parse_args(argv)
+    try:
+        from spatialsv_jax import exporting, loading
+
+        exporting.export(loading.load(flags.model), flags.out, progress=True)
+    except (OSError, ValueError) as error:
+        if os.environ.get("SPATIALSV_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {flags.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

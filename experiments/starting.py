@@ -1,0 +1,142 @@
+"""What a phase starts from: sizes, words and parameters of an earlier run or a Hugging Face checkpoint, or nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from data_pipelines.rooms.questions import vocabulary
+from experiments import hosts
+from spatialsv_jax import hf_models, loading
+from spatialsv_jax.assembly import Settings
+from spatialsv_jax.interop import hub
+from spatialsv_jax.interop.base_record import write_record
+from spatialsv_jax.interop.tensor_files import TensorFolder
+from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer
+from spatialsv_jax.training import state
+
+MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
+
+
+def resolve_sizes(phase: ConfigDict, where: str = "config") -> ConfigDict:
+    """The phase with the family and sizes of the model in `init_from`, where it leaves them to it.
+
+    A Hugging Face checkpoint always says its sizes; a run of ours is asked for them where `family` is "auto".
+
+    Raises:
+      ValueError: another family or other sizes than the config states, or "auto" with nothing to start from.
+    """
+    if phase.stage != "train" or phase.model != "mllm":
+        return phase
+    phase = phase.copy_and_resolve_references()
+    if hub.is_checkpoint(phase.init_from):
+        checkpoint = hub.open_checkpoint(phase.init_from)
+        sizes = hf_models.sizes_of_checkpoint(phase, checkpoint, where)
+        phase.family, phase.vision, phase.language = (
+            checkpoint.family,
+            ConfigDict(sizes["vision"]),
+            ConfigDict(sizes["language"]),
+        )
+    elif phase.family == "auto":
+        if not phase.init_from:
+            raise ValueError(
+                f"{where}.family is 'auto', but {where}.init_from is empty: give the folder of a Hugging Face checkpoint or "
+                f"of a run, as --{where}.init_from=FOLDER."
+            )
+        start = json.loads((loading.locate(phase.init_from).workdir / "config.json").read_text())
+        phase.family = start["family"]
+        for section, chosen in hf_models.CHOSEN.items():
+            kept = {key: value for key, value in phase[section].items() if key in chosen}
+            phase[section] = ConfigDict({**start[section], **kept})
+    return phase
+
+
+def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, dict], workdir: Path) -> Processor:
+    """The processor of the model that a phase starts from; else a new one.
+
+    Args:
+      config: the phase.
+      settings: its checked settings (the picture size is the vision encoder's or the teacher's).
+      manifests: the manifests of its sources; their `vocabulary` adds words (assets' categories) to a tiny model.
+      workdir: where a new tokenizer of a pretrained family is written.
+
+    Raises:
+      ValueError: the data has words that the tokenizer to start from lacks, its pictures have another size, or the
+        tokenizer is of another family.
+    """
+    if hub.is_checkpoint(config.init_from):
+        return hf_models.processor_of(hub.open_checkpoint(config.init_from), settings.vision.image_size)
+    if settings.model == "mllm" and settings.family != "tiny":
+        family = PROCESSORS[settings.family]
+        if config.init_from:
+            return loading.load_processor(Path(config.init_from)).resized(settings.vision.image_size)
+        return family.from_scratch(workdir / "processor", settings.vision)
+    words = sorted({word for manifest in manifests.values() for word in manifest.get("vocabulary", ())})
+    if config.init_from:
+        processor = loading.load_processor(Path(config.init_from))
+        kept, new = (processor.image_size, processor.patch_size, processor.merge), _sizes(settings)
+        if kept != new:
+            raise ValueError(
+                f"The model of {config.init_from} reads pictures with (image_size, patch_size, merge) = {kept}, "
+                f"this config says {new}. Set config.vision to its sizes."
+            )
+        unknown = [word for word in words if not processor.knows(word)]
+        if unknown:
+            raise ValueError(
+                f"The tokenizer of {config.init_from} does not know {unknown[:10]} ({len(unknown)} words of the data). "
+                "Train the base on data with these words, or prepare data without them."
+            )
+        return processor
+    tokenizer = build_tokenizer(sorted(set(vocabulary()) | set(words)))
+    image_size, patch_size, merge = _sizes(settings)
+    return TinyProcessor(tokenizer, image_size=image_size, patch_size=patch_size, merge=merge)
+
+
+class Start:
+    """The parameters in `init_from`, "" = none.
+
+    Args:
+      init_from: a Hugging Face folder, or a model of ours (`loading.locate`).
+    """
+
+    def __init__(self, init_from: str):
+        self._path = init_from
+        self._checkpoint = hub.open_checkpoint(init_from) if hub.is_checkpoint(init_from) else None
+        self._own = loading.read_params(init_from) if init_from and self._checkpoint is None else None
+
+    def check(self, shapes: Mapping) -> None:
+        """Compares them with the model's (nested dicts of shapes), before a minute of compiling.
+
+        Raises:
+          ValueError: everything that does not fit, in one message.
+        """
+        if self._checkpoint is not None:
+            hub.match_folder(self._checkpoint, TensorFolder(self._checkpoint.directory), shapes, hf_models.NEW)
+        elif self._own is not None:
+            state.check_loaded(shapes, self._own, MAY_BE_NEW)
+
+    def parameters(self, shapes: Mapping) -> dict:
+        """Device arrays in the places and types of `shapes`; {} when the phase starts from nothing."""
+        if self._checkpoint is not None:
+            found, conversion, _ = hf_models.read_parameters(self._checkpoint, shapes, progress=hosts.is_first())
+            hosts.say(f"Starting from {self._path}: {len(conversion.filled)} arrays read, {len(conversion.new)} new ones drawn.")
+            return found
+        if self._own is None:
+            return {}
+        hosts.say(f"Starting from the parameters of {self._path}.")
+        return state.place(self._own, shapes, MAY_BE_NEW)
+
+    def remember(self, processor: Path, shapes: Mapping) -> None:
+        """Writes what an export will need beside the saved processor (a run of ours has it there already)."""
+        if self._checkpoint is not None:
+            folder = TensorFolder(self._checkpoint.directory)
+            conversion = hub.match_folder(self._checkpoint, folder, shapes, hf_models.NEW)
+            write_record(folder, conversion.carried, processor)
+
+
+def _sizes(settings: Settings) -> tuple[int, int, int]:
+    vision = settings.teacher if settings.model == "teacher" else settings.vision
+    return vision.image_size, vision.patch_size, vision.merge
