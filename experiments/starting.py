@@ -73,6 +73,11 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
         family = PROCESSORS[settings.family]
         if config.init_from:
             return loading.load_processor(Path(config.init_from)).resized(settings.vision.image_size)
+        if settings.language.vocab_size:
+            raise ValueError(
+                "config.init_from is empty: give the folder of the published checkpoint as --config.init_from=FOLDER. (A model "
+                "that starts from nothing has config.language.vocab_size = 0 and a tokenizer of bytes.)"
+            )
         return family.from_scratch(workdir / "processor", settings.vision)
     words = sorted({word for manifest in manifests.values() for word in manifest.get("vocabulary", ())})
     if config.init_from:
@@ -122,7 +127,9 @@ class Start:
         """Device arrays in the places and types of `shapes`; {} when the phase starts from nothing."""
         if self._checkpoint is not None:
             found, conversion, _ = hf_models.read_parameters(self._checkpoint, shapes, progress=hosts.is_first())
-            hosts.say(f"Starting from {self._path}: {len(conversion.filled)} arrays read, {len(conversion.new)} new ones drawn.")
+            hosts.say(
+                f"Starting from {self._path}: {len(conversion.filled)} arrays read, {len(conversion.new)} new ones drawn."
+            )
             return found
         if self._own is None:
             return {}

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import experiments.configs as configs
 from experiments import train
 from experiments.configs import common
+from experiments.configs.pretrained import PRESETS
 from experiments.train import as_run, data_settings
 from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = sorted(
     file.stem
     for file in Path(configs.__file__).parent.glob("*.py")
-    if file.stem not in ("__init__", "common", "rooms_run")
+    if file.stem not in ("__init__", "common", "rooms_run", "pretrained", "finetune", *PRESETS)
 )
 EXPECTED = {
     "text_only", "distill_only", "depth_only", "ray_only", "points_only", "tasks", "full", "taps_last", "taps_late",
