@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from spatialsv_jax.backbones.base import Backbone, BackboneOutput, Decoding, default_taps
 from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.backbones.internvl3 import model as internvl3
 from spatialsv_jax.backbones.qwen2_5_vl import model as qwen2_5_vl
 from spatialsv_jax.backbones.tiny import TinyBackbone, VisionConfig
 
@@ -22,5 +23,6 @@ class Family(NamedTuple):
 
 BACKBONES = {
     "tiny": Family(TinyBackbone, VisionConfig, LanguageConfig),
+    "internvl3": Family(internvl3.InternVL3, internvl3.VisionConfig, LanguageConfig),
     "qwen2_5_vl": Family(qwen2_5_vl.Qwen25VL, qwen2_5_vl.VisionConfig, LanguageConfig),
 }

@@ -6,13 +6,14 @@ products, about twice as fast on CPU as einsum over 'bthd'. Kernels are matrices
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 
 from spatialsv_jax.convolution import CONV_OPTIONS
 from spatialsv_jax.linear import as_rows, linear_options
@@ -105,6 +106,22 @@ def join(parts: Sequence[AttentionPart]) -> jax.Array:
     shares = [jnp.exp(part.top - top) for part in parts]
     weighted = sum(part.weighted * share for part, share in zip(parts, shares, strict=True))
     return weighted / sum(part.total * share for part, share in zip(parts, shares, strict=True))
+
+
+def scan_layers(block: type[nn.Module], length: int, in_axes: tuple = ()) -> Callable:
+    """`length` layers of one kind with stacked parameters: block(...)(carry, *inputs) -> (carry, output).
+
+    `in_axes` says for each input whether every layer has its own (0) or all have the same (nn.broadcast).
+    """
+    return nn.scan(
+        block,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=in_axes or 0,
+        length=length,
+        unroll=min(UNROLL, length),
+        metadata_params={meta.PARTITION_NAME: "layers"},
+    )
 
 
 class EncoderAttention(nn.Module):

@@ -6,10 +6,9 @@ import dataclasses
 
 import flax.linen as nn
 import jax
-from flax.core import meta
 
 from spatialsv_jax.backbones.decoder import Decoder, choose
-from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, dense, layer_norm, merge_patches
+from spatialsv_jax.backbones.layers import EncoderBlock, PatchStem, dense, layer_norm, merge_patches, scan_layers
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
 
 
@@ -66,14 +65,7 @@ class VisionEncoder(nn.Module):
     def __call__(self, pixels: jax.Array) -> jax.Array:
         config = self.config
         x = PatchStem(config.stem, config.patch_size, config.width, self.dtype, name="stem")(pixels)
-        blocks = nn.scan(
-            _EncoderStep,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=config.layers,
-            unroll=min(UNROLL, config.layers),
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )
+        blocks = scan_layers(_EncoderStep, config.layers)
         x, _ = blocks(config.heads, config.mlp_ratio, self.dtype, name="layers")(x, None)
         side = config.image_size // config.patch_size
         return merge_patches(layer_norm("norm", self.dtype)(x), (side, side), config.merge)

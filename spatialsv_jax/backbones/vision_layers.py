@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.backbones.layers import attend, dense, join, rotate
+from spatialsv_jax.backbones.layers import attend, dense, join, layer_norm, rotate
+from spatialsv_jax.partitioning import Normal, declare, ones
 
 
 def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
@@ -72,7 +74,7 @@ def rotary_2d(rows: np.ndarray, columns: np.ndarray, head_dim: int, theta: float
 
 
 class VisionAttention(nn.Module):
-    """Multi-head attention among the tokens of a picture, x[n,r,D], biases everywhere.
+    """Multi-head attention among the tokens of a picture, x[n,r,D].
 
     `among(query, key, value)` on [n,heads,r,d] does the attention itself; `turn` are cosines and
     sines float32[r,d/2] of a rotary embedding.
@@ -80,6 +82,7 @@ class VisionAttention(nn.Module):
 
     heads: int
     dtype: Any = jnp.float32
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, among: Callable, turn: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
@@ -87,7 +90,8 @@ class VisionAttention(nn.Module):
         head_dim = width // self.heads
 
         def project(name: str) -> jax.Array:
-            return dense(width, ("embed", "heads"), name, True, self.dtype)(x).reshape(number, count, -1, head_dim)
+            linear = dense(width, ("embed", "heads"), name, self.qkv_bias, self.dtype)
+            return linear(x).reshape(number, count, -1, head_dim)
 
         query, key, value = (project(name) for name in ("q", "k", "v"))
         if turn is not None:
@@ -109,3 +113,74 @@ def attend_windows(query: jax.Array, key: jax.Array, value: jax.Array, real: jax
     split = lambda part: part.reshape(number, heads, count // window, window, dim)
     mask = None if real is None else real.reshape(number, 1, count // window, 1, window)
     return join([attend(split(query), split(key), split(value), mask)]).reshape(query.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class VitConfig:
+    """The layers of a plain vision transformer.
+
+    Attributes:
+      activation: "gelu" (erf) or "quick_gelu" (CLIP's x * sigmoid(1.702 x)).
+      layer_scale: whether each branch is multiplied by a learned vector before it is added.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    mlp_width: int
+    epsilon: float
+    activation: str = "gelu"
+    qkv_bias: bool = True
+    layer_scale: bool = False
+
+
+class VitBlock(nn.Module):
+    """One pre-norm layer over x[n,r,D]; a scan's body. `turn` as in `VisionAttention`, None = no rotary positions."""
+
+    config: VitConfig
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x, turn=None):
+        config = self.config
+        normed = layer_norm("attention_norm", self.dtype, config.epsilon)(x)
+        among = functools.partial(attend_all, real=None)
+        mixed = VisionAttention(config.heads, self.dtype, config.qkv_bias, name="attention")(normed, among, turn)
+        x = x + self._scaled("attention_scale", mixed)
+        normed = layer_norm("mlp_norm", self.dtype, config.epsilon)(x)
+        hidden = dense(config.mlp_width, ("embed", "mlp"), "up", True, self.dtype)(normed)
+        hidden = ACTIVATIONS[config.activation](hidden)
+        return x + self._scaled(
+            "mlp_scale", dense(x.shape[-1], ("mlp", "embed"), "down", True, self.dtype)(hidden)
+        ), None
+
+    def _scaled(self, name: str, branch: jax.Array) -> jax.Array:
+        if not self.config.layer_scale:
+            return branch
+        scale = self.param(name, declare(ones, "norm"), branch.shape[-1:], jnp.float32)
+        return branch * scale[None, None].astype(self.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
+
+class TileEmbedding(nn.Module):
+    """Square pictures [n,s,s,3] to a class token and patches [n,1+r,D], with learned positions."""
+
+    patch_size: int
+    width: int
+    bias: bool
+    dtype: str
+
+    @nn.compact
+    def __call__(self, pixels: jax.Array) -> jax.Array:
+        patches = cut_patches(pixels.astype(self.dtype), self.patch_size)
+        x = dense(self.width, ("patch", "embed"), "patch", self.bias, self.dtype)(patches)
+        first = self.param("class", declare(Normal(0.02), "position", "embed"), (1, self.width), jnp.float32)
+        first = jnp.broadcast_to(first[None].astype(self.dtype), (x.shape[0], 1, self.width))
+        x = jnp.concatenate([first, x], axis=1)
+        table = self.param("position", declare(Normal(0.02), "position", "embed"), x.shape[1:], jnp.float32)
+        return x + table[None].astype(self.dtype)

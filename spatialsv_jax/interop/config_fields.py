@@ -16,6 +16,15 @@ BOOKKEEPING = frozenset({
     "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings", "max_window_layers",
     "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "sliding_window",
     "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_autoset", "_name_or_path",
+    # Older files repeat the settings of generation and of other kinds of models.
+    "add_cross_attention", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "is_decoder",
+    "length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beam_groups", "num_beams",
+    "num_return_sequences", "output_scores", "prefix", "pruned_heads", "remove_invalid_values", "repetition_penalty",
+    "return_dict_in_generate", "sep_token_id", "suppress_tokens", "task_specific_params", "temperature",
+    "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class", "top_k", "top_p", "torchscript", "typical_p",
+    "use_bfloat16",
 })  # fmt: skip
 
 
@@ -83,3 +92,15 @@ def part(values: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise ConversionError(f"{where}: '{name}' must be a JSON object, not {found!r}.")
     return found
+
+
+def square(value: Any, where: str) -> int:
+    """The side of a size that is written as one number or as two equal ones.
+
+    Raises:
+      ConversionError: sides that differ, or no numbers.
+    """
+    sides = set(value) if isinstance(value, (list, tuple)) else {value}
+    if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ConversionError(f"{where} is {value!r}, supported: one positive whole number for both sides.")
+    return sides.pop()

@@ -35,6 +35,20 @@ class Transform:
 
 SAME = Transform("same", lambda x: x, lambda x: x)
 LINEAR = Transform("transposed", np.transpose, np.transpose)  # torch [out, in], ours [in, out]
+FIRST = Transform("without the first axis", lambda x: x[0], lambda x: x[None])  # torch [1, ...]
+
+
+def linear(source: str, target: str, part: tuple[int, int] = (0, 1)) -> list[Rule]:
+    """The two rules of a linear layer with its bias; see `Rule.part`."""
+    return [
+        Rule(f"{source}.weight", f"{target}/kernel", LINEAR, part),
+        Rule(f"{source}.bias", f"{target}/bias", SAME, part),
+    ]
+
+
+def norm(source: str, target: str) -> list[Rule]:
+    """The two rules of a LayerNorm."""
+    return [Rule(f"{source}.weight", f"{target}/scale", SAME), Rule(f"{source}.bias", f"{target}/bias", SAME)]
 
 
 def patches(kernel: tuple[int, ...], channels_last: bool) -> Transform:
@@ -140,6 +154,7 @@ def match(
     *,
     new: Sequence[str] = (),
     carried: Sequence[str] = (),
+    rename: Callable[[str], str] = str,
     where: str = "The checkpoint",
 ) -> Conversion:
     """Checks a checkpoint against a parameter tree.
@@ -150,6 +165,7 @@ def match(
       targets: path -> shape of every parameter of ours.
       new: regular expressions of paths that the checkpoint need not have, such as "lifting/.*".
       carried: regular expressions of tensors without a parameter, such as stored rotary frequencies.
+      rename: a tensor's name as the table spells it, where checkpoints differ in prefixes.
       where: names the checkpoint in the message.
 
     Raises:
@@ -158,12 +174,13 @@ def match(
     """
     unknown, kept, found = [], [], {}
     for name in tensors:
-        hits = [(rule, hit) for rule in rules if (hit := rule.pattern.fullmatch(name))]
+        spelt = rename(name)
+        hits = [(rule, hit) for rule in rules if (hit := rule.pattern.fullmatch(spelt))]
         for rule, hit in hits:
             layer = int(hit.group(1)) if rule.stacked else 0
             found.setdefault(rule.target, (rule, {}))[1][layer] = name
         if not hits:
-            (kept if any(re.fullmatch(pattern, name) for pattern in carried) else unknown).append(name)
+            (kept if any(re.fullmatch(pattern, spelt) for pattern in carried) else unknown).append(name)
     filled, fresh, empty, shapes = {}, [], [], []
     for path, shape in targets.items():
         if path in found:

@@ -1,28 +1,58 @@
 """A Hugging Face checkpoint folder of any family: what it is, and its parameters.
 
-Adding a family = its `hf` module and a line in `FAMILIES`.
+Adding a family = its `hf` module and a line in `LAYOUTS`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from flax import traverse_util
 
 from spatialsv_jax.backbones.decoder import LanguageConfig
+from spatialsv_jax.backbones.internvl3 import hf as internvl3
 from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
 from spatialsv_jax.interop.arrays import read_parameters
 from spatialsv_jax.interop.config_fields import read_config
 from spatialsv_jax.interop.conversion import Conversion, match
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
 
-# model_type of config.json -> (key of BACKBONES, its `hf` module).
-FAMILIES: dict[str, tuple[str, ModuleType]] = {"qwen2_5_vl": ("qwen2_5_vl", qwen2_5_vl)}
+
+class Layout(NamedTuple):
+    """One way in which a family's checkpoints are written.
+
+    Attributes:
+      family: key of BACKBONES.
+      read: (config.json, its name for messages) -> (vision config, language config).
+      rules: (vision, language) -> the table of tensors.
+      renamed: regular expressions of other prefixes -> those of the table.
+      head: name of the unembedding.
+      carried: regular expressions of tensors that are no parameters.
+    """
+
+    family: str
+    read: Callable
+    rules: Callable
+    renamed: Mapping[str, str]
+    head: str = "lm_head.weight"
+    carried: Sequence[str] = ()
+
+
+# model_type of config.json -> layout.
+LAYOUTS: dict[str, Layout] = {
+    "qwen2_5_vl": Layout("qwen2_5_vl", qwen2_5_vl.read, qwen2_5_vl.rules, qwen2_5_vl.RENAMED),
+    "internvl": Layout(
+        "internvl3", internvl3.read, internvl3.rules, internvl3.RENAMED, head="language_model.lm_head.weight"
+    ),
+    "internvl_chat": Layout(
+        "internvl3", internvl3.read_original, internvl3.rules_original, {}, head="language_model.lm_head.weight"
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +61,19 @@ class Checkpoint:
 
     Attributes:
       directory: the folder.
-      family: key of BACKBONES.
       vision, language: the family's configs, sizes as in the file.
-      table: the family's `hf` module.
+      layout: how its tensors are named.
     """
 
     directory: Path
-    family: str
     vision: Any
     language: LanguageConfig
-    table: ModuleType
+    layout: Layout
+
+    @property
+    def family(self) -> str:
+        """Key of BACKBONES."""
+        return self.layout.family
 
     def match(self, tensors: Mapping, shapes: Mapping[str, tuple[int, ...]], new: Sequence[str] = ()) -> Conversion:
         """Compares tensors with a parameter tree (path -> shape); see `conversion.match`.
@@ -48,8 +81,15 @@ class Checkpoint:
         Raises:
           ConversionError: everything that does not fit, in one message.
         """
-        rules = self.table.rules(self.vision, self.language)
-        return match(rules, tensors, shapes, new=new, carried=self.table.CARRIED, where=str(self.directory))
+        rules = self.layout.rules(self.vision, self.language)
+        return match(
+            rules, tensors, shapes, new=new, carried=self.layout.carried, rename=self._spelt, where=str(self.directory)
+        )
+
+    def _spelt(self, name: str) -> str:
+        for prefix, spelt in self.layout.renamed.items():
+            name = re.sub(rf"^{prefix}", spelt, name)
+        return name
 
 
 def is_checkpoint(directory: str | Path) -> bool:
@@ -73,13 +113,13 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
     path = directory / "config.json"
     values = read_config(path)
     kind = values.get("model_type")
-    if kind not in FAMILIES:
+    if kind not in LAYOUTS:
         raise ConversionError(
-            f"{path}: model_type is {kind!r}. Families that can be read: {', '.join(FAMILIES)}. "
+            f"{path}: model_type is {kind!r}. Models that can be read: {', '.join(LAYOUTS)}. "
             "docs/add_a_backbone.md tells how to add one."
         )
-    family, table = FAMILIES[kind]
-    return Checkpoint(directory, family, *table.read(values, str(path)), table)
+    layout = LAYOUTS[kind]
+    return Checkpoint(directory, *layout.read(values, str(path)), layout)
 
 
 def import_parameters(

@@ -8,12 +8,12 @@ from typing import Any
 from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.backbones.qwen2_5_vl.model import VisionConfig
 from spatialsv_jax.interop.config_fields import BOOKKEEPING, Fields, part
-from spatialsv_jax.interop.conversion import LINEAR, SAME, Rule, patches
+from spatialsv_jax.interop.conversion import SAME, Rule, linear, patches
 from spatialsv_jax.interop.decoders import decoder_rules, language_config
 from spatialsv_jax.interop.tensor_files import ConversionError
 
-MODEL_TYPE = "qwen2_5_vl"
-CARRIED = ()  # tensors that are no parameters
+# Prefixes of models that were saved as they are in memory.
+RENAMED = {r"model\.visual\.": "visual.", r"model\.language_model\.": "model."}
 _VISION = Fields(
     needed=(
         "depth", "hidden_size", "intermediate_size", "num_heads", "out_hidden_size", "patch_size", "spatial_merge_size",
@@ -86,18 +86,10 @@ def rules(vision: VisionConfig, language: LanguageConfig, target: str = "backbon
         Rule("visual.merger.ln_q.weight", f"{target}projector/norm/scale", SAME),
     ]
     for number, name in enumerate(("q", "k", "v")):
-        table += _linear(f"{theirs}attn.qkv", f"{ours}attention/{name}", (number, 3))
-    table += _linear(f"{theirs}attn.proj", f"{ours}attention/o")
+        table += linear(f"{theirs}attn.qkv", f"{ours}attention/{name}", (number, 3))
+    table += linear(f"{theirs}attn.proj", f"{ours}attention/o")
     for name in ("gate", "up", "down"):
-        table += _linear(f"{theirs}mlp.{name}_proj", f"{ours}mlp/{name}")
-    table += _linear("visual.merger.mlp.0", f"{target}projector/up")
-    table += _linear("visual.merger.mlp.2", f"{target}projector/down")
+        table += linear(f"{theirs}mlp.{name}_proj", f"{ours}mlp/{name}")
+    table += linear("visual.merger.mlp.0", f"{target}projector/up")
+    table += linear("visual.merger.mlp.2", f"{target}projector/down")
     return (*table, *decoder_rules(language, target=f"{target}language/"))
-
-
-def _linear(source: str, target: str, part: tuple[int, int] = (0, 1)) -> list[Rule]:
-    """A linear layer with its bias."""
-    return [
-        Rule(f"{source}.weight", f"{target}/kernel", LINEAR, part),
-        Rule(f"{source}.bias", f"{target}/bias", SAME, part),
-    ]

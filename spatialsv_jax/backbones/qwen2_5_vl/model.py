@@ -16,10 +16,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import meta
 
 from spatialsv_jax.backbones.decoder import Decoder
-from spatialsv_jax.backbones.layers import UNROLL, SwiGLU, dense, rms_norm
+from spatialsv_jax.backbones.layers import SwiGLU, dense, rms_norm, scan_layers
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
 from spatialsv_jax.backbones.vision_layers import (
     VisionAttention,
@@ -106,15 +105,7 @@ class VisionEncoder(nn.Module):
         angle = rotary_2d(order.rows, order.columns, config.width // config.heads)
         turn = (jnp.asarray(np.cos(angle)), jnp.asarray(np.sin(angle)))
         full = np.isin(np.arange(config.layers), config.full_attention_layers)
-        blocks = nn.scan(
-            _Block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=(0, nn.broadcast, nn.broadcast),
-            length=config.layers,
-            unroll=min(UNROLL, config.layers),
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )
+        blocks = scan_layers(_Block, config.layers, (0, nn.broadcast, nn.broadcast))
         return blocks(config, self.dtype, order.window, name="layers")(x, jnp.asarray(full), turn, real)[0]
 
 
