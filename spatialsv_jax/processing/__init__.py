@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, Processor
+from spatialsv_jax.processing.internvl3 import InternVL3Processor
 from spatialsv_jax.processing.qwen2_5_vl import Qwen25VLProcessor
 from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
 
-PROCESSORS = {"tiny": TinyProcessor, "qwen2_5_vl": Qwen25VLProcessor}
+PROCESSORS = {"tiny": TinyProcessor, "internvl3": InternVL3Processor, "qwen2_5_vl": Qwen25VLProcessor}
 
 __all__ = [
     "PROCESSORS",

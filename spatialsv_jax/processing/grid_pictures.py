@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from spatialsv_jax.processing.base import MAX_ASPECT, Pixels, check_pictures
+from spatialsv_jax.processing.pretrained import normalise
 
 # Mean and standard deviation of CLIP's training pictures, RGB in 0..1.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -98,8 +99,7 @@ class GridPictures:
 
     def normalise(self, image: np.ndarray) -> np.ndarray:
         """uint8[...,3] to float32, the mean subtracted and divided by the standard deviation."""
-        values = (image.astype(np.float64) * (1 / 255)).astype(np.float32)
-        return (values - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+        return normalise(image, self.mean, self.std)
 
     def canvas(
         self,
@@ -132,14 +132,6 @@ class GridPictures:
             rows, columns = (np.arange(height) + 0.5) * full[0] / height, (np.arange(width) + 0.5) * full[1] / width
             covered[view] = (rows < size[0])[:, None] & (columns < size[1])
         return Pixels(values, affine, covered)
-
-
-def colours(settings: Mapping) -> dict[str, tuple[float, ...]]:
-    """`mean` and `std` of a preprocessor's settings."""
-    return {
-        "mean": tuple(settings.get("image_mean") or CLIP_MEAN),
-        "std": tuple(settings.get("image_std") or CLIP_STD),
-    }
 
 
 def pixel_budget(settings: Mapping, default: tuple[int, int]) -> tuple[int, int]:

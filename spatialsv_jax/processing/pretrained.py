@@ -14,12 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from spatialsv_jax.processing.base import EncodedQuestion
 
 SETTINGS_FILE = "processor.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".msgpack", ".onnx")
+_QWEN2_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _VIEW = re.compile(r"<view:(\d+)>")
 
 
@@ -52,12 +55,14 @@ def read_json(path: Path) -> dict:
 
 
 def read_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer.json of a checkpoint folder.
+    """The tokenizer of a checkpoint folder: tokenizer.json, or Qwen2's vocab.json and merges.txt.
 
     Raises:
       ValueError: it is missing or broken.
     """
     path = directory / "tokenizer.json"
+    if not path.is_file() and all((directory / name).is_file() for name in ("vocab.json", "merges.txt")):
+        return _byte_pairs(directory)
     if not path.is_file():
         raise ValueError(
             f"{path} is missing. Write it with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)."
@@ -66,6 +71,33 @@ def read_tokenizer(directory: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises plain Exceptions
         raise ValueError(f"{path} is no tokenizer ({error}).") from error
+
+
+def _byte_pairs(directory: Path) -> Tokenizer:
+    """A Qwen2 tokenizer from vocab.json, merges.txt and added tokens, as the older folders have it."""
+    tokenizer = Tokenizer(models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt")))
+    tokenizer.normalizer = normalizers.NFC()
+    split = pre_tokenizers.Split(Regex(_QWEN2_SPLIT), "isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.decoder = decoders.ByteLevel()
+    described = {}
+    if (directory / "tokenizer_config.json").is_file():
+        described = read_json(directory / "tokenizer_config.json").get("added_tokens_decoder", {})
+    added = {int(number): token for number, token in described.items()}
+    if (directory / "added_tokens.json").is_file():
+        for content, number in read_json(directory / "added_tokens.json").items():
+            added.setdefault(number, {"content": content, "special": True})
+    for number in sorted(added):  # ids follow from the order
+        token = added[number]
+        flags = {name: token.get(name, False) for name in ("single_word", "lstrip", "rstrip", "normalized")}
+        tokenizer.add_tokens([AddedToken(token["content"], special=token.get("special", False), **flags)])
+        if tokenizer.token_to_id(token["content"]) != number:
+            raise ValueError(
+                f"{directory}: '{token['content']}' should have id {number}, but is {tokenizer.token_to_id(token['content'])}: "
+                "vocab.json and the added tokens do not belong together."
+            )
+    return tokenizer
 
 
 def write_byte_tokenizer(directory: str | Path, special: Sequence[str]) -> int:
@@ -106,6 +138,23 @@ def picture_settings(directory: Path, kind: str = "image") -> dict:
     if kind == "video":
         return {}
     raise ValueError(f"{directory} has no {own}, which says how pictures are prepared.")
+
+
+def colours(settings: Mapping, mean: Sequence[float], std: Sequence[float]) -> dict[str, tuple[float, ...]]:
+    """`mean` and `std` of a picture processor's settings, the given ones where it has none."""
+    found = (settings.get("image_mean") or mean, settings.get("image_std") or std)
+    return {"mean": tuple(found[0]), "std": tuple(found[1])}
+
+
+def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
+    """uint8[...,3] to float32, the mean subtracted and divided by the standard deviation (RGB in 0..1)."""
+    values = (image.astype(np.float64) * (1 / 255)).astype(np.float32)
+    return (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+
+
+def line_positions(length: int) -> np.ndarray:
+    """int32[S,1]: positions of a model that counts tokens."""
+    return np.arange(length, dtype=np.int32)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)

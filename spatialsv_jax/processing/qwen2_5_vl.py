@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, check_pictures, compose
-from spatialsv_jax.processing.grid_pictures import GridPictures, colours, pixel_budget
+from spatialsv_jax.processing.grid_pictures import CLIP_MEAN, CLIP_STD, GridPictures, pixel_budget
 from spatialsv_jax.processing.pretrained import (
     PretrainedText,
     TextSettings,
+    colours,
     picture_settings,
     read_json,
     write_byte_tokenizer,
@@ -86,7 +87,7 @@ class Qwen25VLProcessor(PretrainedText):
             merge=vision["spatial_merge_size"],
             min_pixels=least,
             max_pixels=most,
-            **colours(settings),
+            **colours(settings, CLIP_MEAN, CLIP_STD),
         )
         vocabulary = config.get("text_config", config)["vocab_size"]
         budget = pixel_budget(picture_settings(directory, "video"), FRAME_PIXELS)

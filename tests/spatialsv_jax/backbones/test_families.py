@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
-FAMILIES = ("qwen2_5_vl",)
-WITH_VIDEO = ("qwen2_5_vl",)
+FAMILIES = ("qwen2_5_vl", "internvl3")
+WITH_VIDEO = ("qwen2_5_vl", "internvl3")
 
 
 @functools.cache
@@ -62,6 +62,14 @@ def test_pixel_values_of_merged_grids(name):
             twice = np.repeat(blocks[..., None, :, :], frames, axis=-3)
             cut.append(twice.reshape(rows * columns * merge * merge, -1))
     np.testing.assert_allclose(np.concatenate(cut), wanted["pixel_values"], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["internvl3"])
+def test_pixel_values_of_tiles(name):
+    """Channels last here, first there."""
+    processor, wanted = runs.imported(GOLDENS / name).processor, reference(name)
+    tiles = [processor.native(pictures)[1].pixel_values for _, pictures, _, _ in checks.rows_of(wanted)]
+    np.testing.assert_allclose(np.concatenate(tiles).transpose(0, 3, 1, 2), wanted["pixel_values"], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
