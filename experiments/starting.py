@@ -67,12 +67,13 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
       ValueError: the data has words that the tokenizer to start from lacks, its pictures have another size, or the
         tokenizer is of another family.
     """
+    image_size = getattr(settings.vision, "image_size", None)  # families that cut tiles have one size
     if hub.is_checkpoint(config.init_from):
-        return hf_models.processor_of(hub.open_checkpoint(config.init_from), settings.vision.image_size)
+        return hf_models.processor_of(hub.open_checkpoint(config.init_from), image_size)
     if settings.model == "mllm" and settings.family != "tiny":
         family = PROCESSORS[settings.family]
         if config.init_from:
-            return loading.load_processor(Path(config.init_from)).resized(settings.vision.image_size)
+            return loading.load_processor(Path(config.init_from)).resized(image_size)
         if settings.language.vocab_size:
             raise ValueError(
                 "config.init_from is empty: give the folder of the published checkpoint as --config.init_from=FOLDER. (A model "

@@ -22,29 +22,43 @@ _QWEN2_5_VL = dict(
         full_attention_layers=(1,),
     ),
     tiny_language=dict(rope_sections=(2, 3, 3), qkv_bias=True),
+    language_rate=2e-7,
 )  # fmt: skip
+
+_INTERNVL3 = dict(
+    family="internvl3",
+    vision=dict(
+        tile_size=448, patch_size=14, width=1024, layers=24, heads=16, mlp_width=4096, merge=2, qkv_bias=True,
+        norm_eps=1e-6, trainable=False,
+    ),
+    tiny_vision=dict(tile_size=56, patch_size=7, width=32, layers=2, heads=2, mlp_width=48),
+    tiny_language=dict(qkv_bias=True),
+    taps=(3, 9, 15, 21),
+    language_rate=1e-5,
+)  # fmt: skip
+
+
+def _qwen2_5(width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, vocab_size: int, **more) -> dict:
+    """A Qwen2.5 decoder."""
+    return dict(
+        vocab_size=vocab_size, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=width // heads,
+        mlp_width=mlp_width, rope_theta=1e6, qkv_bias=True, **{"tie_embeddings": False, **more},
+    )  # fmt: skip
+
 
 PRESETS: dict[str, dict] = {
     "qwen2_5_vl_3b": dict(
         **_QWEN2_5_VL,
-        language=dict(
-            vocab_size=151936, width=2048, layers=36, heads=16, kv_heads=2, head_dim=128, mlp_width=11008, rope_theta=1e6,
-            rope_sections=(16, 24, 24), qkv_bias=True, tie_embeddings=True,
-        ),
-        taps=(4, 12, 20, 28),
-        language_rate=2e-7,
-        parameters=3_754_622_976,
+        language=_qwen2_5(2048, 36, 16, 2, 11008, 151936, rope_sections=(16, 24, 24), tie_embeddings=True),
+        taps=(4, 12, 20, 28), parameters=3_754_622_976,
     ),
     "qwen2_5_vl_7b": dict(
-        **_QWEN2_5_VL,
-        language=dict(
-            vocab_size=152064, width=3584, layers=28, heads=28, kv_heads=4, head_dim=128, mlp_width=18944, rope_theta=1e6,
-            rope_sections=(16, 24, 24), qkv_bias=True, tie_embeddings=False,
-        ),
-        taps=(3, 10, 17, 24),
-        language_rate=2e-7,
-        parameters=8_292_166_656,
+        **_QWEN2_5_VL, language=_qwen2_5(3584, 28, 28, 4, 18944, 152064, rope_sections=(16, 24, 24)),
+        taps=(3, 10, 17, 24), parameters=8_292_166_656,
     ),
+    "internvl3_1b": dict(**_INTERNVL3, language=_qwen2_5(896, 24, 14, 2, 4864, 151674), parameters=938_193_024),
+    "internvl3_2b": dict(**_INTERNVL3, language=_qwen2_5(1536, 28, 12, 2, 8960, 151674), parameters=2_088_957_440),
+    "internvl3_8b": dict(**_INTERNVL3, language=_qwen2_5(3584, 28, 28, 4, 18944, 151674), parameters=7_944_373_760),
 }  # fmt: skip
 
 

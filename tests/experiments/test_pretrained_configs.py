@@ -16,8 +16,9 @@ from spatialsv_jax.spec import BATCH, OPTIONAL
 # docs/method.md, 3.
 TAPS = {
     "qwen2_5_vl_3b": (4, 12, 20, 28), "qwen2_5_vl_7b": (3, 10, 17, 24),
+    "internvl3_1b": (3, 9, 15, 21), "internvl3_2b": (3, 9, 15, 21), "internvl3_8b": (3, 9, 15, 21),
 }  # fmt: skip
-RATES = {"qwen2_5_vl": 2e-7}
+RATES = {"qwen2_5_vl": 2e-7, "internvl3": 1e-5}
 
 
 def phase_of(name):
