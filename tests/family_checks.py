@@ -42,7 +42,8 @@ def check_states(folder, reference, dtype="float32", prefix=""):
     for row, batch, real in _batches(found.processor, reference, prefix):
         features, states, logits = runs.every_state(found, batch)
         valid = batch.get("feature_valid", np.ones(features.shape[:2], bool)[None])[0]
-        seen.append(np.asarray(features, np.float32)[valid])
+        slots = batch.get("feature_slots", batch["image_token_index"])[0][valid]
+        seen.append(np.asarray(features, np.float32)[valid][np.argsort(slots)])
         _close(logits, reference[names["logits"]][row][real], dtype, f"logits {row}")
         for number, state in enumerate(states):
             _close(state, reference[names["hidden"]][number, row][real], dtype, f"state {number} of {row}")

@@ -175,12 +175,15 @@ def match(
     unknown, kept, found = [], [], {}
     for name in tensors:
         spelt = rename(name)
+        if any(re.fullmatch(pattern, spelt) for pattern in carried):
+            kept.append(name)
+            continue
         hits = [(rule, hit) for rule in rules if (hit := rule.pattern.fullmatch(spelt))]
         for rule, hit in hits:
             layer = int(hit.group(1)) if rule.stacked else 0
             found.setdefault(rule.target, (rule, {}))[1][layer] = name
         if not hits:
-            (kept if any(re.fullmatch(pattern, spelt) for pattern in carried) else unknown).append(name)
+            unknown.append(name)
     filled, fresh, empty, shapes = {}, [], [], []
     for path, shape in targets.items():
         if path in found:

@@ -16,6 +16,7 @@ from flax import traverse_util
 
 from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.backbones.internvl3 import hf as internvl3
+from spatialsv_jax.backbones.llava_next_video import hf as llava_next_video
 from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
 from spatialsv_jax.interop.arrays import read_parameters
 from spatialsv_jax.interop.config_fields import read_config
@@ -32,7 +33,7 @@ class Layout(NamedTuple):
       rules: (vision, language) -> the table of tensors.
       renamed: regular expressions of other prefixes -> those of the table.
       head: name of the unembedding.
-      carried: regular expressions of tensors that are no parameters.
+      carried: (vision, language) -> regular expressions of tensors that are no parameters.
     """
 
     family: str
@@ -40,7 +41,7 @@ class Layout(NamedTuple):
     rules: Callable
     renamed: Mapping[str, str]
     head: str = "lm_head.weight"
-    carried: Sequence[str] = ()
+    carried: Callable = lambda vision, language: ()
 
 
 # model_type of config.json -> layout.
@@ -51,6 +52,14 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "internvl_chat": Layout(
         "internvl3", internvl3.read_original, internvl3.rules_original, {}, head="language_model.lm_head.weight"
+    ),
+    "llava_next_video": Layout(
+        "llava_next_video",
+        llava_next_video.read,
+        llava_next_video.rules,
+        llava_next_video.RENAMED,
+        head="language_model.lm_head.weight",
+        carried=llava_next_video.carried,
     ),
 }
 
@@ -82,9 +91,8 @@ class Checkpoint:
           ConversionError: everything that does not fit, in one message.
         """
         rules = self.layout.rules(self.vision, self.language)
-        return match(
-            rules, tensors, shapes, new=new, carried=self.layout.carried, rename=self._spelt, where=str(self.directory)
-        )
+        carried = self.layout.carried(self.vision, self.language)
+        return match(rules, tensors, shapes, new=new, carried=carried, rename=self._spelt, where=str(self.directory))
 
     def _spelt(self, name: str) -> str:
         for prefix, spelt in self.layout.renamed.items():

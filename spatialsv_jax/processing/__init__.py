@@ -7,10 +7,16 @@ from pathlib import Path
 
 from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, Processor
 from spatialsv_jax.processing.internvl3 import InternVL3Processor
+from spatialsv_jax.processing.llava_next_video import LlavaNextVideoProcessor
 from spatialsv_jax.processing.qwen2_5_vl import Qwen25VLProcessor
 from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
 
-PROCESSORS = {"tiny": TinyProcessor, "internvl3": InternVL3Processor, "qwen2_5_vl": Qwen25VLProcessor}
+PROCESSORS = {
+    "tiny": TinyProcessor,
+    "internvl3": InternVL3Processor,
+    "llava_next_video": LlavaNextVideoProcessor,
+    "qwen2_5_vl": Qwen25VLProcessor,
+}
 
 __all__ = [
     "PROCESSORS",

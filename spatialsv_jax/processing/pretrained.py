@@ -241,21 +241,20 @@ class PretrainedText:
         Raises:
           ValueError: an empty text or answer, or one that contains a special token.
         """
-        tokens = self.encode(self.before) + self._plain(text, "question") + self.encode(self.after)
-        reply = [] if answer is None else [*self._plain(answer, "answer"), self.end_id]
+        tokens = self.encode(self.before + self._plain(text, "question") + self.after)
+        reply = [] if answer is None else [*self.encode(self._plain(answer, "answer")), self.end_id]
         mask = np.zeros(len(tokens) + len(reply), bool)
         mask[len(tokens) :] = True
         return EncodedQuestion(np.asarray(tokens + reply, np.int32), mask)
 
-    def _plain(self, text: str, what: str) -> list[int]:
+    def _plain(self, text: str, what: str) -> str:
         text = _VIEW.sub(lambda match: f"image {int(match[1]) + 1}", text.strip())
         if not text:
             raise ValueError(f"The {what} is empty.")
-        ids = self.encode(text)
-        if found := self._reserved.intersection(ids):
+        if found := self._reserved.intersection(self.encode(text)):
             names = sorted(self.tokenizer.id_to_token(number) for number in found)
             raise ValueError(f"The {what} '{text}' contains the special tokens {names}; they would be read as markup.")
-        return ids
+        return text
 
     def knows(self, word: str) -> bool:
         """Every word can be spelt."""

@@ -1,0 +1,1 @@
+"""LLaVA-NeXT-Video: CLIP-L/336, two-layer projector, pooled video frames, any-resolution pictures, Vicuna decoder."""
