@@ -36,6 +36,23 @@ _INTERNVL3 = dict(
     taps=(3, 9, 15, 21),
     language_rate=1e-5,
 )  # fmt: skip
+_LLAVA_NEXT_VIDEO = dict(
+    family="llava_next_video",
+    vision=dict(
+        image_size=(), tile_size=336, patch_size=14, width=1024, layers=23, heads=16, mlp_width=4096, pool=2,
+        activation="quick_gelu", norm_eps=1e-5, trainable=False,
+    ),
+    language=dict(
+        vocab_size=32064, width=4096, layers=32, heads=32, kv_heads=32, head_dim=128, mlp_width=11008, rope_theta=1e4,
+        norm_eps=1e-5, tie_embeddings=False,
+    ),
+    tiny_vision=dict(tile_size=56, patch_size=7, width=32, layers=2, heads=2, mlp_width=48),
+    tiny_language=dict(kv_heads=3),
+    taps=(4, 11, 18, 25),
+    language_rate=1e-5,
+    parameters=7_063_431_168,
+    unused=12_598_272,  # the encoder's last layer and norm, which no pass reads: carried along, not loaded
+)  # fmt: skip
 
 
 def _qwen2_5(width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, vocab_size: int, **more) -> dict:
@@ -59,6 +76,7 @@ PRESETS: dict[str, dict] = {
     "internvl3_1b": dict(**_INTERNVL3, language=_qwen2_5(896, 24, 14, 2, 4864, 151674), parameters=938_193_024),
     "internvl3_2b": dict(**_INTERNVL3, language=_qwen2_5(1536, 28, 12, 2, 8960, 151674), parameters=2_088_957_440),
     "internvl3_8b": dict(**_INTERNVL3, language=_qwen2_5(3584, 28, 28, 4, 18944, 151674), parameters=7_944_373_760),
+    "llava_next_video_7b": _LLAVA_NEXT_VIDEO,
 }  # fmt: skip
 
 

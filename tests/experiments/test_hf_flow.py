@@ -16,12 +16,20 @@ from spatialsv_jax.generation import decoding
 from spatialsv_jax.interop.tensor_files import TensorFolder
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
-FAMILIES = {"qwen2_5_vl": {"image_size": (56, 56)}, "internvl3": {}}  # and what its config's vision section needs
+FAMILIES = {
+    "qwen2_5_vl": {"image_size": (56, 56)},
+    "internvl3": {},
+    "llava_next_video": {},
+}  # and what its config's vision section needs
 ENCODER = {
     "qwen2_5_vl": "visual.blocks.",
     "internvl3": "vision_tower.",
 }  # names of the frozen encoder's tensors begin with one of these
-PROJECTOR = {"qwen2_5_vl": "visual.merger.", "internvl3": "multi_modal_projector."}
+PROJECTOR = {
+    "qwen2_5_vl": "visual.merger.",
+    "internvl3": "multi_modal_projector.",
+    "llava_next_video": "multi_modal_projector.",
+}
 PICTURES = [np.full((60, 90, 3), 40, np.uint8), np.full((90, 50, 3), 200, np.uint8)]
 
 
