@@ -8,6 +8,7 @@ from spatialsv_jax.backbones.base import Backbone, BackboneOutput, Decoding, def
 from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.backbones.internvl3 import model as internvl3
 from spatialsv_jax.backbones.llava_next_video import model as llava_next_video
+from spatialsv_jax.backbones.llava_onevision1_5 import model as llava_onevision1_5
 from spatialsv_jax.backbones.qwen2_5_vl import model as qwen2_5_vl
 from spatialsv_jax.backbones.tiny import TinyBackbone, VisionConfig
 
@@ -26,5 +27,6 @@ BACKBONES = {
     "tiny": Family(TinyBackbone, VisionConfig, LanguageConfig),
     "internvl3": Family(internvl3.InternVL3, internvl3.VisionConfig, LanguageConfig),
     "llava_next_video": Family(llava_next_video.LlavaNextVideo, llava_next_video.VisionConfig, LanguageConfig),
+    "llava_onevision1_5": Family(llava_onevision1_5.LlavaOneVision15, llava_onevision1_5.VisionConfig, LanguageConfig),
     "qwen2_5_vl": Family(qwen2_5_vl.Qwen25VL, qwen2_5_vl.VisionConfig, LanguageConfig),
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.backbones.layers import attend, dense, join, layer_norm, rotate
+from spatialsv_jax.backbones.layers import attend, dense, join, layer_norm, rotate, scan_layers
 from spatialsv_jax.partitioning import Normal, declare, ones
 
 
@@ -64,6 +64,23 @@ def window_order(rows: int, columns: int, window: int, merge: int) -> WindowOrde
     real = np.flatnonzero(first < rows * columns)
     merged = real[np.argsort(first[real], kind="stable")].astype(np.int32)
     return WindowOrder(patches, row, column, merged, down * across)
+
+
+def real_patches(batch: Mapping, order: WindowOrder, block: int) -> jax.Array | None:
+    """bool[B*V,r] patches that are part of a picture, in `order`; None = all.
+
+    Args:
+      batch: `feature_valid` says which merged tokens are, where pictures differ in size.
+      order: of the canvas.
+      block: patches of a merge block.
+    """
+    count, valid = len(order.merged), batch.get("feature_valid")
+    if valid is None and len(order.patches) == count * block:
+        return None
+    pictures = int(np.prod(batch["pixel_values"].shape[:2]))
+    valid = jnp.ones((pictures, count), bool) if valid is None else valid.reshape(pictures, count)
+    tokens = jnp.zeros((pictures, len(order.patches) // block), bool).at[:, order.merged].set(valid)
+    return jnp.repeat(tokens, block, axis=1)
 
 
 def rotary_2d(rows: np.ndarray, columns: np.ndarray, head_dim: int, theta: float = 1e4) -> np.ndarray:
@@ -135,16 +152,19 @@ class VitConfig:
 
 
 class VitBlock(nn.Module):
-    """One pre-norm layer over x[n,r,D]; a scan's body. `turn` as in `VisionAttention`, None = no rotary positions."""
+    """One pre-norm layer over x[n,r,D]; a scan's body.
+
+    `turn` as in `VisionAttention`, None = no rotary positions; `real` bool[n,r] hides keys, None = none.
+    """
 
     config: VitConfig
     dtype: str
 
     @nn.compact
-    def __call__(self, x, turn=None):
+    def __call__(self, x, turn=None, real=None):
         config = self.config
         normed = layer_norm("attention_norm", self.dtype, config.epsilon)(x)
-        among = functools.partial(attend_all, real=None)
+        among = functools.partial(attend_all, real=real)
         mixed = VisionAttention(config.heads, self.dtype, config.qkv_bias, name="attention")(normed, among, turn)
         x = x + self._scaled("attention_scale", mixed)
         normed = layer_norm("mlp_norm", self.dtype, config.epsilon)(x)
@@ -165,6 +185,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
 }
+
+
+def vit_layers(config: VitConfig, dtype: str) -> nn.Module:
+    """All layers, named "layers": (x, turn, real) -> (x, None), see `VitBlock`."""
+    return scan_layers(VitBlock, config.layers, (nn.broadcast, nn.broadcast))(config, dtype, name="layers")
 
 
 class TileEmbedding(nn.Module):

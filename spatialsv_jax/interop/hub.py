@@ -17,6 +17,7 @@ from flax import traverse_util
 from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.backbones.internvl3 import hf as internvl3
 from spatialsv_jax.backbones.llava_next_video import hf as llava_next_video
+from spatialsv_jax.backbones.llava_onevision1_5 import hf as llava_onevision1_5
 from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
 from spatialsv_jax.interop.arrays import read_parameters
 from spatialsv_jax.interop.config_fields import read_config
@@ -60,6 +61,9 @@ LAYOUTS: dict[str, Layout] = {
         llava_next_video.RENAMED,
         head="language_model.lm_head.weight",
         carried=llava_next_video.carried,
+    ),
+    "llavaonevision1_5": Layout(
+        "llava_onevision1_5", llava_onevision1_5.read, llava_onevision1_5.rules, llava_onevision1_5.RENAMED
     ),
 }
 

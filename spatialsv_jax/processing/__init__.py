@@ -8,6 +8,7 @@ from pathlib import Path
 from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, Processor
 from spatialsv_jax.processing.internvl3 import InternVL3Processor
 from spatialsv_jax.processing.llava_next_video import LlavaNextVideoProcessor
+from spatialsv_jax.processing.llava_onevision1_5 import LlavaOneVision15Processor
 from spatialsv_jax.processing.qwen2_5_vl import Qwen25VLProcessor
 from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
 
@@ -15,6 +16,7 @@ PROCESSORS = {
     "tiny": TinyProcessor,
     "internvl3": InternVL3Processor,
     "llava_next_video": LlavaNextVideoProcessor,
+    "llava_onevision1_5": LlavaOneVision15Processor,
     "qwen2_5_vl": Qwen25VLProcessor,
 }
 

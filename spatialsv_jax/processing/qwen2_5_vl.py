@@ -23,7 +23,6 @@ from spatialsv_jax.processing.pretrained import (
 )
 
 SYSTEM = "You are a helpful assistant."
-MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 16384 * 28 * 28  # of a picture, where a checkpoint does not say
 FRAME_PIXELS = (128 * 28 * 28, 768 * 28 * 28)  # of a video's frame
 
 
@@ -63,6 +62,8 @@ class Qwen25VLProcessor(PretrainedText):
         "start": "<|vision_start|>",
         "stop": "<|vision_end|>",
     }
+    frames = 2  # of one patch, where a checkpoint does not say
+    budget = (4 * 28 * 28, 16384 * 28 * 28)  # of a picture's area, where a checkpoint does not say
     after = "<|im_end|>\n<|im_start|>assistant\n"
 
     def __init__(self, directory: str | Path, text: TextSettings, pictures: GridPictures, video: VideoSettings):
@@ -80,18 +81,20 @@ class Qwen25VLProcessor(PretrainedText):
         directory = Path(directory)
         config, settings = read_json(directory / "config.json"), picture_settings(directory)
         vision = config["vision_config"]
-        least, most = pixel_budget(settings, (MIN_PIXELS, MAX_PIXELS))
+        least, most = pixel_budget(settings, cls.budget)
         pictures = GridPictures(
             image_size=image_size or (448, 448),
             patch_size=vision["patch_size"],
-            merge=vision["spatial_merge_size"],
+            merge=vision.get("spatial_merge_size", 2),
             min_pixels=least,
             max_pixels=most,
             **colours(settings, CLIP_MEAN, CLIP_STD),
         )
         vocabulary = config.get("text_config", config)["vocab_size"]
         budget = pixel_budget(picture_settings(directory, "video"), FRAME_PIXELS)
-        video = VideoSettings(vision["temporal_patch_size"], vision.get("tokens_per_second", 4), *budget)
+        video = VideoSettings(
+            vision.get("temporal_patch_size", cls.frames), vision.get("tokens_per_second", 4), *budget
+        )
         processor = cls(directory, TextSettings(SYSTEM, vocabulary), pictures, video)
         processor.check_ids(
             config, {"image_token_id": "image", "video_token_id": "video", "vision_start_token_id": "start"}
@@ -101,9 +104,9 @@ class Qwen25VLProcessor(PretrainedText):
     @classmethod
     def from_scratch(cls, directory: str | Path, vision) -> Qwen25VLProcessor:
         """A processor that spells bytes, for a model that starts from nothing; its tokenizer goes to `directory`."""
-        pictures = GridPictures(vision.image_size, vision.patch_size, vision.merge, MIN_PIXELS, MAX_PIXELS)
+        pictures = GridPictures(vision.image_size, vision.patch_size, vision.merge, *cls.budget)
         text = TextSettings(SYSTEM, write_byte_tokenizer(directory, [*cls.special.values(), "<|im_start|>"]))
-        return cls(directory, text, pictures, VideoSettings(vision.frames))
+        return cls(directory, text, pictures, VideoSettings(getattr(vision, "frames", 1)))
 
     @classmethod
     def load(cls, directory: str | Path) -> Qwen25VLProcessor:
@@ -174,7 +177,7 @@ class Qwen25VLProcessor(PretrainedText):
         )
         first = seen[::together]
         return prefix, Pixels(
-            values.reshape(steps, together, *values.shape[1:]),
+            values if together == 1 else values.reshape(steps, together, *values.shape[1:]),
             np.concatenate([one.label_affine for one in first]),
             np.concatenate([one.covered for one in first]),
         )

@@ -16,19 +16,12 @@ from spatialsv_jax.generation import decoding
 from spatialsv_jax.interop.tensor_files import TensorFolder
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
+# Family: what its config's vision section needs, and what the names of its encoder's and its projector's tensors begin with.
 FAMILIES = {
-    "qwen2_5_vl": {"image_size": (56, 56)},
-    "internvl3": {},
-    "llava_next_video": {},
-}  # and what its config's vision section needs
-ENCODER = {
-    "qwen2_5_vl": "visual.blocks.",
-    "internvl3": "vision_tower.",
-}  # names of the frozen encoder's tensors begin with one of these
-PROJECTOR = {
-    "qwen2_5_vl": "visual.merger.",
-    "internvl3": "multi_modal_projector.",
-    "llava_next_video": "multi_modal_projector.",
+    "qwen2_5_vl": ({"image_size": (56, 56)}, "visual.blocks.", "visual.merger."),
+    "internvl3": ({}, "vision_tower.", "multi_modal_projector."),
+    "llava_next_video": ({}, "vision_tower.", "multi_modal_projector."),
+    "llava_onevision1_5": ({"image_size": (56, 56)}, "visual.blocks.", "visual.merger."),
 }
 PICTURES = [np.full((60, 90, 3), 40, np.uint8), np.full((90, 50, 3), 200, np.uint8)]
 
@@ -41,7 +34,7 @@ def trained(request, tiny_run, tmp_path_factory):
     shutil.copytree(GOLDENS / name, checkpoint, ignore=shutil.ignore_patterns("reference*"))
     config = finetune.get_config("tiny")
     config.init_from = str(checkpoint)
-    config.vision.update(FAMILIES[name])
+    config.vision.update(FAMILIES[name][0])
     config.data.sources.train.path = str(tiny_run / "data" / "rooms")
     config.training.steps = 20
     train_and_evaluate(config, root / "run")
@@ -64,8 +57,8 @@ def test_what_is_trained_and_what_is_frozen(trained):
     ours, theirs = TensorFolder(out), TensorFolder(base)
     changed = {key for key in theirs.tensors if not np.array_equal(ours.read(key), theirs.read(key))}
     assert any("layers.0.self_attn" in key for key in changed)
-    encoder = {key for key in theirs.tensors if key.startswith(ENCODER[name])}
-    projector = {key for key in theirs.tensors if key.startswith(PROJECTOR[name])}
+    encoder = {key for key in theirs.tensors if key.startswith(FAMILIES[name][1])}
+    projector = {key for key in theirs.tensors if key.startswith(FAMILIES[name][2])}
     assert encoder and not changed & encoder
     assert projector and projector <= changed
 

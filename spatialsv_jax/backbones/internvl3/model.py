@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 
 from spatialsv_jax.backbones.decoder import Decoder
-from spatialsv_jax.backbones.layers import dense, layer_norm, merge_patches, scan_layers
+from spatialsv_jax.backbones.layers import dense, layer_norm, merge_patches
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
-from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitBlock, VitConfig
+from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, vit_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class VisionEncoder(nn.Module):
             qkv_bias=config.qkv_bias, layer_scale=True,
         )  # fmt: skip
         x = TileEmbedding(config.patch_size, config.width, True, self.dtype, name="embedding")(pixels)
-        x, _ = scan_layers(VitBlock, config.layers)(layer, self.dtype, name="layers")(x, None)
+        x, _ = vit_layers(layer, self.dtype)(x, None, None)
         return x[:, 1:]
 
 

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from spatialsv_jax.backbones.decoder import Decoder
-from spatialsv_jax.backbones.layers import dense, layer_norm, scan_layers
+from spatialsv_jax.backbones.layers import dense, layer_norm
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
-from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitBlock, VitConfig
+from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, vit_layers
 from spatialsv_jax.partitioning import Normal, declare
 
 
@@ -62,7 +62,7 @@ class VisionEncoder(nn.Module):
         )
         x = TileEmbedding(config.patch_size, config.width, False, self.dtype, name="embedding")(pixels)
         x = layer_norm("norm", self.dtype, config.norm_eps)(x)
-        x, _ = scan_layers(VitBlock, config.layers)(layer, self.dtype, name="layers")(x, None)
+        x, _ = vit_layers(layer, self.dtype)(x, None, None)
         return x[:, 1:]
 
 

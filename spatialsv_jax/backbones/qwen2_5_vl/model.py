@@ -26,6 +26,7 @@ from spatialsv_jax.backbones.vision_layers import (
     attend_all,
     attend_windows,
     cut_patches,
+    real_patches,
     rotary_2d,
     window_order,
 )
@@ -149,19 +150,10 @@ class Qwen25VL(MultimodalBackbone):
         order = window_order(
             rows * config.merge, columns * config.merge, config.window_size // config.patch_size, config.merge
         )
-        x = self.vision(pixels.reshape(number * views, *pixels.shape[2:]), order, self._real(batch, order))
+        x = self.vision(
+            pixels.reshape(number * views, *pixels.shape[2:]), order, real_patches(batch, order, config.merge**2)
+        )
         if not config.trainable:
             x = jax.lax.stop_gradient(x)
         tokens = self.projector(x)[:, order.merged]
         return tokens.reshape(number, views, rows * columns, self.width)
-
-    def _real(self, batch: dict, order: WindowOrder) -> jax.Array | None:
-        """bool[B*V,r] patches that are part of a picture, in `order`; None = all."""
-        block, count = self.vision_config.merge**2, len(order.merged)
-        valid = batch.get("feature_valid")
-        if valid is None and len(order.patches) == count * block:
-            return None
-        pictures = int(np.prod(batch["pixel_values"].shape[:2]))
-        valid = jnp.ones((pictures, count), bool) if valid is None else valid.reshape(pictures, count)
-        tokens = jnp.zeros((pictures, len(order.patches) // block), bool).at[:, order.merged].set(valid)
-        return jnp.repeat(tokens, block, axis=1)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
-FAMILIES = ("qwen2_5_vl", "internvl3", "llava_next_video")
-WITH_VIDEO = ("qwen2_5_vl", "internvl3", "llava_next_video")
+FAMILIES = ("qwen2_5_vl", "internvl3", "llava_next_video", "llava_onevision1_5")
+WITH_VIDEO = FAMILIES
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def test_export_gives_the_same_bytes(name, tmp_path):
     checks.check_export(GOLDENS / name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_onevision1_5"])
 def test_pixel_values_of_merged_grids(name):
     """Patches in the order of merge blocks, channels first, each frame twice: as the published processor cuts them."""
     processor, wanted = runs.imported(GOLDENS / name).processor, reference(name)
