@@ -12,7 +12,10 @@ from spatialsv_jax.interop.hub import import_parameters, open_checkpoint, parame
 from spatialsv_jax.model import LiftingConfig, SpatialMLLM
 from spatialsv_jax.processing import PROCESSORS
 
-TRAINING_SIZE = {"qwen2_5_vl": (56, 84), "llava_onevision1_5": (56, 84)}  # (height, width) of pictures in training, where a family lets one choose
+TRAINING_SIZE = {
+    "qwen2_5_vl": (56, 84),
+    "llava_onevision1_5": (56, 84),
+}  # (height, width) of pictures in training, where a family lets one choose
 
 
 @dataclasses.dataclass(frozen=True)
