@@ -53,6 +53,17 @@ _LLAVA_NEXT_VIDEO = dict(
     parameters=7_063_431_168,
     unused=12_598_272,  # the encoder's last layer and norm, which no pass reads: carried along, not loaded
 )  # fmt: skip
+_LLAVA_ONEVISION1_5 = dict(
+    family="llava_onevision1_5",
+    vision=dict(
+        image_size=(448, 448), patch_size=14, width=1024, layers=24, heads=16, mlp_width=4096, merge=2, norm_eps=1e-5,
+        published_slicing=False, trainable=False,
+    ),
+    tiny_vision=dict(image_size=(56, 56), patch_size=7, width=32, layers=2, heads=2, mlp_width=48),
+    tiny_language=dict(qk_norm=True),
+    taps=(4, 12, 20, 28),
+    language_rate=2e-7,
+)  # fmt: skip
 
 
 def _qwen2_5(width: int, layers: int, heads: int, kv_heads: int, mlp_width: int, vocab_size: int, **more) -> dict:
@@ -60,6 +71,14 @@ def _qwen2_5(width: int, layers: int, heads: int, kv_heads: int, mlp_width: int,
     return dict(
         vocab_size=vocab_size, width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_dim=width // heads,
         mlp_width=mlp_width, rope_theta=1e6, qkv_bias=True, **{"tie_embeddings": False, **more},
+    )  # fmt: skip
+
+
+def _qwen3(width: int, layers: int, mlp_width: int, rope_theta: float) -> dict:
+    """A Qwen3 decoder of 32 heads."""
+    return dict(
+        vocab_size=151936, width=width, layers=layers, heads=32, kv_heads=8, head_dim=128, mlp_width=mlp_width,
+        rope_theta=rope_theta, qk_norm=True, tie_embeddings=False,
     )  # fmt: skip
 
 
@@ -77,6 +96,12 @@ PRESETS: dict[str, dict] = {
     "internvl3_2b": dict(**_INTERNVL3, language=_qwen2_5(1536, 28, 12, 2, 8960, 151674), parameters=2_088_957_440),
     "internvl3_8b": dict(**_INTERNVL3, language=_qwen2_5(3584, 28, 28, 4, 18944, 151674), parameters=7_944_373_760),
     "llava_next_video_7b": _LLAVA_NEXT_VIDEO,
+    "llava_onevision1_5_4b": dict(
+        **_LLAVA_ONEVISION1_5, language=_qwen3(2560, 36, 9728, 5e6), parameters=4_741_610_528,
+    ),
+    "llava_onevision1_5_8b": dict(
+        **_LLAVA_ONEVISION1_5, language=_qwen3(4096, 36, 12288, 1e6), parameters=8_527_214_624,
+    ),
 }  # fmt: skip
 
 

@@ -18,8 +18,9 @@ TAPS = {
     "qwen2_5_vl_3b": (4, 12, 20, 28), "qwen2_5_vl_7b": (3, 10, 17, 24),
     "internvl3_1b": (3, 9, 15, 21), "internvl3_2b": (3, 9, 15, 21), "internvl3_8b": (3, 9, 15, 21),
     "llava_next_video_7b": (4, 11, 18, 25),
+    "llava_onevision1_5_4b": (4, 12, 20, 28), "llava_onevision1_5_8b": (4, 12, 20, 28),
 }  # fmt: skip
-RATES = {"qwen2_5_vl": 2e-7, "internvl3": 1e-5, "llava_next_video": 1e-5}
+RATES = {"qwen2_5_vl": 2e-7, "internvl3": 1e-5, "llava_next_video": 1e-5, "llava_onevision1_5": 2e-7}
 
 
 def phase_of(name):
