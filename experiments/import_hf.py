@@ -56,7 +56,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "aut
     params, conversion, folder = hf_models.read_parameters(found, shapes, settings.language.dtype, progress=True)
     out.mkdir(parents=True, exist_ok=True)
     processor.save(out / "processor")
-    write_record(folder, conversion.carried, out / "processor")
+    write_record(folder, conversion.carried, conversion.mirrored, out / "processor")
     (out / "import.txt").write_text("\n".join(conversion.report(folder.tensors)) + "\n", encoding="utf-8")
     checkpoints = Checkpoints(out / "checkpoints")
     zero = jnp.zeros((), jnp.int32)

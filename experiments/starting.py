@@ -142,7 +142,7 @@ class Start:
         if self._checkpoint is not None:
             folder = TensorFolder(self._checkpoint.directory)
             conversion = hub.match_folder(self._checkpoint, folder, shapes, hf_models.NEW)
-            write_record(folder, conversion.carried, processor)
+            write_record(folder, conversion.carried, conversion.mirrored, processor)
 
 
 def _sizes(settings: Settings) -> tuple[int, int, int]:

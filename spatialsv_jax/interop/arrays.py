@@ -88,6 +88,8 @@ def write_checkpoint(
     for entry in conversion.filled.values():
         for layer, name in enumerate(entry.sources):
             places.setdefault(name, []).append((entry, layer))
+    for name, original in conversion.mirrored.items():
+        places[name] = places[original]
     bar = tqdm(total=len(base.tensors), desc="export", disable=not progress)
 
     def tensors(file: str) -> Iterator[tuple[str, np.ndarray]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,19 @@ RECORD, CARRIED = "base_tensors.json", "base_carried.st"
 _NAMES = {np.dtype(kind): name for name, kind in DTYPES.items()}
 
 
-def write_record(folder: TensorFolder, carried: Sequence[str], out: str | os.PathLike) -> None:
-    """Remembers a checkpoint's headers, and the values of its tensors `carried`, in the folder `out`."""
+def write_record(
+    folder: TensorFolder, carried: Sequence[str], mirrored: Mapping[str, str], out: str | os.PathLike
+) -> None:
+    """Remembers a checkpoint's headers, and the values of its tensors `carried`, in the folder `out`.
+
+    `mirrored` are names of tensors that repeat another (`conversion.Conversion`).
+    """
     out = Path(out)
     index = folder.directory / INDEX
     record = {
         "files": list(folder.files),
         "metadata": folder.metadata,
+        "mirrored": sorted(mirrored),
         "tensors": {name: [list(info.shape), _NAMES[info.dtype], info.file] for name, info in folder.tensors.items()},
         "index": index.read_text(encoding="utf-8") if index.is_file() else None,
     }
@@ -48,6 +54,7 @@ class BaseRecord:
     Attributes:
       directory, files, tensors, metadata: as those of `TensorFolder`.
       index: text of its index file, None where there was none.
+      mirrored: names of tensors that repeat another.
 
     Raises:
       ConversionError: no record in the folder: the model did not come from such a checkpoint.
@@ -64,6 +71,7 @@ class BaseRecord:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             self.files, self.metadata, self.index = tuple(record["files"]), record["metadata"], record["index"]
+            self.mirrored = frozenset(record["mirrored"])
             self.tensors = {
                 name: TensorInfo(tuple(shape), np.dtype(DTYPES[kind]), file)
                 for name, (shape, kind, file) in record["tensors"].items()

@@ -135,6 +135,7 @@ class Conversion:
     filled: Mapping[str, Filled]  # target -> where it comes from
     new: tuple[str, ...]  # parameters that no checkpoint has: they are initialised
     carried: tuple[str, ...]  # tensors that are no parameters of ours; an export copies them
+    mirrored: Mapping[str, str] = dataclasses.field(default_factory=dict)  # second copies: tensor -> its original
 
     def report(self, tensors: Mapping[str, TensorInfo]) -> list[str]:
         """A line per parameter: path, shape, what it was read from."""

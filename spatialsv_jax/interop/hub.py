@@ -20,6 +20,7 @@ from spatialsv_jax.backbones.llava_next_video import hf as llava_next_video
 from spatialsv_jax.backbones.llava_onevision1_5 import hf as llava_onevision1_5
 from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
 from spatialsv_jax.interop.arrays import read_parameters
+from spatialsv_jax.interop.base_record import RECORD, BaseRecord
 from spatialsv_jax.interop.config_fields import read_config
 from spatialsv_jax.interop.conversion import Conversion, match
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
@@ -43,6 +44,12 @@ class Layout(NamedTuple):
     renamed: Mapping[str, str]
     head: str = "lm_head.weight"
     carried: Callable = lambda vision, language: ()
+
+    def spelt(self, name: str) -> str:
+        """A tensor's name as the table spells it."""
+        for prefix, spelt in self.renamed.items():
+            name = re.sub(rf"^{prefix}", spelt, name)
+        return name
 
 
 # model_type of config.json -> layout.
@@ -76,12 +83,14 @@ class Checkpoint:
       directory: the folder.
       vision, language: the family's configs, sizes as in the file.
       layout: how its tensors are named.
+      mirrored: tensors that repeat another: an unembedding that is stored although it is tied.
     """
 
     directory: Path
     vision: Any
     language: LanguageConfig
     layout: Layout
+    mirrored: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def family(self) -> str:
@@ -95,13 +104,16 @@ class Checkpoint:
           ConversionError: everything that does not fit, in one message.
         """
         rules = self.layout.rules(self.vision, self.language)
-        carried = self.layout.carried(self.vision, self.language)
-        return match(rules, tensors, shapes, new=new, carried=carried, rename=self._spelt, where=str(self.directory))
-
-    def _spelt(self, name: str) -> str:
-        for prefix, spelt in self.layout.renamed.items():
-            name = re.sub(rf"^{prefix}", spelt, name)
-        return name
+        conversion = match(
+            rules,
+            {name: info for name, info in tensors.items() if name not in self.mirrored},
+            shapes,
+            new=new,
+            carried=self.layout.carried(self.vision, self.language),
+            rename=self.layout.spelt,
+            where=str(self.directory),
+        )
+        return dataclasses.replace(conversion, mirrored=self.mirrored)
 
 
 def is_checkpoint(directory: str | Path) -> bool:
@@ -131,7 +143,31 @@ def open_checkpoint(directory: str | Path) -> Checkpoint:
             "docs/add_a_backbone.md tells how to add one."
         )
     layout = LAYOUTS[kind]
-    return Checkpoint(directory, *layout.read(values, str(path)), layout)
+    vision, language = layout.read(values, str(path))
+    record = (directory / RECORD).is_file()  # beside a processor of ours: what is remembered of the folder
+    folder = BaseRecord(directory) if record else TensorFolder(directory)
+    tied, mirrored = _unembedding(layout, values, language.tie_embeddings, folder)
+    return Checkpoint(directory, vision, dataclasses.replace(language, tie_embeddings=tied), layout, mirrored)
+
+
+def _unembedding(
+    layout: Layout, values: Mapping, tied: bool, folder: TensorFolder | BaseRecord
+) -> tuple[bool, Mapping[str, str]]:
+    """Whether the unembedding is the embedding, and copies of it in the file.
+
+    A stored unembedding is used, whatever config.json says, unless it repeats the embedding that it is tied to; where
+    there is none and config.json is silent, the embedding is used.
+    """
+    spelt = {layout.spelt(name): name for name in folder.tensors}
+    head = spelt.get(layout.head)
+    embedding = spelt.get(layout.head.replace("lm_head.weight", "model.embed_tokens.weight"))
+    if head is None or embedding is None:
+        texts = [values, *(values.get(name) or {} for name in ("text_config", "llm_config"))]
+        return tied or not any("tie_word_embeddings" in text for text in texts), {}
+    if not tied:
+        return False, {}
+    same = head in folder.mirrored if isinstance(folder, BaseRecord) else folder.equal(head, embedding)
+    return same, {head: embedding} if same else {}
 
 
 def import_parameters(

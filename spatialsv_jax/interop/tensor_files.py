@@ -92,6 +92,15 @@ class TensorFolder:
             return self._open[self.tensors[name].file].get_tensor(name)
         return part[index or (slice(None),)]
 
+    def equal(self, first: str, second: str) -> bool:
+        """Whether two tensors have the same bits; read in parts of at most 64 MiB."""
+        one, other = self.tensors[first], self.tensors[second]
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            return False
+        rows = max(1, 2**26 // max(1, one.nbytes // max(1, one.shape[0])))
+        parts = (slice(start, min(start + rows, one.shape[0])) for start in range(0, one.shape[0], rows))
+        return all(self.read(first, (part,)).tobytes() == self.read(second, (part,)).tobytes() for part in parts)
+
 
 def read_single(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """All tensors of one small file.
