@@ -96,6 +96,12 @@ def test_commands_of_the_readme_exist():
 
 def test_every_config_stands_in_the_readme():
     text = (ROOT / "README.md").read_text()
-    helpers = {"__init__", "common", "rooms_run"}
+    helpers = {"__init__", "common", "pretrained", "rooms_run"}
     names = {file.stem for file in (ROOT / "experiments/configs").glob("*.py")} - helpers
     assert names == {name for name in names if f"`{name}`" in text}
+
+
+def test_the_example_of_add_a_backbone_is_true():
+    text = (ROOT / "docs/add_a_backbone.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec("\n".join(line[3:] for line in block.splitlines()), {})
