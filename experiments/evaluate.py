@@ -131,6 +131,8 @@ def evaluate_run(
     evaluation["time"] = {
         "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - began, 1),
+        "generated_tokens": engine.meter.tokens,
+        "generated_tokens_per_s": round(engine.meter.per_second, 1),
     }
     out_folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(out_folder / "predictions.jsonl", result.rows)
@@ -243,7 +245,8 @@ def _default_folder(loaded, data: str | None, split: str) -> Path:
 def _summary(evaluation: dict, out: Path, report: bool) -> str:
     questions, depth, camera = evaluation["questions"], evaluation["depth"], evaluation["camera"]["all"]
     lines = [
-        f"objective {evaluation['trained']['objective']}, {evaluation['data']['records']} records in {evaluation['time']['seconds']} s"
+        f"objective {evaluation['trained']['objective']}, {evaluation['data']['records']} records in {evaluation['time']['seconds']} s, "
+        f"{evaluation['time']['generated_tokens_per_s']} tokens/s generated"
     ]
     if questions["micro"]["value"] is not None:
         blind = questions["blind_micro"]["value"]

@@ -17,6 +17,7 @@ from spatialsv_jax.geometry import solve_camera
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.tensor_files import TensorFolder
 from spatialsv_jax.processing.base import check_pictures
+from spatialsv_jax.training import sharding
 from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
 
 
@@ -124,16 +125,28 @@ class LoadedModel:
         lift = "lifting" in params or self.settings.model == "teacher"
         return self.model.apply({"params": params}, batch, label_hw=self.label_hw, lift=lift)
 
-    def answer(self, images: list[np.ndarray], questions: list[str], max_new_tokens: int = 4) -> list[str]:
-        """Greedy answers.
+    def answer(
+        self,
+        images: list[np.ndarray],
+        questions: list[str],
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answers, all questions of one batch, each unaware of the others.
 
         Args:
           images: uint8[h,w,3] pictures in prompt order; a question names view k as `<view:K>`, K from 0.
           questions: texts in the language that the tokenizer knows.
           max_new_tokens: limit of an answer's length.
+          temperature: 0 = the most probable token at every step, else tokens drawn from softmax(logits / temperature).
+          seed: of the draws.
         """
         batch = self.inputs(images, questions, native=True)
-        tokens = _greedy(self, max_new_tokens)(self.params, batch)
+        if temperature:
+            tokens = _sampled(self, max_new_tokens)(self.params, batch, float(temperature), jax.random.key(seed))
+        else:
+            tokens = _greedy(self, max_new_tokens)(self.params, batch)
         return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
 
     def reconstruct(self, images: list[np.ndarray]) -> Reconstruction:
@@ -209,14 +222,18 @@ class LoadedModel:
         return batch
 
 
-def load(path: str | Path) -> LoadedModel:
+def load(path: str | Path, mesh: sharding.MeshConfig | None = None) -> LoadedModel:
     """Loads the model at `path`: of ours (see `locate`), or a Hugging Face folder, which has no heads.
+
+    Args:
+      path: the model.
+      mesh: how to split its parameters over the devices, for models that one device cannot hold; None = one device.
 
     Raises:
       FileNotFoundError, CheckpointError, ValueError: with the path and what was expected.
     """
     if hub.is_checkpoint(path):
-        return _load_checkpoint(hub.open_checkpoint(path))
+        return _load_checkpoint(hub.open_checkpoint(path), mesh)
     location = locate(path)
     config = json.loads((location.workdir / "config.json").read_text())
     settings = assembly.read_settings(config, f"{location.workdir}/config.json")
@@ -225,7 +242,7 @@ def load(path: str | Path) -> LoadedModel:
     model = assembly.build_model(settings, processor)
     loaded = LoadedModel(
         model,
-        jax.device_put(params),
+        params,
         config,
         settings,
         processor,
@@ -234,11 +251,23 @@ def load(path: str | Path) -> LoadedModel:
         step,
         meta,
     )
-    _check_params(loaded)
-    return loaded
+    shapes = _check_params(loaded)
+    places = jax.tree.map(lambda leaf: leaf.sharding, _placed(loaded, shapes, mesh)) if mesh else jax.devices()[0]
+    return dataclasses.replace(loaded, params=jax.device_put(params, places))
 
 
-def _load_checkpoint(checkpoint: hub.Checkpoint) -> LoadedModel:
+def _placed(loaded: LoadedModel, shapes: dict, mesh: sharding.MeshConfig | None) -> dict:
+    """The shapes with shardings over the mesh, as in training; None = as they are."""
+    if mesh is None:
+        return shapes
+    batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
+    axes = loaded.model.logical_axes(batch, label_hw=loaded.label_hw)
+    axes = {name: axes[name] for name in shapes}
+    places, _ = sharding.parameter_shardings(shapes, axes, sharding.make_mesh(mesh))
+    return sharding.with_shardings(shapes, places)
+
+
+def _load_checkpoint(checkpoint: hub.Checkpoint, mesh: sharding.MeshConfig | None) -> LoadedModel:
     """A Hugging Face folder; parameters keep its type of numbers."""
     processor = hf_models.processor_of(checkpoint)
     dtype = hf_models.own_type(TensorFolder(checkpoint.directory))
@@ -256,13 +285,13 @@ def _load_checkpoint(checkpoint: hub.Checkpoint) -> LoadedModel:
         {},
     )
     batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
-    shapes = hub.parameter_shapes(loaded.model, batch, label_hw)
+    shapes = _placed(loaded, hub.parameter_shapes(loaded.model, batch, label_hw), mesh)
     params, _, _ = hf_models.read_parameters(checkpoint, shapes, dtype)
     return dataclasses.replace(loaded, params=params)
 
 
-def _check_params(loaded: LoadedModel) -> None:
-    """Compares the checkpoint's tree with the model's: Linen would silently ignore extra parameters."""
+def _check_params(loaded: LoadedModel) -> dict:
+    """Compares the checkpoint's tree with the model's: Linen would silently ignore extra parameters. Its shapes."""
     batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
     expected = jax.eval_shape(lambda: loaded.model.init_params(jax.random.key(0), batch, label_hw=loaded.label_hw))
     shapes = lambda tree: {
@@ -276,19 +305,29 @@ def _check_params(loaded: LoadedModel) -> None:
     ]
     if wrong:
         raise CheckpointError(f"The checkpoint in {loaded.path} does not fit its config.json:\n  " + "\n  ".join(wrong))
+    return expected
 
 
 @functools.lru_cache(maxsize=8)
-def _compiled(model, label_hw, lift: bool, max_new_tokens: int, end_id: int):
+def _compiled(model, label_hw, lift: bool, max_new_tokens: int, stop_ids: tuple[int, ...]):
     """Compiled functions by what is static; a loaded model is not hashable, its module is."""
     forward = jax.jit(lambda params, batch: model.apply({"params": params}, batch, label_hw=label_hw, lift=lift))
-    greedy = jax.jit(lambda params, batch: decoding.greedy(model, params, batch, max_new_tokens, end_id))
-    return forward, greedy
+    greedy = jax.jit(lambda params, batch: decoding.greedy(model, params, batch, max_new_tokens, stop_ids))
+    sampled = jax.jit(
+        lambda params, batch, temperature, key: decoding.sample(
+            model, params, batch, max_new_tokens, stop_ids, temperature=temperature, key=key
+        )
+    )
+    return forward, greedy, sampled
 
 
 def _forward(loaded: LoadedModel):
-    return _compiled(loaded.model, loaded.label_hw, True, 0, loaded.processor.end_id)[0]
+    return _compiled(loaded.model, loaded.label_hw, True, 0, loaded.processor.stop_ids)[0]
 
 
 def _greedy(loaded: LoadedModel, max_new_tokens: int):
-    return _compiled(loaded.model, loaded.label_hw, False, max_new_tokens, loaded.processor.end_id)[1]
+    return _compiled(loaded.model, loaded.label_hw, False, max_new_tokens, loaded.processor.stop_ids)[1]
+
+
+def _sampled(loaded: LoadedModel, max_new_tokens: int):
+    return _compiled(loaded.model, loaded.label_hw, False, max_new_tokens, loaded.processor.stop_ids)[2]

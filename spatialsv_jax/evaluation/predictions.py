@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -36,12 +37,32 @@ class Engine:
       answer: batch -> int32[B,Q,*] generated ids, or None for a model that cannot talk.
       decode: ids -> text.
       black: (number of views) -> pixel_values[V,...] of black pictures, for the blind run.
+      meter: what generation took.
     """
 
     lift: Callable[[Mapping], Mapping] | None
     answer: Callable[[Mapping], np.ndarray] | None
     decode: Callable[[np.ndarray], str]
     black: Callable[[int], np.ndarray]
+    meter: Meter = dataclasses.field(default_factory=lambda: Meter())
+
+
+@dataclasses.dataclass
+class Meter:
+    """Tokens that were generated (end tokens counted once) and the seconds that took, compilation included."""
+
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def add(self, tokens: np.ndarray, valid: np.ndarray, end_id: int, seconds: float) -> None:
+        """Counts int32[B,Q,n] of the questions `valid` bool[B,Q]."""
+        made = np.minimum((tokens != end_id).sum(-1) + 1, tokens.shape[-1])
+        self.tokens, self.seconds = self.tokens + int(made[valid].sum()), self.seconds + seconds
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second; 0 where nothing was generated."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,17 +102,25 @@ def engine_of(loaded, max_new_tokens: int) -> Engine:
     processor = loaded.processor
     lift = jax.jit(lambda params, batch: {k: v for k, v in loaded.apply(params, batch).items() if k in MAP_FIELDS})
     greedy = jax.jit(
-        lambda params, batch: decoding.greedy(loaded.model, params, batch, max_new_tokens, processor.end_id)
+        lambda params, batch: decoding.greedy(loaded.model, params, batch, max_new_tokens, processor.stop_ids)
     )
+    meter = Meter()
+
+    def answer(batch: Mapping) -> np.ndarray:
+        began = time.perf_counter()
+        tokens = np.asarray(greedy(loaded.params, batch))
+        meter.add(tokens, np.asarray(batch["question_valid"]), processor.end_id, time.perf_counter() - began)
+        return tokens
 
     def black(views: int) -> np.ndarray:
         return processor.pixels([np.zeros((8, 8, 3), np.uint8)] * views).pixel_values
 
     return Engine(
         lift=(lambda batch: jax.device_get(lift(loaded.params, batch))) if loaded.can_lift else None,
-        answer=(lambda batch: np.asarray(greedy(loaded.params, batch))) if loaded.settings.model == "mllm" else None,
+        answer=answer if loaded.settings.model == "mllm" else None,
         decode=processor.decode,
         black=black,
+        meter=meter,
     )
 
 

@@ -64,7 +64,8 @@ class Processor(Protocol):
 
     grid_hw: tuple[int, int]  # lifting grid of one view
     pad_id: int
-    end_id: int
+    end_id: int  # ends every answer that is learned
+    stop_ids: tuple[int, ...]  # end an answer that is generated; end_id is the first
     image_id: int
     vocab_size: int
 

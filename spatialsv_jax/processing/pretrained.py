@@ -202,10 +202,19 @@ class PretrainedText:
                 f"embedding table only {text.vocab_size} rows (vocab_size of config.json)."
             )
         self.ids = ids
+        self.stop_ids = self._stop_ids()
         self.pad_id, self.end_id, self.image_id = ids["pad"], ids["end"], ids["image"]
         self._reserved = {
             number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
         }
+
+    def _stop_ids(self) -> tuple[int, ...]:
+        """The end token, then others that generation_config.json names (eos_token_id)."""
+        path = self.directory / "generation_config.json"
+        named = read_json(path).get("eos_token_id") if path.is_file() else None
+        named = named if isinstance(named, list) else [named]
+        others = {int(number) for number in named if number is not None} - {self.ids["end"]}
+        return (self.ids["end"], *sorted(others))
 
     def check_ids(self, config: Mapping, names: Mapping[str, str]) -> None:
         """Compares ids in config.json with the tokenizer's.
@@ -269,8 +278,8 @@ class PretrainedText:
         ids = [int(number) for number in ids]
         if wrong := [number for number in ids if not 0 <= number < self.vocab_size]:
             raise ValueError(f"Token id {wrong[0]} is not in the vocabulary of {self.vocab_size}.")
-        if self.end_id in ids:
-            ids = ids[: ids.index(self.end_id)]
+        stops = [place for place, number in enumerate(ids) if number in self.stop_ids]
+        ids = ids[: stops[0]] if stops else ids
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def save_text(self, directory: str | Path, settings: dict) -> None:

@@ -85,6 +85,7 @@ class TinyProcessor:
         self.image_size, self.patch_size, self.merge = image_size, patch_size, merge
         self.grid_hw = (image_size // (patch_size * merge),) * 2
         self.pad_id, self.bos_id, self.end_id, self.image_id = (ids[special] for special in SPECIALS)
+        self.stop_ids = (self.end_id,)
         self.vocab_size = tokenizer.get_vocab_size()
         self._pieces: dict[str, tuple[int, ...]] = {}
 

@@ -57,7 +57,7 @@ def randomise(model: torch.nn.Module) -> None:
             if parameter.ndim == 1:
                 parameter.copy_(0.3 * torch.randn_like(parameter) + (1.0 if "norm" in name or "ln_q" in name else 0.0))
             else:
-                gain = 0.4 if any(part in name for part in (".layers.", ".layer.", ".blocks.")) else 1.0
+                gain = 0.25 if any(part in name for part in (".layers.", ".layer.", ".blocks.")) else 1.0
                 parameter.copy_(gain * torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
 
 

@@ -7,6 +7,7 @@ import pytest
 from spatialsv_jax import spec
 from spatialsv_jax.generation import decoding
 from spatialsv_jax.model import LanguageConfig, LiftingConfig, SpatialMLLM, VisionConfig, drop_lifting
+from spatialsv_jax.training import sharding
 
 END, NEW = 2, 5
 
@@ -79,3 +80,31 @@ def test_sampling(setup):
         decoding.sample(model, params, batch, NEW, END, temperature=0.0, key=jax.random.key(0))
     with pytest.raises(ValueError, match="max_new_tokens"):
         decoding.greedy(model, params, batch, 0, END)
+
+
+def test_any_of_several_tokens_ends_an_answer(setup):
+    model, params, batch = setup
+    free = np.asarray(decoding.greedy(model, params, batch, NEW, -1))
+    first, second = int(free[0, 1, 1]), int(free[1, 0, 2])
+    found = np.asarray(decoding.greedy(model, params, batch, NEW, (END, first, second)))
+    for row in np.ndindex(2, 3):
+        stops = np.flatnonzero(np.isin(free[row], (END, first, second)))
+        length = stops[0] if len(stops) else NEW
+        if not batch["question_valid"][row]:
+            length = 0
+        assert found[row][:length].tolist() == free[row][:length].tolist()
+        assert (found[row][length:] == END).all()
+    with pytest.raises(ValueError, match="end_id is empty"):
+        decoding.greedy(model, params, batch, NEW, ())
+
+
+def test_sharded_parameters_give_the_same_tokens(setup):
+    model, params, batch = setup
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=2, tensor=4))
+    axes = model.logical_axes(batch, label_hw=(8, 8))
+    places, _ = sharding.parameter_shardings(params, {"backbone": axes["backbone"]}, mesh)
+    split = jax.device_put(params, places)
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split))
+    found = jax.jit(lambda p, b: decoding.greedy(model, p, b, NEW, END))(split, sharding.put_batch(batch, mesh))
+    alone = jax.jit(lambda p, b: decoding.greedy(model, p, b, NEW, END))(params, batch)
+    np.testing.assert_array_equal(found, alone)

@@ -1,0 +1,42 @@
+"""`spatialsv_jax.load` of Hugging Face folders: answers, draws, splitting over devices."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import spatialsv_jax
+from spatialsv_jax.training.sharding import MeshConfig
+
+GOLDEN = Path(__file__).parents[1] / "goldens/internvl3"
+PICTURES = [np.full((50, 90, 3), 90, np.uint8), np.full((30, 30, 3), 200, np.uint8)]
+QUESTIONS = ["Where is the lamp?", "How far is it from <view:1>?"]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return spatialsv_jax.load(GOLDEN)
+
+
+def test_draws_depend_on_the_seed_alone(loaded):
+    one, same, other = (loaded.answer(PICTURES, QUESTIONS, 8, temperature=1.5, seed=seed) for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_a_model_without_heads_says_so(loaded):
+    with pytest.raises(ValueError, match=r"trained without the heads \['depth', 'points', 'ray'\]"):
+        loaded.reconstruct(PICTURES)
+
+
+def test_split_over_devices_it_answers_the_same(loaded):
+    split = spatialsv_jax.load(GOLDEN, MeshConfig(data=1, fsdp=4, tensor=2))
+    assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split.params))
+    assert split.answer(PICTURES, QUESTIONS, 8) == loaded.answer(PICTURES, QUESTIONS, 8)
+
+
+def test_views_are_named_and_stop_tokens_read(loaded):
+    processor = loaded.processor
+    text = processor.tokenizer.decode(processor.encode_question(QUESTIONS[1]).tokens.tolist())
+    assert "image 2" in text
+    assert processor.stop_ids[0] == processor.end_id
