@@ -14,8 +14,8 @@ from spatialsv_jax import hf_models, loading
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.base_record import write_record
-from spatialsv_jax.interop.tensor_files import TensorFolder
 from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer
+from spatialsv_jax.processing.smol import SmolProcessor
 from spatialsv_jax.training import state
 
 MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
@@ -69,7 +69,12 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
     """
     image_size = getattr(settings.vision, "image_size", None)  # families that cut tiles have one size
     if hub.is_checkpoint(config.init_from):
-        return hf_models.processor_of(hub.open_checkpoint(config.init_from), image_size)
+        checkpoint = hub.open_checkpoint(config.init_from)
+        if checkpoint.vision is not None:
+            return hf_models.processor_of(checkpoint, image_size)
+        tokenizer = hf_models.tokenizer_of(checkpoint)
+        vocab_size = checkpoint.language.vocab_size
+        return SmolProcessor.from_tokenizer(workdir / "processor", tokenizer, vocab_size, settings.vision)
     if settings.model == "mllm" and settings.family != "tiny":
         family = PROCESSORS[settings.family]
         if config.init_from:
@@ -120,7 +125,7 @@ class Start:
           ValueError: everything that does not fit, in one message.
         """
         if self._checkpoint is not None:
-            hub.match_folder(self._checkpoint, TensorFolder(self._checkpoint.directory), shapes, hf_models.NEW)
+            hub.match_folder(self._checkpoint, self._checkpoint.tensors(), shapes, hf_models.NEW)
         elif self._own is not None:
             state.check_loaded(shapes, self._own, MAY_BE_NEW)
 
@@ -139,8 +144,8 @@ class Start:
 
     def remember(self, processor: Path, shapes: Mapping) -> None:
         """Writes what an export will need beside the saved processor (a run of ours has it there already)."""
-        if self._checkpoint is not None:
-            folder = TensorFolder(self._checkpoint.directory)
+        if self._checkpoint is not None and self._checkpoint.vision is not None:
+            folder = self._checkpoint.tensors()
             conversion = hub.match_folder(self._checkpoint, folder, shapes, hf_models.NEW)
             write_record(folder, conversion.carried, conversion.mirrored, processor)
 

@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 import numpy as np
+from tokenizers import Tokenizer
 
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.conversion import Conversion
+from spatialsv_jax.interop.gguf_files import GGUFFile
 from spatialsv_jax.interop.tensor_files import TensorFolder
 from spatialsv_jax.losses.objective import ObjectiveConfig
 from spatialsv_jax.model import LiftingConfig
 from spatialsv_jax.processing import PROCESSORS, Processor
+from spatialsv_jax.processing.pretrained import read_tokenizer
 from spatialsv_jax.teacher import TeacherConfig
 from spatialsv_jax.training.checkpoints import CheckpointConfig
 from spatialsv_jax.training.loop import LoopConfig
@@ -77,6 +80,9 @@ def sizes_of_checkpoint(config: Mapping, checkpoint: hub.Checkpoint, where: str 
         )
     resolved, wrong = {}, []
     for section, chosen in CHOSEN.items():
+        if getattr(checkpoint, section) is None:  # a language model alone: the encoder is the config's
+            resolved[section] = dict(config[section])
+            continue
         theirs = dataclasses.asdict(getattr(checkpoint, section))
         for key, value in dict(config[section]).items():
             value = tuple(value) if isinstance(value, list) else value
@@ -102,6 +108,16 @@ def processor_of(checkpoint: hub.Checkpoint, image_size: tuple[int, int] | None 
       ValueError: a file is missing or broken, or the tokenizer is of another family.
     """
     return PROCESSORS[checkpoint.family].from_checkpoint(checkpoint.directory, image_size)
+
+
+def tokenizer_of(checkpoint: hub.Checkpoint) -> Tokenizer:
+    """The tokenizer of a language model's folder or GGUF file.
+
+    Raises:
+      ValueError: it is missing or of a kind that is not read here.
+    """
+    tensors = checkpoint.tensors()
+    return tensors.tokenizer() if isinstance(tensors, GGUFFile) else read_tokenizer(checkpoint.directory)
 
 
 def read_parameters(

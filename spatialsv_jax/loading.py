@@ -269,6 +269,11 @@ def _placed(loaded: LoadedModel, shapes: dict, mesh: sharding.MeshConfig | None)
 
 def _load_checkpoint(checkpoint: hub.Checkpoint, mesh: sharding.MeshConfig | None) -> LoadedModel:
     """A Hugging Face folder; parameters keep its type of numbers."""
+    if checkpoint.vision is None:
+        raise ValueError(
+            f"{checkpoint.directory} holds a language model alone. Train it with pictures first: "
+            "experiments/configs/smol.py with config.init_from."
+        )
     processor = hf_models.processor_of(checkpoint)
     dtype = hf_models.own_type(TensorFolder(checkpoint.directory))
     settings = hf_models.settings_of(checkpoint, dtype)

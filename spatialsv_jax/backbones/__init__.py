@@ -28,5 +28,6 @@ BACKBONES = {
     "internvl3": Family(internvl3.InternVL3, internvl3.VisionConfig, LanguageConfig),
     "llava_next_video": Family(llava_next_video.LlavaNextVideo, llava_next_video.VisionConfig, LanguageConfig),
     "llava_onevision1_5": Family(llava_onevision1_5.LlavaOneVision15, llava_onevision1_5.VisionConfig, LanguageConfig),
+    "smol": Family(TinyBackbone, VisionConfig, LanguageConfig),  # our encoder before a pretrained language model
     "qwen2_5_vl": Family(qwen2_5_vl.Qwen25VL, qwen2_5_vl.VisionConfig, LanguageConfig),
 }

@@ -19,10 +19,12 @@ from spatialsv_jax.backbones.internvl3 import hf as internvl3
 from spatialsv_jax.backbones.llava_next_video import hf as llava_next_video
 from spatialsv_jax.backbones.llava_onevision1_5 import hf as llava_onevision1_5
 from spatialsv_jax.backbones.qwen2_5_vl import hf as qwen2_5_vl
+from spatialsv_jax.interop import gguf_files
 from spatialsv_jax.interop.arrays import read_parameters
 from spatialsv_jax.interop.base_record import RECORD, BaseRecord
 from spatialsv_jax.interop.config_fields import read_config
 from spatialsv_jax.interop.conversion import Conversion, match
+from spatialsv_jax.interop.decoders import decoder_rules, language_config
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
 
 
@@ -36,6 +38,7 @@ class Layout(NamedTuple):
       renamed: regular expressions of other prefixes -> those of the table.
       head: name of the unembedding.
       carried: (vision, language) -> regular expressions of tensors that are no parameters.
+      new: regular expressions of our paths that it does not fill (a language model without an encoder).
     """
 
     family: str
@@ -44,6 +47,7 @@ class Layout(NamedTuple):
     renamed: Mapping[str, str]
     head: str = "lm_head.weight"
     carried: Callable = lambda vision, language: ()
+    new: Sequence[str] = ()
 
     def spelt(self, name: str) -> str:
         """A tensor's name as the table spells it."""
@@ -52,6 +56,10 @@ class Layout(NamedTuple):
         return name
 
 
+_ENCODER = (r"backbone/(vision|projector)/.*",)
+GGUF = Layout(
+    "smol", None, lambda vision, language: gguf_files.llama_rules(language, "backbone/language/"), {}, new=_ENCODER
+)
 # model_type of config.json -> layout.
 LAYOUTS: dict[str, Layout] = {
     "qwen2_5_vl": Layout("qwen2_5_vl", qwen2_5_vl.read, qwen2_5_vl.rules, qwen2_5_vl.RENAMED),
@@ -72,6 +80,13 @@ LAYOUTS: dict[str, Layout] = {
     "llavaonevision1_5": Layout(
         "llava_onevision1_5", llava_onevision1_5.read, llava_onevision1_5.rules, llava_onevision1_5.RENAMED
     ),
+    "llama": Layout(
+        "smol",
+        lambda values, where: (None, language_config(values, where)),
+        lambda vision, language: decoder_rules(language, target="backbone/language/"),
+        {},
+        new=_ENCODER,
+    ),
 }
 
 
@@ -80,8 +95,8 @@ class Checkpoint:
     """What config.json says of a folder.
 
     Attributes:
-      directory: the folder.
-      vision, language: the family's configs, sizes as in the file.
+      directory: the folder, or the GGUF file.
+      vision, language: the family's configs, sizes as in the file; vision None: a language model alone.
       layout: how its tensors are named.
       mirrored: tensors that repeat another: an unembedding that is stored although it is tied.
     """
@@ -97,6 +112,10 @@ class Checkpoint:
         """Key of BACKBONES."""
         return self.layout.family
 
+    def tensors(self) -> TensorFolder | gguf_files.GGUFFile:
+        """The tensors; see those classes for errors."""
+        return gguf_files.GGUFFile(self.directory) if self.layout is GGUF else TensorFolder(self.directory)
+
     def match(self, tensors: Mapping, shapes: Mapping[str, tuple[int, ...]], new: Sequence[str] = ()) -> Conversion:
         """Compares tensors with a parameter tree (path -> shape); see `conversion.match`.
 
@@ -108,7 +127,7 @@ class Checkpoint:
             rules,
             {name: info for name, info in tensors.items() if name not in self.mirrored},
             shapes,
-            new=new,
+            new=(*new, *self.layout.new),
             carried=self.layout.carried(self.vision, self.language),
             rename=self.layout.spelt,
             where=str(self.directory),
@@ -117,9 +136,11 @@ class Checkpoint:
 
 
 def is_checkpoint(directory: str | Path) -> bool:
-    """Whether a folder looks like a Hugging Face checkpoint: a config.json with a `model_type`; "" is none."""
+    """Whether a path looks like a Hugging Face checkpoint (config.json with a `model_type`) or a GGUF file; "" is none."""
     if not str(directory):
         return False
+    if Path(directory).suffix == ".gguf":
+        return Path(directory).is_file()
     path = Path(directory) / "config.json"
     try:
         return path.is_file() and "model_type" in read_config(path)
@@ -128,12 +149,14 @@ def is_checkpoint(directory: str | Path) -> bool:
 
 
 def open_checkpoint(directory: str | Path) -> Checkpoint:
-    """Reads config.json.
+    """Reads config.json, or the settings of a GGUF file.
 
     Raises:
       ConversionError: no such file, a family that is not known here, or fields that are unknown or not built.
     """
     directory = Path(directory)
+    if directory.suffix == ".gguf":
+        return Checkpoint(directory, None, gguf_files.GGUFFile(directory).language_config(), GGUF)
     path = directory / "config.json"
     values = read_config(path)
     kind = values.get("model_type")
@@ -187,7 +210,7 @@ def import_parameters(
     Raises:
       ConversionError: a folder that cannot be read, or does not fit the model.
     """
-    folder = TensorFolder(checkpoint.directory)
+    folder = checkpoint.tensors()
     conversion = match_folder(checkpoint, folder, shapes, new)
     found = read_parameters(conversion, folder, traverse_util.flatten_dict(shapes, sep="/"), progress)
     return traverse_util.unflatten_dict(found, sep="/"), conversion, folder

@@ -10,6 +10,7 @@ from spatialsv_jax.processing.internvl3 import InternVL3Processor
 from spatialsv_jax.processing.llava_next_video import LlavaNextVideoProcessor
 from spatialsv_jax.processing.llava_onevision1_5 import LlavaOneVision15Processor
 from spatialsv_jax.processing.qwen2_5_vl import Qwen25VLProcessor
+from spatialsv_jax.processing.smol import SmolProcessor
 from spatialsv_jax.processing.tiny import SETTINGS_FILE, TinyProcessor, build_tokenizer
 
 PROCESSORS = {
@@ -18,6 +19,7 @@ PROCESSORS = {
     "llava_next_video": LlavaNextVideoProcessor,
     "llava_onevision1_5": LlavaOneVision15Processor,
     "qwen2_5_vl": Qwen25VLProcessor,
+    "smol": SmolProcessor,
 }
 
 __all__ = [

@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
 from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 
-from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, check_pictures, compose
+from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, Pixels, Prefix, compose
+from spatialsv_jax.processing.square_pictures import SquarePictures
 
 PAD, BOS, END, IMAGE = SPECIALS = ("<pad>", "<bos>", "<end>", "<image>")
 TOKENIZER_FILE, SETTINGS_FILE = "tokenizer.json", "processor.json"
@@ -79,11 +79,10 @@ class TinyProcessor:
                 f"The tokenizer lacks {missing}: it is not a tokenizer of the tiny family. "
                 "Use the tokenizer.json saved with the run."
             )
-        if image_size % (patch_size * merge):
-            raise ValueError(f"image_size {image_size} is no multiple of patch_size {patch_size} x merge {merge}.")
         self.tokenizer = tokenizer
         self.image_size, self.patch_size, self.merge = image_size, patch_size, merge
-        self.grid_hw = (image_size // (patch_size * merge),) * 2
+        self.pictures = SquarePictures(image_size, patch_size, merge)
+        self.grid_hw = self.pictures.grid_hw
         self.pad_id, self.bos_id, self.end_id, self.image_id = (ids[special] for special in SPECIALS)
         self.stop_ids = (self.end_id,)
         self.vocab_size = tokenizer.get_vocab_size()
@@ -127,30 +126,8 @@ class TinyProcessor:
         return EncodedQuestion(np.asarray(question + reply, np.int32), mask)
 
     def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
-        """The whole of each picture stretched to the network's square, values in -1..1.
-
-        Nothing is cropped or padded, so `covered` is True everywhere, and a label pixel (u, v)
-        lies at (u * w / W, v * h / H) of a w x h picture; pixel coordinates are measured from the
-        picture's corner, pixel centres at +0.5. Intrinsics of the label map are those of the
-        picture with the first row times W / w and the second times H / h.
-
-        Args:
-          images: uint8[h,w,3], sizes may differ.
-          label_size: (H, W) of the label maps; the network's input size by default.
-
-        Raises:
-          ValueError: pictures that `check_pictures` refuses.
-        """
-        check_pictures(images)
-        height, width = label_size or (self.image_size, self.image_size)
-        values = np.empty((len(images), self.image_size, self.image_size, 3), np.float32)
-        affine = np.zeros((len(images), 2, 3))
-        for view, image in enumerate(images):
-            image = np.asarray(image)
-            affine[view, 0, 0] = image.shape[1] / width
-            affine[view, 1, 1] = image.shape[0] / height
-            values[view] = self.resize(image)
-        return Pixels(values / np.float32(127.5) - np.float32(1.0), affine, np.ones((len(images), height, width), bool))
+        """The whole of each picture stretched to the network's square; see `SquarePictures.pixels`."""
+        return self.pictures.pixels(images, label_size)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """This family has one size; see `processing.base.Processor.native`."""
@@ -158,10 +135,7 @@ class TinyProcessor:
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8[h,w,3] stretched to uint8[image_size,image_size,3], antialiased: what the network sees."""
-        side = (self.image_size, self.image_size)
-        if image.shape[:2] == side:
-            return image
-        return np.asarray(Image.fromarray(image).resize(side, Image.Resampling.BICUBIC))
+        return self.pictures.resize(image)
 
     def knows(self, word: str) -> bool:
         """Whether every piece of `word` (digits and marks stand alone) is in the vocabulary."""
