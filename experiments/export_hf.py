@@ -17,6 +17,9 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(prog="python -m experiments.export_hf", description="Exports a model.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
     result.add_argument("--out", required=True, help="new folder to write into")
+    result.add_argument(
+        "--adapters", action="store_true", help="LoRA adapters in PEFT's layout instead of the merged model"
+    )
     return result
 
 
@@ -26,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from spatialsv_jax import exporting, loading
 
-        exporting.export(loading.load(flags.model), flags.out, progress=True)
+        exporting.export(loading.load(flags.model), flags.out, flags.adapters, progress=True)
     except (OSError, ValueError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise

@@ -21,10 +21,13 @@ from spatialsv_jax.training import state
 MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
 
 
-def resolve_sizes(phase: ConfigDict, where: str = "config") -> ConfigDict:
+def resolve_sizes(
+    phase: ConfigDict, where: str = "config", earlier: Mapping[str, ConfigDict] | None = None
+) -> ConfigDict:
     """The phase with the family and sizes of the model in `init_from`, where it leaves them to it.
 
-    A Hugging Face checkpoint always says its sizes; a run of ours is asked for them where `family` is "auto".
+    A Hugging Face checkpoint always says its sizes; a run of ours, or a phase of `earlier` (name -> resolved phase), is
+    asked for them where `family` is "auto".
 
     Raises:
       ValueError: another family or other sizes than the config states, or "auto" with nothing to start from.
@@ -46,7 +49,10 @@ def resolve_sizes(phase: ConfigDict, where: str = "config") -> ConfigDict:
                 f"{where}.family is 'auto', but {where}.init_from is empty: give the folder of a Hugging Face checkpoint or "
                 f"of a run, as --{where}.init_from=FOLDER."
             )
-        start = json.loads((loading.locate(phase.init_from).workdir / "config.json").read_text())
+        if phase.init_from in (earlier or {}):
+            start = earlier[phase.init_from].to_dict()
+        else:
+            start = json.loads((loading.locate(phase.init_from).workdir / "config.json").read_text())
         phase.family = start["family"]
         for section, chosen in hf_models.CHOSEN.items():
             kept = {key: value for key, value in phase[section].items() if key in chosen}

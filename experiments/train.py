@@ -58,9 +58,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     workdir.mkdir(parents=True, exist_ok=True)
     run = as_run(config)
     folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
-    for name, phase in list(run.phases.items()):  # every mistake shows before any work starts
+    for name in run.order:  # every mistake shows before any work starts
         where = f"config.phases.{name}" if "phases" in config else "config"
-        run.phases[name] = phase = resolve_sizes(phase, where) if phase.get("init_from") not in run.phases else phase
+        run.phases[name] = phase = resolve_sizes(run.phases[name], where, run.phases)
         if phase.stage == "train":
             check_phase(phase, where)
     places = dict(folders)

@@ -40,7 +40,9 @@ class Settings:
     @property
     def frozen_groups(self) -> tuple[str, ...]:
         """Parameter groups without gradient and optimizer state."""
-        return () if self.model == "teacher" or self.vision.trainable else ("vision",)
+        if self.model == "teacher":
+            return ()
+        return ("vision",) * (not self.vision.trainable) + ("language",) * (self.language.lora_rank > 0)
 
     @property
     def objective_name(self) -> str:

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 from flax import traverse_util
 
+from spatialsv_jax.interop import lora
 from spatialsv_jax.interop.arrays import write_checkpoint
 from spatialsv_jax.interop.base_record import CARRIED, RECORD, BaseRecord
+from spatialsv_jax.interop.conversion import Conversion
 from spatialsv_jax.interop.hub import open_checkpoint
 from spatialsv_jax.interop.tensor_files import INDEX, write_tensors
 from spatialsv_jax.model import drop_lifting
@@ -19,15 +21,17 @@ from spatialsv_jax.processing.pretrained import side_files
 LIFTING_FOLDER = "spatialsv_lifting"
 
 
-def export(loaded, out: str | Path, progress: bool = False) -> None:
+def export(loaded, out: str | Path, adapters: bool = False, progress: bool = False) -> None:
     """Writes a model (`loading.LoadedModel`) that was started from a Hugging Face checkpoint.
 
     `out` gets the base's files: weights under the same names, shapes, types and files, and everything else as
-    it was. Trained lifting heads go to `out`/spatialsv_lifting with a card; nothing else knows of them. The
+    it was; LoRA adapters are merged. With `adapters` it gets them in PEFT's layout, and the
+    trained projector, for which PEFT has no place, in projector.safetensors under the base's names. Trained lifting heads go to `out`/spatialsv_lifting with a card; nothing else knows of them. The
     folder is filled under another name and shows once it is whole.
 
     Raises:
       ConversionError: the model did not come from such a checkpoint.
+      ValueError: `adapters` of a model that has none.
       FileExistsError: `out` is there and not empty.
       OSError: the disk refuses; nothing is left under `out`.
     """
@@ -36,18 +40,23 @@ def export(loaded, out: str | Path, progress: bool = False) -> None:
         raise FileExistsError(f"{out} exists and is not empty. Choose a new --out.")
     source = loaded.processor.directory
     base, checkpoint = BaseRecord(source), open_checkpoint(source)
-    parameters = traverse_util.flatten_dict(drop_lifting(loaded.params), sep="/")
+    trained = traverse_util.flatten_dict(drop_lifting(loaded.params), sep="/")
+    adapter_config = loaded.settings.language.lora
+    parameters = lora.merge(trained, adapter_config)
     conversion = checkpoint.match(base.tensors, {path: leaf.shape for path, leaf in parameters.items()})
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        write_checkpoint(conversion, base, parameters, partial, progress)
-        for path in side_files(source):
-            if path.name not in (RECORD, CARRIED):
-                shutil.copyfile(path, partial / path.name)
-        if base.index is not None:
-            (partial / INDEX).write_text(base.index, encoding="utf-8")
+        if adapters:
+            rules = checkpoint.layout.rules(checkpoint.vision, checkpoint.language)
+            lora.write_peft(
+                trained, adapter_config, rules, checkpoint.layout.modules, str(loaded.config["init_from"]), partial
+            )
+            _write_projector(conversion, parameters, partial)
+        else:
+            write_checkpoint(conversion, base, parameters, partial, progress)
+            _copy_side_files(source, base, partial)
         if "lifting" in loaded.params:
             _write_lifting(loaded, partial / LIFTING_FOLDER)
         if out.exists():
@@ -55,6 +64,23 @@ def export(loaded, out: str | Path, progress: bool = False) -> None:
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_side_files(source: Path, base: BaseRecord, out: Path) -> None:
+    for path in side_files(source):
+        if path.name not in (RECORD, CARRIED):
+            shutil.copyfile(path, out / path.name)
+    if base.index is not None:
+        (out / INDEX).write_text(base.index, encoding="utf-8")
+
+
+def _write_projector(conversion: Conversion, parameters: dict, out: Path) -> None:
+    """The trained projector under the base's names: PEFT's layout has no place for it."""
+    names = {}
+    for path, entry in conversion.filled.items():
+        if path.startswith("backbone/projector/"):
+            names[entry.sources[0]] = entry.rule.transform.to_theirs(np.asarray(parameters[path]))
+    write_tensors(out, {"projector.safetensors": iter(names.items())}, {})
 
 
 def _write_lifting(loaded, folder: Path) -> None:

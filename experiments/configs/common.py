@@ -51,6 +51,7 @@ def get_config() -> ConfigDict:
                 vocab_size=0,  # 0 = the tokenizer's
                 width=96, layers=4, heads=4, kv_heads=2, head_dim=24, mlp_width=256, rope_theta=1e4,
                 rope_sections=(), norm_eps=1e-6, qkv_bias=False, qk_norm=False,
+                lora_rank=0, lora_alpha=16.0, lora_targets=("q", "k", "v", "o", "gate", "up", "down"),
                 tie_embeddings=True, visual_attention="causal", remat="none", unroll=4, dtype="float32",
             ),
             lifting=dict(
@@ -63,7 +64,7 @@ def get_config() -> ConfigDict:
             ),
             losses=dict(text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0),
             optimizer=dict(
-                name="muon", vision=3e-3, projector=3e-3, language=3e-3, lifting=3e-3, warmup_share=0.03,
+                name="muon", vision=3e-3, projector=3e-3, language=3e-3, adapters=3e-3, lifting=3e-3, warmup_share=0.03,
                 weight_decay=0.0, clip=1.0, b1=0.9, b2=0.999, adam_factor=1.0,
                 newton_schulz_steps=5, preconditioning="frobenius",
             ),

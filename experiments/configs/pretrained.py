@@ -134,7 +134,7 @@ def recipe(name: str, family: str) -> ConfigDict:
     config = common.get_config()
     config.name, config.family = name, family
     config.lifting.update(width=1024, channels=(256, 512, 1024, 1024), features=256, dtype="bfloat16")
-    config.optimizer.update(name="adamw", vision=0.0, language=1e-5, projector=1e-5, lifting=1e-5)
+    config.optimizer.update(name="adamw", vision=0.0, language=1e-5, adapters=1e-4, projector=1e-5, lifting=1e-5)
     config.data.sources = {"train": common.source("data/train", per_batch=16)}
     config.data.update(questions=4, question_tokens=192, answer_tokens=32, label_size=(224, 224))
     config.mesh.update(data=1, fsdp=-1)

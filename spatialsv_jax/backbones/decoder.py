@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 from flax.core import meta
 
-from spatialsv_jax.backbones.layers import UNROLL, SwiGLU, attend, dense, join, rms_norm, rotate
+from spatialsv_jax.backbones.layers import UNROLL, LoraConfig, SwiGLU, adapted, attend, join, rms_norm, rotate
 from spatialsv_jax.partitioning import Normal, declare, lecun
 
 REMAT_POLICIES = {
@@ -44,6 +44,9 @@ class LanguageConfig:
     qkv_bias: bool = False  # as in Qwen2
     qk_norm: bool = False  # as in Qwen3
     tie_embeddings: bool = True
+    lora_rank: int = 0  # > 0: low-rank adapters are trained in place of the decoder
+    lora_alpha: float = 16.0
+    lora_targets: tuple = ("q", "k", "v", "o", "gate", "up", "down")
     visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
     unroll: int = UNROLL  # layers per iteration of the scan
     remat: str = "none"  # "full" keeps only each layer's input, "dots" its matrix products too
@@ -51,6 +54,8 @@ class LanguageConfig:
 
     def __post_init__(self):
         choose(self.visual_attention, ("causal", "bidirectional"), "language.visual_attention")
+        for name in self.lora_targets:
+            choose(name, ("q", "k", "v", "o", "gate", "up", "down"), "language.lora_targets")
         choose(self.remat, ("none", *REMAT_POLICIES), "language.remat")
         choose(self.dtype, ("float32", "bfloat16"), "language.dtype")
         if self.heads % self.kv_heads or self.head_dim % 2:
@@ -61,6 +66,11 @@ class LanguageConfig:
             raise ValueError(
                 f"language.rope_sections {self.rope_sections} must add up to head_dim / 2 = {self.head_dim // 2}."
             )
+
+    @property
+    def lora(self) -> LoraConfig:
+        """The adapters."""
+        return LoraConfig(self.lora_rank, self.lora_alpha, tuple(self.lora_targets))
 
     @property
     def position_axes(self) -> int:
@@ -104,14 +114,15 @@ class DecoderAttention(nn.Module):
     bias: bool = False  # of q, k and v (Qwen2)
     qk_norm: bool = False  # RMSNorm over each head's q and k before the rotation (Qwen3)
     norm_eps: float = 1e-6
+    lora: LoraConfig = LoraConfig()
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None, rows: Rows) -> tuple[jax.Array, Cache | None]:
         number, count, width = x.shape
 
         def project(name: str, heads: int, axis: str) -> jax.Array:
-            linear = dense(heads * self.head_dim, ("embed", axis), name, self.bias, self.dtype)
-            return linear(x).reshape(number, count, heads, self.head_dim)
+            out = adapted(x, heads * self.head_dim, ("embed", axis), name, self.bias, self.dtype, self.lora)
+            return out.reshape(number, count, heads, self.head_dim)
 
         query, key = project("q", self.heads, "heads"), project("k", self.kv_heads, "kv_heads")
         value = project("v", self.kv_heads, "kv_heads")
@@ -130,7 +141,7 @@ class DecoderAttention(nn.Module):
             if cache is not None:
                 made = Cache(prefix_kv if rows.prefix else None, own_kv)
         out = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
-        return dense(width, ("heads", "embed"), "o", dtype=self.dtype)(out.astype(self.dtype)), made
+        return adapted(out.astype(self.dtype), width, ("heads", "embed"), "o", False, self.dtype, self.lora), made
 
     def _prefix_keys(self, key, value, cache, rows):
         if not rows.prefix:
@@ -191,13 +202,14 @@ def _layer(module: nn.Module, x: jax.Array, cache: Cache | None, rows: Rows):
         bias=config.qkv_bias,
         qk_norm=config.qk_norm,
         norm_eps=config.norm_eps,
+        lora=config.lora,
         parent=module,
         name="attention",
     )
     mixed, cache = attention(normed, cache, rows)
     x = x + mixed
     normed = rms_norm("mlp_norm", config.dtype, config.norm_eps)(x)
-    return x + SwiGLU(config.mlp_width, config.dtype, name="mlp")(normed), cache
+    return x + SwiGLU(config.mlp_width, config.dtype, lora=config.lora, name="mlp")(normed), cache
 
 
 class _ScanBody(nn.Module):

@@ -6,6 +6,7 @@ products, about twice as fast on CPU as einsum over 'bthd'. Kernels are matrices
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from flax.core import meta
 
 from spatialsv_jax.convolution import CONV_OPTIONS
 from spatialsv_jax.linear import as_rows, linear_options
-from spatialsv_jax.partitioning import Normal, declare, ones, zeros
+from spatialsv_jax.partitioning import Normal, declare, lecun, ones, zeros
 
 _MASKED = -1e30
 # Layers per iteration of a scan. Parameters stay stacked; on CPU products inside a loop body run
@@ -28,6 +29,48 @@ UNROLL = 4
 def dense(features: int, axes: tuple[str, str], name: str, bias: bool = False, dtype: Any = jnp.float32) -> nn.Dense:
     """A linear layer whose kernel [in, out] carries the logical axes `axes`."""
     return nn.Dense(features, use_bias=bias, dtype=dtype, name=name, **linear_options(axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) beside some linear layers.
+
+    Attributes:
+      rank: 0 = none.
+      alpha: the adapters' outputs are multiplied by alpha / rank.
+      targets: names of the layers, of q, k, v, o, gate, up, down.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ()
+
+
+class Adapter(nn.Module):
+    """alpha / rank * x A B, with B = 0 at first; A is [in, rank], B [rank, out]."""
+
+    config: LoraConfig
+    features: int
+    axes: tuple[str, str]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        rank = self.config.rank
+        first = self.param("a", declare(lecun, self.axes[0], "norm"), (x.shape[-1], rank), jnp.float32)
+        second = self.param("b", declare(zeros, "norm", self.axes[1]), (rank, self.features), jnp.float32)
+        low = jnp.matmul(x.astype(self.dtype), first.astype(self.dtype))
+        return jnp.matmul(low, second.astype(self.dtype)) * jnp.asarray(self.config.alpha / rank, self.dtype)
+
+
+def adapted(
+    x: jax.Array, features: int, axes: tuple[str, str], name: str, bias: bool, dtype: Any, lora: LoraConfig
+) -> jax.Array:
+    """`dense` of x, plus an adapter `name`_lora where `lora` targets it; within a compact module."""
+    out = dense(features, axes, name, bias, dtype)(x)
+    if lora.rank and name in lora.targets:
+        out = out + Adapter(lora, features, axes, dtype, name=f"{name}_lora")(x)
+    return out
 
 
 def layer_norm(name: str, dtype: Any = jnp.float32, epsilon: float = 1e-6) -> nn.LayerNorm:
@@ -166,14 +209,16 @@ class SwiGLU(nn.Module):
     hidden: int
     dtype: Any = jnp.float32
     bias: bool = False
+    lora: LoraConfig = LoraConfig()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         # One matrix of rows through all of it, see `as_rows`.
         rows = as_rows(x)
-        gate = dense(self.hidden, ("embed", "mlp"), "gate", self.bias, self.dtype)(rows)
-        up = dense(self.hidden, ("embed", "mlp"), "up", self.bias, self.dtype)(rows)
-        return dense(x.shape[-1], ("mlp", "embed"), "down", self.bias, self.dtype)(nn.silu(gate) * up).reshape(x.shape)
+        options = (self.bias, self.dtype, self.lora)
+        gate = adapted(rows, self.hidden, ("embed", "mlp"), "gate", *options)
+        up = adapted(rows, self.hidden, ("embed", "mlp"), "up", *options)
+        return adapted(nn.silu(gate) * up, x.shape[-1], ("mlp", "embed"), "down", *options).reshape(x.shape)
 
 
 class PatchStem(nn.Module):

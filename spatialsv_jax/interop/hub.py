@@ -39,6 +39,7 @@ class Layout(NamedTuple):
       head: name of the unembedding.
       carried: (vision, language) -> regular expressions of tensors that are no parameters.
       new: regular expressions of our paths that it does not fill (a language model without an encoder).
+      modules: what the decoder's names begin with, in files and in the model in memory (which `peft` wraps).
     """
 
     family: str
@@ -48,6 +49,7 @@ class Layout(NamedTuple):
     head: str = "lm_head.weight"
     carried: Callable = lambda vision, language: ()
     new: Sequence[str] = ()
+    modules: tuple[str, str] = ("model.", "model.language_model.")
 
     def spelt(self, name: str) -> str:
         """A tensor's name as the table spells it."""
@@ -64,10 +66,20 @@ GGUF = Layout(
 LAYOUTS: dict[str, Layout] = {
     "qwen2_5_vl": Layout("qwen2_5_vl", qwen2_5_vl.read, qwen2_5_vl.rules, qwen2_5_vl.RENAMED),
     "internvl": Layout(
-        "internvl3", internvl3.read, internvl3.rules, internvl3.RENAMED, head="language_model.lm_head.weight"
+        "internvl3",
+        internvl3.read,
+        internvl3.rules,
+        internvl3.RENAMED,
+        head="language_model.lm_head.weight",
+        modules=("language_model.model.", "model.language_model."),
     ),
     "internvl_chat": Layout(
-        "internvl3", internvl3.read_original, internvl3.rules_original, {}, head="language_model.lm_head.weight"
+        "internvl3",
+        internvl3.read_original,
+        internvl3.rules_original,
+        {},
+        head="language_model.lm_head.weight",
+        modules=("language_model.model.", "language_model.model."),
     ),
     "llava_next_video": Layout(
         "llava_next_video",
@@ -76,6 +88,7 @@ LAYOUTS: dict[str, Layout] = {
         llava_next_video.RENAMED,
         head="language_model.lm_head.weight",
         carried=llava_next_video.carried,
+        modules=("language_model.model.", "model.language_model."),
     ),
     "llavaonevision1_5": Layout(
         "llava_onevision1_5", llava_onevision1_5.read, llava_onevision1_5.rules, llava_onevision1_5.RENAMED

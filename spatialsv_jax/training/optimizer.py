@@ -9,14 +9,14 @@ import jax
 import optax
 from optax.contrib import MuonDimensionNumbers
 
-GROUPS = ("vision", "projector", "language", "lifting")
+GROUPS = ("vision", "projector", "language", "adapters", "lifting")
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
     """Defaults of the paper (docs/method.md, 5): AdamW, linear warm-up over 3 % of the steps, cosine to 0, weight decay 0, clip 1.
 
-    `vision`, `projector`, `language`, `lifting` are peak learning rates. With `name = "muon"`
+    `vision`, `projector`, `language`, `adapters` (of LoRA), `lifting` are peak learning rates. With `name = "muon"`
     they hold for the matrices; embeddings, norms, biases and convolutions take Adam at
     `adam_factor` times the rate. `newton_schulz_steps` orthogonalise a matrix; `preconditioning`
     scales it before them: "frobenius" by its norm, "aol" row by row (Turbo-Muon), which is worth a step or two.
@@ -26,6 +26,7 @@ class OptimizerConfig:
     vision: float = 0.0
     projector: float = 1e-5
     language: float = 1e-5
+    adapters: float = 1e-4
     lifting: float = 1e-5
     warmup_share: float = 0.03
     weight_decay: float = 0.0
@@ -48,11 +49,13 @@ class OptimizerConfig:
 
 
 def group_of(path: tuple[str, ...]) -> str:
-    """The parameter group of a path: backbone/vision, backbone/projector, backbone/language, lifting.
+    """The parameter group of a path: backbone/vision, backbone/projector, backbone/language, its adapters, lifting.
 
     Raises:
       ValueError: a path that belongs to none.
     """
+    if path[:2] == ("backbone", "language") and any(part.endswith("_lora") for part in path):
+        return "adapters"
     if path[0] == "backbone" and path[1] in GROUPS:
         return path[1]
     if path[0] in ("lifting", "teacher"):

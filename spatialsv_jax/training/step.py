@@ -8,8 +8,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from spatialsv_jax.losses import objective as objective_lib
+from spatialsv_jax.training.optimizer import group_of
 from spatialsv_jax.training.state import TrainState, merge_params, split_params
 
 
@@ -55,11 +57,8 @@ def train_step(parts: StepParts, state: TrainState, batch) -> tuple[TrainState, 
         opt_state=opt_state,
         first_nonfinite=jnp.where(good | (state.first_nonfinite >= 0), state.first_nonfinite, state.step),
     )
-    rates = {
-        f"learning_rate/{group}": rate(state.step)
-        for group, rate in parts.rates.items()
-        if group not in parts.frozen_groups
-    }
+    trained = {group_of(path) for path in traverse_util.flatten_dict(trainable)}
+    rates = {f"learning_rate/{group}": rate(state.step) for group, rate in parts.rates.items() if group in trained}
     return new, {**report, **rates, "gradient_norm/all": norm, "first_nonfinite": new.first_nonfinite}
 
 

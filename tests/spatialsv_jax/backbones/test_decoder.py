@@ -7,9 +7,9 @@ import pytest
 
 from spatialsv_jax import spec
 from spatialsv_jax.backbones import default_taps
-from spatialsv_jax.backbones.decoder import Decoder, DecoderAttention, Rows
+from spatialsv_jax.backbones.decoder import Decoder, DecoderAttention, LanguageConfig, Rows
 from spatialsv_jax.backbones.layers import rms_norm, rotary_table
-from spatialsv_jax.backbones.tiny import LanguageConfig, TinyBackbone, VisionConfig
+from spatialsv_jax.backbones.tiny import TinyBackbone, VisionConfig
 from spatialsv_jax.partitioning import create
 
 VISION = VisionConfig(image_size=16, patch_size=4, width=16, layers=1, heads=2)
