@@ -45,9 +45,10 @@ def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.
         for name, value in batch.items()
     }
     began = time.perf_counter()
-    traced = step.jit_step(parts, shapes).trace(shapes, abstract)
-    counted = flops_lib.count_traced(traced.jaxpr)
-    compiled = traced.lower().compile()
+    with jax.set_mesh(mesh):  # kernels that XLA cannot split ask for it
+        traced = step.jit_step(parts, shapes).trace(shapes, abstract)
+        counted = flops_lib.count_traced(traced.jaxpr)
+        compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
     return CompiledStep(compiled, seconds, getattr(memory, "temp_size_in_bytes", None), dict(counted))

@@ -28,7 +28,16 @@ from spatialsv_jax.training.sharding import MeshConfig
 # What a user chooses; everything else of the two configs is the checkpoint's.
 CHOSEN = {
     "vision": ("image_size", "trainable"),
-    "language": ("visual_attention", "remat", "unroll", "dtype", "lora_rank", "lora_alpha", "lora_targets"),
+    "language": (
+        "visual_attention",
+        "attention",
+        "remat",
+        "unroll",
+        "dtype",
+        "lora_rank",
+        "lora_alpha",
+        "lora_targets",
+    ),
 }
 NEW = ("lifting/.*", ".*_lora/[ab]")  # parameters that no checkpoint has
 

@@ -16,7 +16,7 @@ def get_config(arg: str | None = None):
     config = recipe("finetune", "auto")
     # () = the family's usual picture size; families with one size of pictures take no other.
     config.vision = ConfigDict(dict(image_size=(), trainable=False))
-    config.language = ConfigDict(dict(dtype="bfloat16", remat="full", lora_rank=0, lora_alpha=16.0))
+    config.language = ConfigDict(dict(attention="auto", dtype="bfloat16", remat="full", lora_rank=0, lora_alpha=16.0))
     if arg == "tiny":
         small(config)
         config.language.update(dtype="float32", remat="none")

@@ -35,7 +35,7 @@ def get_config(arg: str | None = None):
     phases["base"].vision.trainable = True
     if not arg:
         phases["spatial"].family = "auto"
-        kept = ("visual_attention", "remat", "unroll", "dtype")
+        kept = ("visual_attention", "attention", "remat", "unroll", "dtype")
         phases["base"].family = "auto"
         for phase in phases.values():
             phase.language = ConfigDict({key: phase.language[key] for key in kept})

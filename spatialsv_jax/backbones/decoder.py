@@ -12,6 +12,7 @@ import numpy as np
 from flax import struct
 from flax.core import meta
 
+from spatialsv_jax.backbones.attention import BACKENDS, self_attention
 from spatialsv_jax.backbones.layers import UNROLL, LoraConfig, SwiGLU, adapted, attend, join, rms_norm, rotate
 from spatialsv_jax.partitioning import Normal, declare, lecun
 
@@ -48,6 +49,7 @@ class LanguageConfig:
     lora_alpha: float = 16.0
     lora_targets: tuple = ("q", "k", "v", "o", "gate", "up", "down")
     visual_attention: str = "causal"  # or "bidirectional": visual tokens see all visual tokens
+    attention: str = "auto"  # kernel of the prefix's and the encoders' attention: xla, cudnn (GPU), splash (TPU)
     unroll: int = UNROLL  # layers per iteration of the scan
     remat: str = "none"  # "full" keeps only each layer's input, "dots" its matrix products too
     dtype: str = "float32"  # of the trunk's arithmetic (vision, projector, language); parameters are float32
@@ -56,6 +58,7 @@ class LanguageConfig:
         choose(self.visual_attention, ("causal", "bidirectional"), "language.visual_attention")
         for name in self.lora_targets:
             choose(name, ("q", "k", "v", "o", "gate", "up", "down"), "language.lora_targets")
+        choose(self.attention, BACKENDS, "language.attention")
         choose(self.remat, ("none", *REMAT_POLICIES), "language.remat")
         choose(self.dtype, ("float32", "bfloat16"), "language.dtype")
         if self.heads % self.kv_heads or self.head_dim % 2:
@@ -115,6 +118,7 @@ class DecoderAttention(nn.Module):
     qk_norm: bool = False  # RMSNorm over each head's q and k before the rotation (Qwen3)
     norm_eps: float = 1e-6
     lora: LoraConfig = LoraConfig()
+    attention: str = "auto"  # of the prefix to itself, see `attention.BACKENDS`
 
     @nn.compact
     def __call__(self, x: jax.Array, cache: Cache | None, rows: Rows) -> tuple[jax.Array, Cache | None]:
@@ -159,17 +163,23 @@ class DecoderAttention(nn.Module):
 
     def _prefix(self, query, key, value, rows):
         number, count = query.shape[:2]
+        query = query.transpose(0, 2, 1, 3)
+        if rows.visual is None:
+            # Padding stands at the end, where no real row looks.
+            out = self_attention(query, key, value, causal=True, backend=self.attention)
+        else:
+            out = self._partly_bidirectional(query, key, value, rows.visual)
+        return out.transpose(0, 2, 1, 3).reshape(number, count, self.heads * self.head_dim)
+
+    def _partly_bidirectional(self, query, key, value, visual):
+        """Causal attention [B,H,n,d] in which visual tokens see all visual tokens."""
+        number, _, count, _ = query.shape
         groups = self.heads // self.kv_heads
-        query = query.reshape(number, count, self.kv_heads, groups, self.head_dim).transpose(0, 2, 3, 1, 4)
-        mask = jnp.tril(jnp.ones((count, count), bool))[None]
-        if rows.visual is not None:
-            mask = mask | (rows.visual[:, :, None] & rows.visual[:, None, :])
-        mask = jnp.broadcast_to(mask[:, None, None], (mask.shape[0], 1, groups, count, count))
-        mask = mask.reshape(mask.shape[0], 1, groups * count, count)
+        mask = jnp.tril(jnp.ones((count, count), bool))[None] | (visual[:, :, None] & visual[:, None, :])
+        mask = jnp.broadcast_to(mask[:, None, None], (number, 1, groups, count, count))
         query = query.reshape(number, self.kv_heads, groups * count, self.head_dim)
-        out = join([attend(query, key, value, mask)])
-        out = out.reshape(number, self.kv_heads, groups, count, self.head_dim).transpose(0, 3, 1, 2, 4)
-        return out.reshape(number, count, self.heads * self.head_dim)
+        out = join([attend(query, key, value, mask.reshape(number, 1, groups * count, count))])
+        return out.reshape(number, self.heads, count, self.head_dim)
 
     def _questions(self, query, prefix_kv, own_kv, rows):
         number, count = query.shape[:2]
@@ -203,6 +213,7 @@ def _layer(module: nn.Module, x: jax.Array, cache: Cache | None, rows: Rows):
         qk_norm=config.qk_norm,
         norm_eps=config.norm_eps,
         lora=config.lora,
+        attention=config.attention,
         parent=module,
         name="attention",
     )

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spatialsv_jax.backbones.attention import self_attention
 from spatialsv_jax.backbones.layers import attend, dense, join, layer_norm, rotate, scan_layers
 from spatialsv_jax.partitioning import Normal, declare, ones
 
@@ -119,13 +120,8 @@ class VisionAttention(nn.Module):
         return dense(width, ("heads", "embed"), "o", True, self.dtype)(out.astype(self.dtype))
 
 
-def attend_all(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array | None) -> jax.Array:
-    """Attention of [n,heads,r,d] within each picture; `real` bool[n,r] hides keys."""
-    return join([attend(query, key, value, None if real is None else real[:, None, None])])
-
-
 def attend_windows(query: jax.Array, key: jax.Array, value: jax.Array, real: jax.Array | None, window: int):
-    """As `attend_all`, within runs of `window` tokens."""
+    """Attention of [n,heads,r,d] within runs of `window` tokens; `real` bool[n,r] hides keys."""
     number, heads, count, dim = query.shape
     split = lambda part: part.reshape(number, heads, count // window, window, dim)
     mask = None if real is None else real.reshape(number, 1, count // window, 1, window)
@@ -139,6 +135,7 @@ class VitConfig:
     Attributes:
       activation: "gelu" (erf) or "quick_gelu" (CLIP's x * sigmoid(1.702 x)).
       layer_scale: whether each branch is multiplied by a learned vector before it is added.
+      attention: see `attention.BACKENDS`.
     """
 
     width: int
@@ -149,6 +146,7 @@ class VitConfig:
     activation: str = "gelu"
     qkv_bias: bool = True
     layer_scale: bool = False
+    attention: str = "auto"
 
 
 class VitBlock(nn.Module):
@@ -164,7 +162,7 @@ class VitBlock(nn.Module):
     def __call__(self, x, turn=None, real=None):
         config = self.config
         normed = layer_norm("attention_norm", self.dtype, config.epsilon)(x)
-        among = functools.partial(attend_all, real=real)
+        among = functools.partial(self_attention, causal=False, real=real, backend=config.attention)
         mixed = VisionAttention(config.heads, self.dtype, config.qkv_bias, name="attention")(normed, among, turn)
         x = x + self._scaled("attention_scale", mixed)
         normed = layer_norm("mlp_norm", self.dtype, config.epsilon)(x)

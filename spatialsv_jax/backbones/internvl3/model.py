@@ -46,13 +46,14 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: str
+    attention: str
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         config = self.config
         layer = VitConfig(
             config.width, config.layers, config.heads, config.mlp_width, config.norm_eps,
-            qkv_bias=config.qkv_bias, layer_scale=True,
+            qkv_bias=config.qkv_bias, layer_scale=True, attention=self.attention,
         )  # fmt: skip
         x = TileEmbedding(config.patch_size, config.width, True, self.dtype, name="embedding")(pixels)
         x, _ = vit_layers(layer, self.dtype)(x, None, None)
@@ -79,7 +80,7 @@ class InternVL3(MultimodalBackbone):
 
     def setup(self):
         dtype = self.language_config.dtype
-        self.vision = VisionEncoder(self.vision_config, dtype)
+        self.vision = VisionEncoder(self.vision_config, dtype, self.language_config.attention)
         self.projector = Projector(self.language_config.width, dtype)
         self.language = Decoder(self.language_config)
 

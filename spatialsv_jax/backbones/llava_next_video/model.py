@@ -53,12 +53,19 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: str
+    attention: str
 
     @nn.compact
     def __call__(self, pixels: jax.Array) -> jax.Array:
         config = self.config
         layer = VitConfig(
-            config.width, config.layers, config.heads, config.mlp_width, config.norm_eps, config.activation
+            config.width,
+            config.layers,
+            config.heads,
+            config.mlp_width,
+            config.norm_eps,
+            config.activation,
+            attention=self.attention,
         )
         x = TileEmbedding(config.patch_size, config.width, False, self.dtype, name="embedding")(pixels)
         x = layer_norm("norm", self.dtype, config.norm_eps)(x)
@@ -88,7 +95,7 @@ class LlavaNextVideo(MultimodalBackbone):
 
     def setup(self):
         dtype = self.language_config.dtype
-        self.vision = VisionEncoder(self.vision_config, dtype)
+        self.vision = VisionEncoder(self.vision_config, dtype, self.language_config.attention)
         self.projector = Projector(self.language_config.width, dtype)
         self.language = Decoder(self.language_config)
 

@@ -62,6 +62,7 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: str
+    attention: str
 
     @nn.compact
     def __call__(self, pixels: jax.Array, order: WindowOrder, real: jax.Array | None) -> jax.Array:
@@ -76,7 +77,9 @@ class VisionEncoder(nn.Module):
         angle = jnp.concatenate([own, jnp.asarray(rotary_2d(order.rows, order.columns, head_dim))])
         if real is not None:
             real = jnp.concatenate([jnp.ones((real.shape[0], 1), bool), real], axis=1)
-        layer = VitConfig(config.width, config.layers, config.heads, config.mlp_width, _BLOCK_EPSILON)
+        layer = VitConfig(
+            config.width, config.layers, config.heads, config.mlp_width, _BLOCK_EPSILON, attention=self.attention
+        )
         return vit_layers(layer, self.dtype)(x, (jnp.cos(angle), jnp.sin(angle)), real)[0]
 
 
@@ -103,7 +106,7 @@ class LlavaOneVision15(MultimodalBackbone):
 
     def setup(self):
         config, dtype = self.vision_config, self.language_config.dtype
-        self.vision = VisionEncoder(config, dtype)
+        self.vision = VisionEncoder(config, dtype, self.language_config.attention)
         self.projector = Merger(config.merge, self.language_config.width, config.norm_eps, dtype)
         self.language = Decoder(self.language_config)
 

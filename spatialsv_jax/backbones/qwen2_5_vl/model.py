@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from spatialsv_jax.backbones.attention import self_attention
 from spatialsv_jax.backbones.decoder import Decoder
 from spatialsv_jax.backbones.layers import SwiGLU, dense, rms_norm, scan_layers
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
 from spatialsv_jax.backbones.vision_layers import (
     VisionAttention,
     WindowOrder,
-    attend_all,
     attend_windows,
     cut_patches,
     real_patches,
@@ -71,14 +71,19 @@ class _Block(nn.Module):
     config: VisionConfig
     dtype: str
     window: int
+    attention: str
 
     @nn.compact
     def __call__(self, x, full, turn, real):
         normed = rms_norm("attention_norm", self.dtype, _EPSILON)(x)
 
+        def whole(query, key, value, real):
+            out = self_attention(query, key, value, causal=False, real=real, backend=self.attention)
+            return out.astype(jnp.float32)
+
         def among(query, key, value):
             windows = functools.partial(attend_windows, window=self.window)
-            return jax.lax.cond(full, attend_all, windows, query, key, value, real)
+            return jax.lax.cond(full, whole, windows, query, key, value, real)
 
         x = x + VisionAttention(self.config.heads, self.dtype, name="attention")(normed, among, turn)
         normed = rms_norm("mlp_norm", self.dtype, _EPSILON)(x)
@@ -90,6 +95,7 @@ class VisionEncoder(nn.Module):
 
     config: VisionConfig
     dtype: str
+    attention: str
 
     @nn.compact
     def __call__(self, pixels: jax.Array, order: WindowOrder, real: jax.Array | None) -> jax.Array:
@@ -107,7 +113,9 @@ class VisionEncoder(nn.Module):
         turn = (jnp.asarray(np.cos(angle)), jnp.asarray(np.sin(angle)))
         full = np.isin(np.arange(config.layers), config.full_attention_layers)
         blocks = scan_layers(_Block, config.layers, (0, nn.broadcast, nn.broadcast))
-        return blocks(config, self.dtype, order.window, name="layers")(x, jnp.asarray(full), turn, real)[0]
+        return blocks(config, self.dtype, order.window, self.attention, name="layers")(
+            x, jnp.asarray(full), turn, real
+        )[0]
 
 
 class Merger(nn.Module):
@@ -132,7 +140,7 @@ class Qwen25VL(MultimodalBackbone):
 
     def setup(self):
         dtype = self.language_config.dtype
-        self.vision = VisionEncoder(self.vision_config, dtype)
+        self.vision = VisionEncoder(self.vision_config, dtype, self.language_config.attention)
         self.projector = Merger(self.vision_config.merge, self.language_config.width, dtype)
         self.language = Decoder(self.language_config)
 

@@ -1,0 +1,66 @@
+"""The TPU kernel in Pallas' interpreter against XLA's attention, values and gradients, split over a mesh too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spatialsv_jax.backbones.attention import choose_backend, self_attention
+from spatialsv_jax.training.sharding import MeshConfig, make_mesh
+
+
+def inputs(number=2, heads=4, kv_heads=2, count=150, dim=24, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = ((number, heads, count, dim), (number, kv_heads, count, dim), (number, kv_heads, count, dim))
+    query, key, value = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes)
+    return query * dim**-0.5, key, value
+
+
+def reference(query, key, value, causal, real):
+    """float64 NumPy, head by head."""
+    query, key, value = (np.asarray(part, np.float64) for part in (query, key, value))
+    groups, count = query.shape[1] // key.shape[1], query.shape[2]
+    out = np.zeros(query.shape)
+    for row, head in np.ndindex(query.shape[:2]):
+        scores = query[row, head] @ key[row, head // groups].T
+        hidden = ~np.tril(np.ones((count, count), bool)) if causal else np.zeros((count, count), bool)
+        scores = np.where(hidden | ~real[row][None], -np.inf, scores)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        out[row, head] = weights / weights.sum(-1, keepdims=True) @ value[row, head // groups]
+    return out
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("backend", ["xla", "splash"])
+def test_values(backend, causal):
+    parts = inputs()
+    real = np.arange(150) < np.array([[150], [101]])
+    found = self_attention(*parts, causal=causal, real=jnp.asarray(real), backend=backend, interpret=True)
+    wanted = reference(*parts, causal, real)
+    for row in range(2):
+        np.testing.assert_allclose(found[row][:, real[row]], wanted[row][:, real[row]], atol=2e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_gradients(causal):
+    parts, weights = inputs(count=70), inputs(count=70, seed=1)[0]
+    loss = lambda backend: (
+        lambda *given: (self_attention(*given, causal=causal, backend=backend, interpret=True) * weights).sum()
+    )
+    for ours, wanted in zip(
+        jax.grad(loss("splash"), (0, 1, 2))(*parts), jax.grad(loss("xla"), (0, 1, 2))(*parts), strict=True
+    ):
+        np.testing.assert_allclose(ours, wanted, atol=1e-4)
+
+
+def test_split_over_a_mesh():
+    parts = inputs(number=4, count=40)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))):
+        found = jax.jit(lambda *given: self_attention(*given, causal=True, backend="splash", interpret=True))(*parts)
+    np.testing.assert_allclose(found, reference(*parts, True, np.ones((4, 40), bool)), atol=2e-5)
+
+
+def test_auto_is_xla_on_cpu_and_names_are_checked():
+    assert choose_backend("auto", jnp.bfloat16) == "xla"
+    with pytest.raises(ValueError, match="language.attention is 'flash'"):
+        choose_backend("flash", jnp.float32)
