@@ -33,7 +33,8 @@ setup(
     install_requires=CORE,
     extras_require={
         "gguf": ["gguf>=0.19"],
-        "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19", "libtpu==0.0.42.*"],
+        "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
+        "tpu_programs": ["libtpu==0.0.42.*"],
         "test": [
             "gguf>=0.19",
             "pytest>=8",

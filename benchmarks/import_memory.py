@@ -1,10 +1,10 @@
-"""Memory of importing a checkpoint of 3 billion parameters, made up on the spot.
+"""Memory of importing a checkpoint of the size of Qwen2.5-VL-3B, made up on the spot.
 
     python -m benchmarks.import_memory [--layers 36]
 
-Writes a folder with the names and shapes of Qwen2.5-3B's language model in bfloat16 (random bytes are
-not needed: the files are sparse), imports it, and prints the peak of anonymous memory (RssAnon; mapped
-files do not count) beside what must be there: the resident parameters and the largest of them.
+Writes a folder with the names and shapes of the published model in bfloat16 (random bytes are not needed: the
+files are sparse), imports it as training and `spatialsv_jax.load` do, and prints the peak of anonymous memory
+(RssAnon; mapped files do not count) beside what must be there: the resident parameters and the largest of them.
 """
 
 from __future__ import annotations
@@ -22,31 +22,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from spatialsv_jax.backbones.decoder import Decoder, Rows
-from spatialsv_jax.interop.arrays import read_parameters
-from spatialsv_jax.interop.conversion import match
-from spatialsv_jax.interop.decoders import decoder_rules, language_config
-from spatialsv_jax.interop.tensor_files import INDEX, TensorFolder
-from spatialsv_jax.partitioning import create
+from spatialsv_jax.interop import hub
+from spatialsv_jax.interop.tensor_files import INDEX
+from spatialsv_jax.model import LiftingConfig, SpatialMLLM
+from spatialsv_jax.spec import fake_batch
 
-QWEN = dict(
-    model_type="qwen2", vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_attention_heads=16,
+CONFIG = dict(
+    model_type="qwen2_5_vl", vocab_size=151936, hidden_size=2048, intermediate_size=11008, num_attention_heads=16,
     num_key_value_heads=2, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=True,
+    rope_scaling={"type": "mrope", "mrope_section": [16, 24, 24]},
+    vision_config=dict(
+        depth=32, hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=2048, patch_size=14,
+        spatial_merge_size=2, temporal_patch_size=2, window_size=112, fullatt_block_indexes=[7, 15, 23, 31],
+    ),
 )  # fmt: skip
-
-
-def shapes_of(config) -> dict[str, jax.ShapeDtypeStruct]:
-    """path -> bfloat16 shape of every parameter of a decoder."""
-    module = Decoder(config)
-
-    def init(key):
-        x, none = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1, 1, config.head_dim // 2))
-        rows = Rows(none, none, jnp.ones((1, 1), bool), None, None, None, 1, 0)
-        return module.init(key, x, rows)["params"]
-
-    boxed = jax.eval_shape(init, jax.random.key(0))
-    tree = traverse_util.flatten_dict(jax.eval_shape(lambda: create(jax.random.key(0), boxed)), sep="/")
-    return {path: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16) for path, leaf in tree.items()}
 
 
 def write_sparse(folder: Path, tensors: dict[str, tuple[int, ...]], files: int = 4) -> None:
@@ -67,6 +56,27 @@ def write_sparse(folder: Path, tensors: dict[str, tuple[int, ...]], files: int =
     (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
 
 
+def model_shapes(vision, language) -> dict:
+    """Nested dicts of bfloat16 shapes of the model without heads."""
+    model = SpatialMLLM(vision, language, LiftingConfig(heads=()), "qwen2_5_vl")
+    batch = fake_batch(dict(B=1, V=1, H=8, W=8, P=4, S=8, Q=1, T=2, A=1, K=3, N=9), (56, 56, 3))
+    shapes = hub.parameter_shapes(model, batch)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), shapes)
+
+
+def their_shapes(rules, shapes: dict) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor of the checkpoint, from our shapes by the table read backwards."""
+    flat, found = traverse_util.flatten_dict(shapes, sep="/"), {}
+    for rule in rules:
+        ours = flat[rule.target].shape
+        one = ours[1:] if rule.stacked else ours
+        shape = rule.transform.to_theirs(np.broadcast_to(np.int8(0), one)).shape
+        shape = (shape[0] * rule.part[1], *shape[1:])
+        for layer in range(ours[0]) if rule.stacked else (0,):
+            found[rule.source.replace("{layer}", str(layer))] = shape
+    return found
+
+
 def anonymous() -> int:
     """Anonymous memory of this process in bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -78,23 +88,15 @@ def anonymous() -> int:
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--layers", type=int, default=36)
-    args = parser.parse_args()
-    config = language_config({**QWEN, "num_hidden_layers": args.layers})
-    shapes = shapes_of(config)
-    theirs = {}
-    for rule in decoder_rules(config):
-        ours = shapes[rule.target].shape
-        layers = range(ours[0]) if rule.stacked else (0,)
-        one = ours[1:] if rule.stacked else ours
-        for layer in layers:
-            theirs[rule.source.replace("{layer}", str(layer))] = rule.transform.to_theirs(
-                np.broadcast_to(np.int8(0), one)
-            ).shape
+    parser.add_argument("--layers", type=int, default=36, help="of the decoder")
+    config = {**CONFIG, "num_hidden_layers": parser.parse_args().layers}
+    layout = hub.LAYOUTS["qwen2_5_vl"]
+    vision, language = layout.read(config)
+    shapes = model_shapes(vision, language)
     with tempfile.TemporaryDirectory() as folder:
-        write_sparse(Path(folder), theirs)
-        files = TensorFolder(folder)
-        conversion = match(decoder_rules(config), files.tensors, {path: leaf.shape for path, leaf in shapes.items()})
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        write_sparse(Path(folder), their_shapes(layout.rules(vision, language), shapes))
+        checkpoint = hub.open_checkpoint(folder)
         before, peak, done = anonymous(), [0], threading.Event()
 
         def watch() -> None:
@@ -104,14 +106,14 @@ def main() -> None:
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         start = time.monotonic()
-        params = read_parameters(conversion, files, shapes)
+        params, _, _ = hub.import_parameters(checkpoint, shapes)
         seconds = time.monotonic() - start
         done.set()
         watcher.join()
-    sizes = [array.nbytes for array in params.values()]
+    sizes = [array.nbytes for array in jax.tree.leaves(params)]
     giga = 2.0**30
     print(
-        f"{sum(array.size for array in params.values()) / 1e9:.2f} G parameters, resident {sum(sizes) / giga:.2f} GiB, "
+        f"{sum(array.size for array in jax.tree.leaves(params)) / 1e9:.2f} G parameters, resident {sum(sizes) / giga:.2f} GiB, "
         f"largest {max(sizes) / giga:.2f} GiB; read in {seconds:.0f} s; anonymous memory rose by at most "
         f"{(peak[0] - before) / giga:.2f} GiB (allowed {(sum(sizes) + max(sizes)) / giga + 1:.2f})"
     )

@@ -29,19 +29,19 @@ class QuestionSet:
     ):
         self._record_id, self._pad_id = record_id, pad_id
         self._room, self._answer_room = question_tokens, answer_tokens
-        self._texts = [(question.id, question_prompt(question), question.answer) for question in questions]
-        number = len(self._texts)
+        self._questions = list(questions)
+        number = len(self._questions)
         self._tokens = np.full((number, question_tokens), pad_id, np.int32)
         self._length = np.zeros(number, np.int32)  # 0 = not tokenised yet
         self._first = np.zeros(number, np.int32)  # index of the first answer token
 
     def __len__(self) -> int:
-        return len(self._texts)
+        return len(self._questions)
 
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        return self._tokens.nbytes + sum(200 + len(text) for _, text, _ in self._texts)
+        return self._tokens.nbytes + sum(200 + len(question.text) for question in self._questions)
 
     def pack(self, choice: np.ndarray, slots: int, processor) -> dict[str, np.ndarray]:
         """The question fields of one row (see spec.BATCH, without the batch axis).
@@ -75,8 +75,9 @@ class QuestionSet:
         }
 
     def _encode(self, index: int, processor) -> None:
-        name, text, answer = self._texts[index]
-        where = f"Record '{self._record_id}', question '{name}'"
+        question = self._questions[index]
+        text, answer = question_prompt(question, *processor.option_form), question.answer
+        where = f"Record '{self._record_id}', question '{question.id}'"
         try:
             tokens, answer_mask = processor.encode_question(text, answer)
         except ValueError as error:
@@ -102,10 +103,16 @@ class QuestionSet:
         self._length[index] = len(tokens)  # last: other threads read it as "ready"
 
 
-def question_prompt(question: Question) -> str:
-    """The text that the model reads: the question, then its options as "A . chair B . table"."""
-    options = (f"{chr(ord('A') + place)} . {option}" for place, option in enumerate(question.options))
-    return " ".join([question.text, *options])
+def question_prompt(question: Question, separator: str = " ", form: str = "{} . {}") -> str:
+    """The text that the model reads: the question, then its options, as "A . chair B . table" by default.
+
+    Args:
+      question: with or without options.
+      separator: stands before every option.
+      form: of an option, its letter and its text (a processor's `option_form` holds both).
+    """
+    options = (form.format(chr(ord("A") + place), option) for place, option in enumerate(question.options))
+    return separator.join([question.text, *options])
 
 
 def choose_questions(available: int, slots: int, rng: np.random.Generator) -> np.ndarray:

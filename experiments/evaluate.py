@@ -87,8 +87,14 @@ def evaluate_run(
 
     began = time.perf_counter()
     loaded = loading.load(model)
+    own = (loaded.path / "checkpoints").is_dir()
+    if not own and not (data and out):
+        raise ValueError(
+            f"{loaded.path} is a checkpoint of others, with no data or results beside it: give --data and --out."
+        )
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(_run_folder(loaded.path) / ".jax_cache"))
+        place = _run_folder(loaded.path) if own else Path(out)
+        jax.config.update("jax_compilation_cache_dir", str(place / ".jax_cache"))
     out_folder = Path(out) if out else _default_folder(loaded, data, split)
     data = data or _training_data(loaded)
     records = storage.open_split(data, split)
@@ -156,7 +162,7 @@ def shapes_for(loaded, records, chosen: Sequence[int], batch_size: int) -> DataC
         asked = [question for question in record.questions if question.group in GROUPS]
         most = max(most, len(asked))
         for question in asked:
-            pair = (question_prompt(question), question.answer)
+            pair = (question_prompt(question, *loaded.processor.option_form), question.answer)
             if pair not in known:
                 mask = encode(*pair).answer_mask
                 known[pair] = (len(mask), int(mask.sum()))

@@ -45,7 +45,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "aut
     processor = hf_models.processor_of(found)
     own = hf_models.own_type(TensorFolder(checkpoint))
     settings = hf_models.settings_of(found, own if dtype == "auto" else dtype)
-    model, label_hw = assembly.build_model(settings, processor), processor.grid_hw
+    model, label_hw = assembly.build_model(settings, processor), hf_models.label_size(processor)
     config = hf_models.as_config(settings, label_hw)
     empty = LoadedModel(model, {}, config, settings, processor, label_hw, out, 0, {})
     batch = empty.inputs([np.zeros((8, 8, 3), np.uint8)], ())

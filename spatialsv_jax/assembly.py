@@ -46,9 +46,10 @@ class Settings:
 
     @property
     def objective_name(self) -> str:
-        """What the weights amount to: 'tasks' (the abstract), 'full' (equation 6), or the terms."""
+        """What the weights amount to: 'tasks' (the abstract), 'full' (equation 6), or the terms; 'none' as imported."""
         terms = set(active_terms(self.losses))
         named = {
+            frozenset(): "none",
             frozenset({"text"}): "text_only",
             frozenset({"text", "depth", "ray", "points"}): "tasks",
             frozenset({"text", "distill", "depth", "ray", "points"}): "full",

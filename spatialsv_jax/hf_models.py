@@ -41,6 +41,15 @@ CHOSEN = {
 }
 NEW = ("lifting/.*", ".*_lora/[ab]")  # parameters that no checkpoint has
 
+LABEL_PIXELS = (
+    14  # label pixels of a token's side, where a model without heads is evaluated: 224 for 448 x 448 pictures
+)
+
+
+def label_size(processor: Processor) -> tuple[int, int]:
+    """(H, W) of the label maps beside a model that has no heads."""
+    return tuple(LABEL_PIXELS * side for side in processor.grid_hw)
+
 
 def own_type(folder: TensorFolder) -> str:
     """Type of the arithmetic that suits a checkpoint: bfloat16 if most of its numbers are 16 bits wide."""
@@ -59,7 +68,7 @@ def settings_of(checkpoint: hub.Checkpoint, dtype: str) -> Settings:
         language=dataclasses.replace(checkpoint.language, dtype=dtype),
         lifting=LiftingConfig(heads=()),
         teacher=TeacherConfig(),
-        losses=ObjectiveConfig(distill=0.0, depth=0.0, ray=0.0, points=0.0),
+        losses=ObjectiveConfig(text=0.0, distill=0.0, depth=0.0, ray=0.0, points=0.0),
         optimizer=OptimizerConfig(),
         mesh=MeshConfig(),
         training=LoopConfig(),
@@ -69,7 +78,7 @@ def settings_of(checkpoint: hub.Checkpoint, dtype: str) -> Settings:
 
 def as_config(settings: Settings, label_size: tuple[int, int]) -> dict[str, Any]:
     """The settings as a phase's config.json holds them."""
-    return {**dataclasses.asdict(settings), "data": {"label_size": list(label_size)}}
+    return {**dataclasses.asdict(settings), "data": {"label_size": list(label_size), "sources": {}}}
 
 
 def sizes_of_checkpoint(config: Mapping, checkpoint: hub.Checkpoint, where: str = "config") -> dict[str, dict]:

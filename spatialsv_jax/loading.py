@@ -277,7 +277,7 @@ def _load_checkpoint(checkpoint: hub.Checkpoint, mesh: sharding.MeshConfig | Non
     processor = hf_models.processor_of(checkpoint)
     dtype = hf_models.own_type(TensorFolder(checkpoint.directory))
     settings = hf_models.settings_of(checkpoint, dtype)
-    label_hw = processor.grid_hw
+    label_hw = hf_models.label_size(processor)
     loaded = LoadedModel(
         assembly.build_model(settings, processor),
         {},

@@ -151,7 +151,7 @@ def describe_model(loaded, model: str) -> dict:
         "model": model,
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
-        "labels": f"depth and cameras {' and '.join(sorted(geometry))}",
+        "labels": f"depth and cameras {' and '.join(sorted(geometry))}" if geometry else "none",
         "weights": {name: losses[name] for name in TERMS},
         "init_from": loaded.config.get("init_from", ""),
         "training_data": loaded.meta.get("data", {}) if loaded.meta else {},

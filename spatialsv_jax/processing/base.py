@@ -68,6 +68,7 @@ class Processor(Protocol):
     stop_ids: tuple[int, ...]  # end an answer that is generated; end_id is the first
     image_id: int
     vocab_size: int
+    option_form: tuple[str, str]  # what stands before an option, and "{letter} {text}" of one
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """Tokens of `num_views` pictures, in prompt order."""

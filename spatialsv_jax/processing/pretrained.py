@@ -185,6 +185,7 @@ class PretrainedText:
 
     family = ""
     special: dict[str, str] = {}  # our name -> token
+    option_form = ("\n", "{}. {}")
     before, after = "", ""  # around a question, behind the pictures: up to the place where the answer begins
 
     def __init__(self, directory: str | Path, text: TextSettings):

@@ -70,6 +70,7 @@ class TinyProcessor:
     """
 
     family = "tiny"
+    option_form = (" ", "{} . {}")
 
     def __init__(self, tokenizer: Tokenizer, image_size: int, patch_size: int, merge: int = 1):
         ids = {special: tokenizer.token_to_id(special) for special in (*SPECIALS, *_OWN_WORDS)}

@@ -78,8 +78,8 @@ def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState, g
     missing = set(traverse_util.flatten_dict(shapes.params, sep="/")) - set(given)
     drawn = None
     if missing and jax.process_count() == 1 and sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) < ONE_STREAM:
-        flat = traverse_util.flatten_dict(init_params(), sep="/")
-        drawn = {path: flat[path] for path in missing}
+        flat, places = (traverse_util.flatten_dict(tree, sep="/") for tree in (init_params(), shardings.params))
+        drawn = {path: jax.device_put(flat[path], places[path]) for path in missing}
 
     def create(given, drawn):
         if missing and drawn is None:

@@ -20,7 +20,7 @@ from spatialsv_jax import spec
 def test_batches_meet_the_table():
     loader = both()
     sizes = spec.check(loader.batch(0))
-    assert sizes == {"B": 8, "S": len(PROCESSOR.encode_prefix(3).tokens), "K": 1, "Q": 4, "T": 16, "A": 3, "V": 3, "P": 4, "H": 12, "W": 12}  # fmt: skip
+    assert sizes == {"B": 8, "S": len(PROCESSOR.encode_prefix(3).tokens), "K": 1, "Q": 4, "T": 16, "A": 3, "X": 3, "V": 3, "P": 4, "H": 12, "W": 12}  # fmt: skip
     counts = collections.Counter()
     for step in range(6):
         batch = loader.batch(step)

@@ -49,6 +49,8 @@ def test_tokenising_is_done_once():
     calls = []
 
     class Counting:
+        option_form = PROCESSOR.option_form
+
         pad_id = PROCESSOR.pad_id
 
         def encode_question(self, text, answer):

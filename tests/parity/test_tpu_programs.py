@@ -1,6 +1,7 @@
 """Kernels compiled for TPUs that are not there.
 
-python -m pip install -e ".[parity]" && python -m pytest -n 0 -m parity tests/parity/test_tpu_programs.py
+python -m pip install -e ".[test,tpu_programs]"
+JAX_PLATFORMS=cpu python -m pytest -n 0 -m parity tests/parity/test_tpu_programs.py
 """
 
 import jax

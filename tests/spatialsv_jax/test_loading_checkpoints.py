@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import spatialsv_jax
+from experiments.evaluate import evaluate_run
 from spatialsv_jax.training.sharding import MeshConfig
 
 GOLDEN = Path(__file__).parents[1] / "goldens/internvl3"
@@ -40,3 +41,10 @@ def test_views_are_named_and_stop_tokens_read(loaded):
     text = processor.tokenizer.decode(processor.encode_question(QUESTIONS[1]).tokens.tolist())
     assert "image 2" in text
     assert processor.stop_ids[0] == processor.end_id
+
+
+def test_evaluating_a_folder_of_others_needs_data_and_a_place_for_results():
+    before = set(GOLDEN.iterdir())
+    with pytest.raises(ValueError, match="give --data and --out"):
+        evaluate_run(str(GOLDEN), None, "test", None)
+    assert set(GOLDEN.iterdir()) == before

@@ -1,6 +1,6 @@
 """Live parity of the families with transformers, on more random models than the committed ones.
 
-python -m pip install -e ".[parity]" && python -m pytest -n 0 -m parity tests/parity/test_families.py
+python -m pip install -e ".[parity]" && python -m pytest -n 0 -m parity tests/parity/test_live_families.py
 """
 
 import importlib
