@@ -156,6 +156,8 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     loader = make_loader(data_config, processor, jax.process_index(), jax.process_count())
     model = assembly.build_model(settings, processor)
     first_batch = loader.batch(0)
+    if settings.model == "mllm":
+        settings.language.check_length(first_batch["prefix_tokens"].shape[1] + first_batch["question_tokens"].shape[2])
     init, apply, logical_axes = model_functions(model, settings, first_batch, config.seed)
     tx = optimizer.make_optimizer(settings.optimizer, settings.training.steps)
     parts = step.StepParts(

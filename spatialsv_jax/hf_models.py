@@ -108,7 +108,9 @@ def sizes_of_checkpoint(config: Mapping, checkpoint: hub.Checkpoint, where: str 
                 theirs[key] = value if value != () else theirs[key]
             elif key in chosen and value != ():
                 wrong.append(f"{where}.{section}.{key} is {value}, but this family has one size of pictures")
-            elif stated and not (key == "vocab_size" and value == 0) and theirs.get(key, value) != value:
+            elif (
+                stated and not (key in ("vocab_size", "max_length") and value == 0) and theirs.get(key, value) != value
+            ):
                 wrong.append(f"{where}.{section}.{key} is {value}, the checkpoint has {theirs[key]}")
         resolved[section] = theirs
     if wrong:

@@ -141,8 +141,13 @@ class LoadedModel:
           max_new_tokens: limit of an answer's length.
           temperature: 0 = the most probable token at every step, else tokens drawn from softmax(logits / temperature).
           seed: of the draws.
+
+        Raises:
+          ValueError: pictures or texts that the processor refuses, or more tokens than the model was made for.
         """
         batch = self.inputs(images, questions, native=True)
+        length = batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2] + max_new_tokens
+        self.settings.language.check_length(length)
         if temperature:
             tokens = _sampled(self, max_new_tokens)(self.params, batch, float(temperature), jax.random.key(seed))
         else:

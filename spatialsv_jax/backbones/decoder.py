@@ -41,6 +41,7 @@ class LanguageConfig:
     mlp_width: int = 256
     rope_theta: float = 1e4
     rope_sections: tuple = ()  # frequencies that follow each of several position axes (Qwen2.5-VL); () = one axis
+    max_length: int = 0  # longest sequence that positions were made for; 0 = not known
     norm_eps: float = 1e-6
     qkv_bias: bool = False  # as in Qwen2
     qk_norm: bool = False  # as in Qwen3
@@ -68,6 +69,14 @@ class LanguageConfig:
         if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
             raise ValueError(
                 f"language.rope_sections {self.rope_sections} must add up to head_dim / 2 = {self.head_dim // 2}."
+            )
+
+    def check_length(self, tokens: int) -> None:
+        """Raises ValueError when a sequence is longer than `max_length`."""
+        if self.max_length and tokens > self.max_length:
+            raise ValueError(
+                f"A sequence of {tokens} tokens is longer than the {self.max_length} that the language model was made for "
+                "(language.max_length). Show fewer or smaller pictures, or ask for less."
             )
 
     @property

@@ -15,7 +15,7 @@ BOOKKEEPING = frozenset({
     "architectures", "attention_dropout", "auto_map", "bos_token_id", "chunk_size_feed_forward", "dtype", "eos_token_id",
     "id2label", "initializer_range", "is_encoder_decoder", "label2id", "max_position_embeddings", "max_window_layers",
     "output_attentions", "output_hidden_states", "pad_token_id", "problem_type", "return_dict", "sliding_window",
-    "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_autoset", "_name_or_path",
+    "torch_dtype", "transformers_version", "use_cache", "_attn_implementation_autoset", "_name_or_path", "_commit_hash",
     # Older files repeat the settings of generation and of other kinds of models.
     "add_cross_attention", "attn_implementation", "bad_words_ids", "begin_suppress_tokens", "cross_attention_hidden_size",
     "decoder_start_token_id", "diversity_penalty", "do_sample", "early_stopping", "encoder_no_repeat_ngram_size",

@@ -29,7 +29,13 @@ _FIELDS = Fields(
         "pretraining_tp": (1, None),
     },
 )  # fmt: skip
-_ROPE = {"rope_type", "type", "rope_theta", "mrope_section"}
+# Kind of rotary positions -> its fields. "dynamic" is the default up to max_position_embeddings tokens, and no more are
+# taken.
+_ROPE = {
+    "default": {"rope_type", "type", "rope_theta", "mrope_section"},
+    "mrope": {"rope_type", "type", "rope_theta", "mrope_section"},
+    "dynamic": {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"},
+}
 
 
 def language_config(values: Mapping[str, Any], where: str = "config.json", kind: str = "") -> LanguageConfig:
@@ -62,6 +68,7 @@ def language_config(values: Mapping[str, Any], where: str = "config.json", kind:
         mlp_width=values["intermediate_size"],
         rope_theta=theta,
         rope_sections=sections,
+        max_length=int(values.get("max_position_embeddings") or 0),
         norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
@@ -73,9 +80,9 @@ def _rope(values: Mapping[str, Any], problems: list[str]) -> tuple[float, tuple[
     """Base and sections of the rotary positions: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "mrope"):
-        problems.append(f"rotary positions of type '{kind}', supported: default, mrope")
-    elif unknown := sorted(set(rope) - _ROPE):
+    if kind not in _ROPE:
+        problems.append(f"rotary positions of type '{kind}', supported: {', '.join(_ROPE)}")
+    elif unknown := sorted(set(rope) - _ROPE[kind]):
         problems.append(f"unknown fields {unknown} of the rotary positions")
     return float(rope.get("rope_theta", values.get("rope_theta", 1e4))), tuple(rope.get("mrope_section", ()))
 

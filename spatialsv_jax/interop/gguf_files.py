@@ -96,6 +96,7 @@ class GGUFFile:
             head_dim=int(self.value("llama.rope.dimension_count", width // heads)),
             mlp_width=int(self.value("llama.feed_forward_length")),
             rope_theta=_decimal(self.value("llama.rope.freq_base", 1e4)),
+            max_length=int(self.value("llama.context_length", 0)),
             norm_eps=_decimal(self.value("llama.attention.layer_norm_rms_epsilon")),
             tie_embeddings="output.weight" not in self.tensors,
         )

@@ -27,6 +27,13 @@ def _qwen(**changes):
     return build
 
 
+def _dynamic(settings):
+    values = settings()
+    rope = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": values["text_config"].pop("rope_theta")}
+    values["text_config"]["rope_parameters"] = rope
+    return values
+
+
 # Script of the goldens, settings, seed.
 CASES = {
     "qwen untied, wide windows": ("make_qwen2_5_vl", _qwen(tie=False, window_size=112), 1),
@@ -38,6 +45,7 @@ CASES = {
     ),
     "qwen windows alone": ("make_qwen2_5_vl", _qwen(fullatt_block_indexes=[]), 3),
     "internvl tied": ("make_internvl3", lambda settings: settings(tie=True), 4),
+    "internvl dynamic positions, as published": ("make_internvl3", _dynamic, 8),
     "internvl 3.5": ("make_internvl3", lambda settings: settings(decoder="qwen3"), 5),
     "llava tied": ("make_llava_next_video", lambda settings: settings(tie=True), 6),
     "onevision tied": ("make_llava_onevision1_5", lambda settings: settings(tie=True), 7),

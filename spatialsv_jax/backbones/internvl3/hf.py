@@ -55,11 +55,12 @@ _VISION_ORIGINAL = Fields(
         "norm_type": ("layer_norm",),
         "num_channels": (3,),
         "qk_normalization": (False,),
+        "use_moe": (False,),
     },
     ignored=BOOKKEEPING
     | {"drop_path_rate", "dropout", "initializer_factor", "use_flash_attn", "capacity_factor", "eval_capacity_factor",
        "laux_allreduce", "moe_coeff_ratio", "moe_intermediate_size", "moe_output_scale", "noisy_gate_policy",
-       "num_experts", "num_routed_experts", "num_shared_experts", "shared_expert_intermediate_size", "use_moe",
+       "num_experts", "num_routed_experts", "num_shared_experts", "shared_expert_intermediate_size", 
        "use_residual", "use_rts", "use_weighted_residual"},
 )  # fmt: skip
 _TOP_ORIGINAL = Fields(

@@ -73,6 +73,16 @@ def test_the_published_way_to_write_rotary_settings():
     assert (three.rope_theta, three.rope_sections) == (1e6, (1, 1, 1))
 
 
+def test_dynamic_positions_are_the_plain_ones_up_to_the_length_they_were_made_for():
+    values = read_config(GOLDENS / "qwen2/config.json")
+    plain = language_config(values)
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": plain.rope_theta}
+    assert language_config({**values, "rope_parameters": dynamic}) == plain and plain.max_length == 128
+    plain.check_length(128)
+    with pytest.raises(ValueError, match="129 tokens is longer than the 128"):
+        plain.check_length(129)
+
+
 @pytest.mark.parametrize(
     "change, message",
     [

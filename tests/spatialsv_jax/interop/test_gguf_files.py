@@ -38,6 +38,7 @@ def write(tmp_path):
         writer = gguf.GGUFWriter(tmp_path / name, settings.pop("architecture", "llama"))
         writer.add_embedding_length(config.width)
         writer.add_block_count(config.layers)
+        writer.add_context_length(config.max_length)
         writer.add_feed_forward_length(config.mlp_width)
         writer.add_head_count(config.heads)
         writer.add_layer_norm_rms_eps(config.norm_eps)
