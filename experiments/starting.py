@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,7 +14,7 @@ from spatialsv_jax import hf_models, loading
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.base_record import write_record
-from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer
+from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer, load_processor
 from spatialsv_jax.processing.smol import SmolProcessor
 from spatialsv_jax.training import state
 
@@ -78,9 +78,8 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
         checkpoint = hub.open_checkpoint(config.init_from)
         if checkpoint.vision is not None:
             return hf_models.processor_of(checkpoint, image_size)
-        tokenizer = hf_models.tokenizer_of(checkpoint)
-        vocab_size = checkpoint.language.vocab_size
-        return SmolProcessor.from_tokenizer(workdir / "processor", tokenizer, vocab_size, settings.vision)
+        tokenizer, words = hf_models.tokenizer_of(checkpoint), checkpoint.language.vocab_size
+        return _made(lambda place: SmolProcessor.from_tokenizer(place, tokenizer, words, settings.vision), workdir)
     if settings.model == "mllm" and settings.family != "tiny":
         family = PROCESSORS[settings.family]
         if config.init_from:
@@ -90,7 +89,7 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
                 "config.init_from is empty: give the folder of the published checkpoint as --config.init_from=FOLDER. (A model "
                 "that starts from nothing has config.language.vocab_size = 0 and a tokenizer of bytes.)"
             )
-        return family.from_scratch(workdir / "processor", settings.vision)
+        return _made(lambda place: family.from_scratch(place, settings.vision), workdir)
     words = sorted({word for manifest in manifests.values() for word in manifest.get("vocabulary", ())})
     if config.init_from:
         processor = loading.load_processor(Path(config.init_from))
@@ -110,6 +109,13 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
     tokenizer = build_tokenizer(sorted(set(vocabulary()) | set(words)))
     image_size, patch_size, merge = _sizes(settings)
     return TinyProcessor(tokenizer, image_size=image_size, patch_size=patch_size, merge=merge)
+
+
+def _made(make: Callable[[Path], Processor], workdir: Path) -> Processor:
+    """A new processor, whose files the first host writes and all read."""
+    place = workdir / "processor"
+    hosts.on_first(lambda: make(place).save(place))
+    return load_processor(place)
 
 
 class Start:

@@ -1,6 +1,7 @@
 """The paper's models at full size, by shapes alone: published parameter counts, taps, rates, what is trained."""
 
 import importlib
+import json
 
 import jax
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from flax import traverse_util
 
 from experiments.configs.pretrained import PRESETS
-from spatialsv_jax import assembly
+from experiments.train import train_and_evaluate
+from spatialsv_jax import assembly, load
 from spatialsv_jax.model import SpatialMLLM
 from spatialsv_jax.processing import PROCESSORS
 from spatialsv_jax.spec import BATCH, OPTIONAL
@@ -87,3 +89,18 @@ def test_only_the_encoder_is_frozen(name, tmp_path):
     _, params, _ = shapes_of(name, tmp_path, heads=False)
     groups = {path[:2] for path in traverse_util.flatten_dict(params)}
     assert groups == {("backbone", "vision"), ("backbone", "projector"), ("backbone", "language")}
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl_3b", "internvl3_1b", "llava_next_video_7b", "llava_onevision1_5_4b"])
+def test_the_tiny_variant_trains_on_rooms(name, tiny_run, tmp_path):
+    """From nothing, a few steps, one head; `test_hf_flow` trains all heads from checkpoints."""
+    config = importlib.import_module(f"experiments.configs.{name}").get_config("tiny").phases.finetune
+    config.data.sources.train.path = str(tiny_run / "data" / "rooms")
+    config.lifting.heads = ("depth",)
+    config.losses.update(ray=0.0, points=0.0)
+    config.training.update(steps=8, log_every=1)
+    train_and_evaluate(config, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    text = [row["text"] for row in rows if "text" in row]
+    assert len(text) == 8 and text[-1] < text[0] - 0.1
+    assert load(tmp_path / "run").processor.family == PRESETS[name]["family"]
