@@ -88,7 +88,7 @@ class SampleSettings:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Sources and the one bucket (static shapes) of a run."""
+    """Sources and the static shapes of a run: its one bucket, or the limits of several."""
 
     sources: tuple = ()  # of SourceConfig, or mappings with its fields
     questions: int = 8  # Q: packed questions of a row
@@ -96,6 +96,7 @@ class DataConfig:
     answer_tokens: int = 4  # A: answer and end token
     views: int = 4  # V: samples with fewer get padded views, records with more are an error
     label_size: tuple = (64, 64)  # (H, W) of the label maps
+    buckets: int = 1  # at most that many shapes, chosen from the data; 1 = just the shapes stated here
     seed: int = 0
     threads: int = 2  # reading threads; 0 = read in the training thread
     buffer: int = 4  # batches prepared ahead
@@ -103,7 +104,7 @@ class DataConfig:
     verify: int = 4  # records per source prepared at construction, so that wrong sizes fail at once
 
     def __post_init__(self):
-        for name in ("questions", "question_tokens", "answer_tokens", "views"):
+        for name in ("questions", "question_tokens", "answer_tokens", "views", "buckets"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.data.{name} is {getattr(self, name)}, expected at least 1.")
         for name in ("seed", "threads", "buffer", "cache_mb", "verify"):

@@ -7,20 +7,24 @@ processes, threads, on what was read before, or on what the cache holds.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import grain
 import numpy as np
 
 from data_pipelines import storage
+from data_pipelines.buckets import Bucket, Choice, Needs, choose_buckets, one_bucket
 from data_pipelines.collate import collate
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_rows import EvaluationRow, evaluation_batches
-from data_pipelines.mixture import Mixture, RowPlan, RowPlans
+from data_pipelines.lengths import longest_questions
+from data_pipelines.mixture import BucketedMixture, Mixture, RowPlan, RowPlans, Schedule
 from data_pipelines.packing import choose_questions
 from data_pipelines.rows import RowBuilder, measure
-from data_pipelines.samples import BoundedCache, Sample, Source
+from data_pipelines.samples import BoundedCache, Sample, Source, shown_views, used_records
 
 __all__ = ["DataConfig", "EvaluationRow", "Loader", "SourceConfig", "evaluation_batches", "make_loader"]
 
@@ -32,21 +36,38 @@ class Loader:
 
     Attributes:
       config: the data settings.
+      choice: the shapes of batches, and which record has which.
       mixture: which record stands where.
       sources: the opened sources.
     """
 
     def __init__(
-        self, config: DataConfig, processor, sources: Sequence[Source], process_index: int, process_count: int
+        self,
+        config: DataConfig,
+        processor,
+        sources: Sequence[Source],
+        members: Sequence[np.ndarray],
+        choice: Choice,
+        process_index: int,
+        process_count: int,
     ):
-        self.config, self.sources, self._processor = config, tuple(sources), processor
+        self.config, self.sources, self.choice = config, tuple(sources), choice
         counts = [source.config.per_batch for source in sources]
-        self.mixture = Mixture(counts, [source.members() for source in sources], config.seed)
+        mixtures = [
+            Mixture(counts, [own[owner == bucket] for own, owner in zip(members, choice.owners, strict=True)], config.seed)
+            for bucket in range(len(choice.buckets))
+        ]  # fmt: skip
+        self.mixture = BucketedMixture(mixtures, Schedule(choice.shares, config.seed))
+        self._members = tuple(members)
         self._scenes = {
             number: source.scene_groups() for number, source in enumerate(sources) if source.config.shuffle3d
         }
         width = max((source.feature_width for source in sources), default=0)
-        self._builder = RowBuilder(config, processor, width)
+        self._processors = [_resized(processor, bucket.image_size) for bucket in choice.buckets]
+        self._builders = [
+            RowBuilder(_in_bucket(config, bucket), own, width)
+            for bucket, own in zip(choice.buckets, self._processors, strict=True)
+        ]
         plans = RowPlans(self.mixture, process_index, process_count, _STEPS)
         self.rows_per_process = plans.local_rows
         self._dataset = grain.MapDataset.source(plans).map(self.row).batch(plans.local_rows, batch_fn=collate)
@@ -56,19 +77,23 @@ class Loader:
     def row(self, plan: RowPlan) -> dict[str, np.ndarray]:
         """The row that `plan` describes."""
         source, rng = self.sources[plan.source], self.mixture.generator(plan)
-        sample = source.sample(plan.record, plan.visit, rng)
+        sample = source.sample(plan.record, plan.visit, rng, bucket=plan.bucket)
         choice = choose_questions(len(sample.questions), self.config.questions, rng)
         geometry_of = self._partner(plan, sample) if source.config.shuffle3d else sample
-        return self._builder.row(sample, choice, geometry_of, plan.record, plan.source)
+        return self._builders[plan.bucket].row(sample, choice, geometry_of, plan.record, plan.source)
 
     def _partner(self, plan: RowPlan, sample: Sample) -> Sample:
         other = self.mixture.partner(plan, self._scenes[plan.source])
         rng = self.mixture.generator(plan)
-        return self.sources[plan.source].sample(other, plan.visit, rng, views=len(sample.covered))
+        return self.sources[plan.source].sample(other, plan.visit, rng, len(sample.covered), plan.bucket)
 
     def batch(self, step: int) -> dict[str, np.ndarray]:
         """This process's rows of global batch `step`: a contiguous slice, fields of spec.BATCH."""
         return self._dataset[step]
+
+    def examples(self) -> list[dict[str, np.ndarray]]:
+        """One batch of every bucket, of its first step."""
+        return [self.batch(self.mixture.schedule.first(bucket)) for bucket in range(len(self.choice.buckets))]
 
     def iterate(self, start_step: int = 0) -> BatchIterator:
         """(step, batch) from `start_step` on, prepared ahead by threads; close it when done."""
@@ -91,12 +116,13 @@ class Loader:
 
     def _verify(self) -> None:
         """Prepares a few records of every source and tokenises all their questions."""
-        for source, members in zip(self.sources, self.mixture.members, strict=True):
+        for source, members, owners in zip(self.sources, self._members, self.choice.owners, strict=True):
             count = min(self.config.verify, len(members))
             for place in np.linspace(0, len(members) - 1, count).astype(int):
-                sample = source.sample(int(members[place]), 0, np.random.default_rng(0))
+                bucket = int(owners[place])
+                sample = source.sample(int(members[place]), 0, np.random.default_rng(0), bucket=bucket)
                 for question in range(len(sample.questions)):
-                    sample.questions.pack(np.array([question]), 1, self._processor)
+                    sample.questions.pack(np.array([question]), 1, self._processors[bucket])
 
     def describe(self, rows: int = 64) -> dict:
         """What the loader yields, for the start-up table and the run's records; plain JSON types.
@@ -104,22 +130,30 @@ class Loader:
         Counts of records are exact; everything under `sampled` was measured on the first `rows`
         rows of the data order, the same on every process.
         """
-        height, width = self.config.sample_settings.label_size
-        bucket = {
-            "views": self.config.views,
-            "grid_hw": list(self._processor.grid_hw),
-            "label_size": [height, width],
-            "prefix_tokens": self._builder.prefix_tokens,
-            "questions": self.config.questions,
-            "question_tokens": self.config.question_tokens,
-            "answer_tokens": self.config.answer_tokens,
-        }
         steps = -(-rows // self.mixture.global_batch)
         plans = [self.mixture.row(step, slot) for step in range(steps) for slot in range(self.mixture.global_batch)]
-        measured = [(plan.source, self.row(plan)) for plan in plans]
+        measured = [(plan, self.row(plan)) for plan in plans]
+        buckets = [
+            {
+                "share": share,
+                "image_size": bucket.image_size,
+                "views": bucket.views,
+                "grid_hw": list(processor.grid_hw),
+                "label_size": list(bucket.label_size),
+                "prefix_tokens": builder.prefix_tokens,
+                "questions": self.config.questions,
+                "question_tokens": bucket.question_tokens,
+                "answer_tokens": self.config.answer_tokens,
+                "records": int(sum((owner == number).sum() for owner in self.choice.owners)),
+                "sampled": measure([row for plan, row in measured if plan.bucket == number]),
+            }
+            for number, (share, bucket, processor, builder) in enumerate(
+                zip(self.mixture.schedule.shares, self.choice.buckets, self._processors, self._builders, strict=True)
+            )
+        ]
         sources = []
         for number, source in enumerate(self.sources):
-            members = len(self.mixture.members[number])
+            members = len(self._members[number])
             sources.append({
                 "path": source.config.path,
                 "split": source.config.split,
@@ -128,14 +162,14 @@ class Loader:
                 "records_in_use": members,
                 "per_batch": source.config.per_batch,
                 "steps_per_pass": members / source.config.per_batch,
-                "sampled": measure([row for owner, row in measured if owner == number]),
+                "sampled": measure([row for plan, row in measured if plan.source == number]),
             })  # fmt: skip
         return {
             "global_batch": self.mixture.global_batch,
             "rows_per_process": self.rows_per_process,
-            "tokens_per_batch": self.mixture.global_batch
-            * (self._builder.prefix_tokens + self.config.questions * self.config.question_tokens),
-            "buckets": [bucket],
+            "buckets": buckets,
+            "wasted_share": self.choice.wasted,
+            "wasted_share_in_one_bucket": self.choice.wasted_in_one,
             "sources": sources,
             "sampled": measure([row for _, row in measured]),
         }
@@ -178,7 +212,12 @@ class BatchIterator:
 
 
 def make_loader(
-    config: DataConfig, processor, process_index: int = 0, process_count: int = 1, records: Sequence | None = None
+    config: DataConfig,
+    processor,
+    process_index: int = 0,
+    process_count: int = 1,
+    records: Sequence | None = None,
+    lengths: Path | None = None,
 ) -> Loader:
     """Opens the sources and checks a few records of each.
 
@@ -187,6 +226,7 @@ def make_loader(
       processor: the model family's processor.
       process_index, process_count: which contiguous slice of every global batch is loaded here.
       records: opened record sources in the order of `config.sources`; opened from their paths by default.
+      lengths: folder in which lengths of questions are kept between starts, where there are several buckets.
 
     Raises:
       ValueError: a wrong setting, question types that the data lacks, no source, a global batch that the
@@ -199,12 +239,44 @@ def make_loader(
             _check_questions(source, opened.manifest["splits"][source.split]["question_types"], number)
     if len(records) != len(settings):
         raise ValueError(f"{len(records)} opened record sources for {len(settings)} config.data.sources.")
+    members = [used_records(setting, opened) for setting, opened in zip(settings, records, strict=True)]
+    views = [
+        shown_views(setting, opened, config.views, number)[own]
+        for number, (setting, opened, own) in enumerate(zip(settings, records, members, strict=True))
+    ]
+    choice = one_bucket(config, processor, members)
+    if config.buckets > 1:
+        kept = [lengths / f"{number}.npz" if lengths else None for number in range(len(settings))]
+        needs = []
+        for setting, opened, own, shown, place in zip(settings, records, members, views, kept, strict=True):
+            long = longest_questions(setting, opened, own, processor, config.threads, place, process_index == 0)
+            sizes = [
+                np.array([opened.rows[int(index)][side] for index in own], np.int64) for side in ("height", "width")
+            ]
+            needs.append(Needs(shown, *sizes, long))
+        choice = choose_buckets(needs, config, processor)
     cache = BoundedCache(config.cache_mb)
+    buckets = [
+        (_in_bucket(config, bucket).sample_settings, _resized(processor, bucket.image_size))
+        for bucket in choice.buckets
+    ]
     sources = [
-        Source(setting, opened, config.sample_settings, processor, cache, number)
+        Source(setting, opened, buckets, cache, number)
         for number, (setting, opened) in enumerate(zip(settings, records, strict=True))
     ]
-    return Loader(config, processor, sources, process_index, process_count)
+    return Loader(config, processor, sources, members, choice, process_index, process_count)
+
+
+def _in_bucket(config: DataConfig, bucket: Bucket) -> DataConfig:
+    """The settings with the shapes of one bucket."""
+    return dataclasses.replace(
+        config, views=bucket.views, label_size=bucket.label_size, question_tokens=bucket.question_tokens
+    )
+
+
+def _resized(processor, image_size):
+    """The processor at a picture size; families of one size have no `resized` of their own."""
+    return processor if image_size == processor.image_size else processor.resized(image_size)
 
 
 def _check_questions(config: SourceConfig, there: Mapping[str, Mapping[str, int]], number: int) -> None:

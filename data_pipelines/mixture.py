@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 # Purposes of the generators, so that no two draws share a stream.
-_ORDER, _ROW, _PARTNER = 1, 2, 3
+_ORDER, _ROW, _PARTNER, _BLOCK = 1, 2, 3, 4
+_BLOCK_STEPS = 256  # in each block of steps every bucket has its share
 
 
 def scene_has_text(scene: str, share: float) -> bool:
@@ -33,7 +34,8 @@ class RowPlan:
     slot: int  # row of the global batch
     source: int
     record: int  # index in the source
-    visit: int  # how often the source was passed before
+    visit: int  # how often the source (its records of this bucket) was passed before
+    bucket: int = 0
 
 
 class Mixture:
@@ -86,6 +88,75 @@ class Mixture:
         return groups.another(row.record, np.random.default_rng((self.seed, _PARTNER, row.step, row.slot)))
 
 
+class Schedule:
+    """Which bucket each step has: in every block of steps each its share, in an order drawn by the seed.
+
+    Args:
+      shares: share of the steps of each bucket, > 0.
+      seed: seed of the data order.
+    """
+
+    def __init__(self, shares: Sequence[float], seed: int):
+        exact = np.asarray(shares, float) / sum(shares) * _BLOCK_STEPS
+        counts = np.maximum(exact.astype(int), 1)
+        while counts.sum() != _BLOCK_STEPS:  # largest remainders
+            error = exact - counts
+            more = counts.sum() < _BLOCK_STEPS
+            counts[np.argmax(error) if more else np.argmin(np.where(counts > 1, error, np.inf))] += 1 if more else -1
+        self.counts, self.seed = counts, seed
+        self._block = functools.lru_cache(maxsize=4)(self._draw)
+
+    def _draw(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng((self.seed, _BLOCK, block))
+        order = rng.permutation(np.repeat(np.arange(len(self.counts)), self.counts))
+        before = (order[:, None] == np.arange(len(self.counts))).cumsum(0)
+        return order, before[np.arange(_BLOCK_STEPS), order] - 1
+
+    def at(self, step: int) -> tuple[int, int]:
+        """(bucket, how many steps of that bucket came before)."""
+        if len(self.counts) == 1:
+            return 0, step
+        block, place = divmod(step, _BLOCK_STEPS)
+        order, before = self._block(block)
+        bucket = int(order[place])
+        return bucket, int(block * self.counts[bucket] + before[place])
+
+    def first(self, bucket: int) -> int:
+        """The first step of a bucket."""
+        return int(np.argmax(self._block(0)[0] == bucket)) if len(self.counts) > 1 else 0
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of the steps of each bucket."""
+        return tuple((self.counts / _BLOCK_STEPS).tolist())
+
+
+class BucketedMixture:
+    """A mixture of every bucket's records, and which bucket's turn it is.
+
+    Args:
+      mixtures: one for each bucket, of equal counts.
+      schedule: bucket of each step.
+    """
+
+    def __init__(self, mixtures: Sequence[Mixture], schedule: Schedule):
+        self.mixtures, self.schedule = tuple(mixtures), schedule
+        self.global_batch = self.mixtures[0].global_batch
+
+    def row(self, step: int, slot: int) -> RowPlan:
+        """The plan of row `slot` of global batch `step`."""
+        bucket, local = self.schedule.at(step)
+        return dataclasses.replace(self.mixtures[bucket].row(local, slot), step=step, bucket=bucket)
+
+    def generator(self, row: RowPlan) -> np.random.Generator:
+        """The generator of a row's random choices (views, questions)."""
+        return self.mixtures[row.bucket].generator(row)
+
+    def partner(self, row: RowPlan, groups: SceneGroups) -> int:
+        """A record of another scene for the `shuffle3d` control, all of them equally likely."""
+        return self.mixtures[row.bucket].partner(row, groups)
+
+
 class SceneGroups:
     """Records by scene, to draw one of another scene.
 
@@ -128,13 +199,13 @@ class RowPlans:
     """Random-access sequence of this process's row plans, step after step (a Grain source).
 
     Args:
-      mixture: the mixture.
+      mixture: the mixture, of one bucket or several.
       process_index: this process.
       process_count: processes; must divide the global batch.
       steps: length in steps.
     """
 
-    def __init__(self, mixture: Mixture, process_index: int, process_count: int, steps: int):
+    def __init__(self, mixture: Mixture | BucketedMixture, process_index: int, process_count: int, steps: int):
         if process_count < 1 or not 0 <= process_index < process_count:
             raise ValueError(f"process_index {process_index} does not lie in 0..{process_count - 1}.")
         if mixture.global_batch % process_count:

@@ -131,13 +131,14 @@ def choose_questions(available: int, slots: int, rng: np.random.Generator) -> np
     return rng.permutation(available)[:slots]
 
 
-def pack_prefix(prefix, views: int, tokens: int, pad_id: int) -> dict[str, np.ndarray]:
+def pack_prefix(prefix, views: int, tokens: int, pictures: int, pad_id: int) -> dict[str, np.ndarray]:
     """The prefix fields of one row, padded to the bucket.
 
     Args:
       prefix: processor.encode_prefix of the sample's own number of views.
       views: V of the bucket; padded views point at index 0 and are False in `view_valid`.
       tokens: S of the bucket.
+      pictures: X of the bucket; features of padded pictures are False in `feature_valid`.
       pad_id: token of the padding.
     """
     own, shown = len(prefix.tokens), len(prefix.image_token_index)
@@ -145,7 +146,13 @@ def pack_prefix(prefix, views: int, tokens: int, pad_id: int) -> dict[str, np.nd
     positions = np.zeros((tokens, prefix.positions.shape[1]), np.int32)
     index = np.zeros((views, prefix.image_token_index.shape[1]), np.int32)
     prefix_tokens[:own], positions[:own], index[:shown] = prefix.tokens, prefix.positions, prefix.image_token_index
+    slots = {}
+    for name in ("feature_slots", "feature_valid"):
+        if (own_slots := getattr(prefix, name)) is not None:
+            slots[name] = np.zeros((pictures, own_slots.shape[1]), own_slots.dtype)
+            slots[name][: len(own_slots)] = own_slots
     return {
+        **slots,
         "prefix_tokens": prefix_tokens,
         "prefix_mask": np.arange(tokens) < own,
         "prefix_positions": positions,

@@ -24,12 +24,14 @@ class RowBuilder:
 
     def __init__(self, config: DataConfig, processor, feature_width: int = 0):
         self._config, self._processor, self._feature_width = config, processor, feature_width
-        self.prefix_tokens = len(processor.encode_prefix(config.views).tokens)
+        full = processor.encode_prefix(config.views)
+        self.prefix_tokens = len(full.tokens)
+        self._pictures = config.views if full.feature_slots is None else len(full.feature_slots)
         self._prefix = functools.lru_cache(maxsize=None)(self._pack_prefix)
 
     def _pack_prefix(self, shown: int) -> dict[str, np.ndarray]:
         prefix = self._processor.encode_prefix(shown)
-        return pack_prefix(prefix, self._config.views, self.prefix_tokens, self._processor.pad_id)
+        return pack_prefix(prefix, self._config.views, self.prefix_tokens, self._pictures, self._processor.pad_id)
 
     def row(
         self, sample: Sample, choice: np.ndarray, geometry_of: Sample, record: int, source: int
@@ -51,7 +53,7 @@ class RowBuilder:
         row = {
             **self._prefix(shown),
             **sample.questions.pack(choice, self._config.questions, self._processor),
-            "pixel_values": pad_views(pixel_values, views),
+            "pixel_values": pad_views(pixel_values, self._pictures),
             "view_valid": np.arange(views) < shown,
             "pose_valid": pad_views(labels.pose_valid, views),
             "depth_valid": pad_views(labels.depth_valid, views),

@@ -218,8 +218,7 @@ class Source:
     Args:
       config: what of the source is used.
       records: random access to its records, with `rows` (their index) as storage.RecordSource has it.
-      settings: shapes of the bucket.
-      processor: the model family's processor.
+      buckets: (settings, processor) of each bucket: its shapes, and the family's processor at its picture size.
       cache: shared by all sources of a loader.
       number: place in the mixture.
 
@@ -227,45 +226,65 @@ class Source:
       feature_width: F of its teacher features, 0 = none.
 
     Raises:
-      ValueError: records with more views than the bucket, or label files without features.
+      ValueError: label files without features.
     """
 
     def __init__(
-        self, config: SourceConfig, records, settings: SampleSettings, processor, cache: BoundedCache, number: int
+        self,
+        config: SourceConfig,
+        records,
+        buckets: Sequence[tuple[SampleSettings, object]],
+        cache: BoundedCache,
+        number: int,
     ):
         self.config, self.records, self.number = config, records, number
         self.feature_width = _feature_width(config, records, number)
         folder = config.feature_folder if self.feature_width else ""
-        self._maker, self._cache = SampleMaker(config, settings, processor, folder, number), cache
+        self._makers = [SampleMaker(config, settings, processor, folder, number) for settings, processor in buckets]
+        self._cache = cache
         self._available = np.array([row["views"] for row in records.rows], np.int32)
-        shown = np.minimum(self._available, config.views) if config.views else self._available
-        if len(shown) and shown.max() > settings.views:
-            index = int(shown.argmax())
-            raise _too_many_views(records.rows[index]["id"], int(shown[index]), settings.views, number)
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def members(self) -> np.ndarray:
-        """Indices of the records in use: all, or those with text where the others are dropped."""
-        everything, share = np.arange(len(self.records)), self.config.text_share
-        if self.config.unlabelled == "keep":
-            return everything
-        return everything[[scene_has_text(row["scene"], share) for row in self.records.rows]]
-
     def scene_groups(self) -> SceneGroups:
         """The records in use by scene, for `shuffle3d`."""
-        members = self.members()
+        members = used_records(self.config, self.records)
         return SceneGroups(members, [self.records.rows[int(index)]["scene"] for index in members])
 
-    def sample(self, index: int, visit: int, rng: np.random.Generator, views: int | None = None) -> Sample:
+    def sample(
+        self, index: int, visit: int, rng: np.random.Generator, views: int | None = None, bucket: int = 0
+    ) -> Sample:
         """The sample of record `index` on pass `visit`, with the source's number of views or `views`."""
-        count = self.config.views if views is None else views
+        count, maker = self.config.views if views is None else views, self._makers[bucket]
         chosen = choose_views(int(self._available[index]), count, index, visit, rng)
         if self.config.augment:
-            shown = self._cache.get((self.number, index), lambda: self._maker.decode(self.records[index]))
-            return self._maker.prepare_augmented(shown.take(np.array(chosen)), rng)
-        return self._cache.get((self.number, index, chosen), lambda: self._maker.prepare(self.records[index], chosen))
+            shown = self._cache.get((self.number, index), lambda: maker.decode(self.records[index]))
+            return maker.prepare_augmented(shown.take(np.array(chosen)), rng)
+        key = (self.number, index, chosen, bucket)
+        return self._cache.get(key, lambda: maker.prepare(self.records[index], chosen))
+
+
+def used_records(config: SourceConfig, records) -> np.ndarray:
+    """Indices of the records in use: all, or those with text where the others are dropped."""
+    everything = np.arange(len(records))
+    if config.unlabelled == "keep":
+        return everything
+    return everything[[scene_has_text(row["scene"], config.text_share) for row in records.rows]]
+
+
+def shown_views(config: SourceConfig, records, limit: int, number: int) -> np.ndarray:
+    """int32[n]: views that a sample of each record shows.
+
+    Raises:
+      ValueError: more than `limit`, naming the record and the source `number`.
+    """
+    available = np.array([row["views"] for row in records.rows], np.int32)
+    shown = np.minimum(available, config.views) if config.views else available
+    if len(shown) and shown.max() > limit:
+        index = int(shown.argmax())
+        raise _too_many_views(records.rows[index]["id"], int(shown[index]), limit, number)
+    return shown
 
 
 def _feature_width(config: SourceConfig, records, number: int) -> int:

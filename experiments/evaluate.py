@@ -12,7 +12,6 @@ if __name__ == "__main__":
     cpu_settings.apply()  # as in training, so that numbers repeat
 
 import argparse
-import dataclasses
 import datetime
 import os
 import shlex
@@ -21,32 +20,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from tqdm import tqdm
-
 from data_pipelines import storage
-from data_pipelines.config import GROUPS
-from data_pipelines.loader import DataConfig, evaluation_batches
 from data_pipelines.manifest import MANIFEST_NAME, PrepareError
+from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
-from spatialsv_jax.evaluation import baselines, runner
-from spatialsv_jax.evaluation.predictions import Engine, engine_of, outcomes
+from spatialsv_jax.evaluation import runner
 from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
-
-MOST_FITTED = 1000  # training records behind the constant predictor
-
-
-class Subset:
-    """Some records of a source, in the given order."""
-
-    def __init__(self, records, indices: Sequence[int]):
-        self._records, self._indices = records, [int(index) for index in indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, place: int):
-        return self._records[self._indices[place]]
 
 
 def evaluate_run(
@@ -99,18 +78,11 @@ def evaluate_run(
     data = data or _training_data(loaded)
     records = storage.open_split(data, split)
     training = storage.open_split(data, "train")
-    chosen = _choose(len(records), max_scenes, seed)
-    config = shapes_for(loaded, records, chosen, batch_size)
-    constant = fit_constant(config, loaded.processor, training, seed)
-    answer_tokens = config.answer_tokens
-    engine = engine_of(loaded, answer_tokens)
-    subset = Subset(records, chosen)
-    groups = GROUPS if engine.answer is not None else ()
-
-    def batches(places: Sequence[int]):
-        return evaluation_batches(config, loaded.processor, Subset(subset, places), batch_size, groups=groups)
-
-    result = runner.evaluate(engine, batches(range(len(subset))), constant, len(subset), blind)
+    chosen = choose(len(records), max_scenes, seed)
+    groups = Groups(loaded, records, chosen, training, batch_size, seed)
+    chosen = groups.indices
+    result = runner.evaluate(groups.outcomes(range(len(chosen)), blind), groups.constants, len(chosen))
+    constant = groups.constants[0]
     scenes = [row["scene"] for row in records.rows]
     evaluation = {
         "format_version": runner.FORMAT_VERSION,
@@ -118,10 +90,10 @@ def evaluate_run(
         "data": {
             "path": str(data),
             "split": split,
-            "records": len(subset),
+            "records": len(chosen),
             "scenes": len({scenes[index] for index in chosen}),
             "constant_predictor": {"records": constant.records, "scenes": len(constant.scenes), "split": "train"},
-            "label_size": list(config.label_size),
+            "picture_sizes": groups.describe(),
             "data_sha256": records.manifest["data_sha256"],
         },
         **result.scores,
@@ -137,92 +109,26 @@ def evaluate_run(
     evaluation["time"] = {
         "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - began, 1),
-        "generated_tokens": engine.meter.tokens,
-        "generated_tokens_per_s": round(engine.meter.per_second, 1),
+        "generated_tokens": groups.meter.tokens,
+        "generated_tokens_per_s": round(groups.meter.per_second, 1),
     }
     out_folder.mkdir(parents=True, exist_ok=True)
     write_json_lines(out_folder / "predictions.jsonl", result.rows)
     write_json(out_folder / "evaluation.json", evaluation)
     if report:
-        _write_report(out_folder / "report", plain(evaluation), engine, batches, shown, result.quality, loaded.path)
+        _write_report(out_folder / "report", plain(evaluation), groups, shown, result.quality, loaded.path)
     print(_summary(evaluation, out_folder, report), flush=True)
     return plain(evaluation)
 
 
-def shapes_for(loaded, records, chosen: Sequence[int], batch_size: int) -> DataConfig:
-    """The bucket of the evaluation: as many views, questions and tokens as the chosen records need."""
-    from data_pipelines.packing import question_prompt
-
-    settings = loaded.config["data"]
-    views, most, tokens, answer = 1, 1, 1, 1
-    encode, known = loaded.processor.encode_question, {}
-    for index in chosen:
-        record = records[index]
-        views = max(views, len(record.view_ids))
-        asked = [question for question in record.questions if question.group in GROUPS]
-        most = max(most, len(asked))
-        for question in asked:
-            pair = (question_prompt(question, *loaded.processor.option_form), question.answer)
-            if pair not in known:
-                mask = encode(*pair).answer_mask
-                known[pair] = (len(mask), int(mask.sum()))
-            tokens, answer = max(tokens, known[pair][0]), max(answer, known[pair][1])
-    rows = -(-most // 128)
-    return DataConfig(
-        sources=(),
-        questions=_round_up(-(-most // rows), 8),
-        question_tokens=_round_up(tokens, 4),
-        answer_tokens=answer,
-        views=views,
-        label_size=tuple(settings["label_size"]),
-    )
-
-
-def fit_constant(config: DataConfig, processor, training, seed: int) -> baselines.ConstantPredictor:
-    """The constant predictor of at most `MOST_FITTED` training records (a fixed random choice)."""
-    chosen = _choose(len(training), MOST_FITTED, seed)
-    samples = []
-    batches = evaluation_batches(
-        dataclasses.replace(config, questions=1), processor, Subset(training, chosen), 16, groups=()
-    )
-    with tqdm(total=len(chosen), desc="constant predictor") as bar:
-        for batch, rows in batches:
-            for place, row in enumerate(rows):
-                if row is None or not row.first:
-                    continue
-                samples.append(
-                    {
-                        "depth": batch["depth"][place],
-                        "depth_mask": batch["valid"][place] & batch["has_geometry"][place],
-                        "intrinsics": batch["intrinsics"][place],
-                        "camera_to_world": batch["camera_to_world"][place],
-                        "pose_valid": batch["pose_valid"][place] & batch["has_geometry"][place],
-                        "setting": row.record.setting,
-                        "scene": row.record.scene,
-                    }
-                )
-                bar.update(1)
-    return baselines.fit_constant(samples)
-
-
-def _write_report(folder: Path, evaluation: dict, engine: Engine, batches, shown, quality, model: Path) -> None:
+def _write_report(folder: Path, evaluation: dict, groups: Groups, shown, quality, model: Path) -> None:
     from spatialsv_jax.report import curves, page
 
     places = [place for place, _ in shown]
     order = sorted(places)
-    found = dict(zip(order, outcomes(engine, batches(order), blind=False), strict=True))
+    found = dict(zip(order, groups.outcomes(order, blind=False), strict=True))
     figures = [scene_figure(found[place], why, quality[place]["abs_rel"]) for place, why in shown]
     page.write_report(folder, evaluation, figures, curves.phases_of(model))
-
-
-def _choose(available: int, count: int | None, seed: int) -> list[int]:
-    if count is None or count >= available:
-        return list(range(available))
-    return sorted(np.random.default_rng(seed).permutation(available)[:count].tolist())
-
-
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def _training_data(loaded) -> str:

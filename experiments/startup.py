@@ -7,15 +7,16 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
 
+from data_pipelines.loader import Loader
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.training import flops as flops_lib
-from spatialsv_jax.training import optimizer, sharding, step
+from spatialsv_jax.training import loop, optimizer, sharding, step
 from spatialsv_jax.training.state import TrainState, split_params
 
 
@@ -54,20 +55,74 @@ def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.
     return CompiledStep(compiled, seconds, getattr(memory, "temp_size_in_bytes", None), dict(counted))
 
 
+class CompiledSteps:
+    """The training step of every bucket, (state, batch) -> (state, metrics), chosen by the batch's shapes.
+
+    Args:
+      parts, shapes, mesh: as for `compile_step`.
+      batches: one batch of each bucket.
+
+    Attributes:
+      steps: the compiled steps, one for each bucket.
+    """
+
+    def __init__(self, parts: step.StepParts, shapes: TrainState, batches: Sequence[dict[str, np.ndarray]], mesh):
+        self.steps = [compile_step(parts, shapes, batch, mesh) for batch in batches]
+        self._of_shapes = {
+            _shapes(batch, jax.process_count()): one for batch, one in zip(batches, self.steps, strict=True)
+        }
+
+    def __call__(self, state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, dict]:
+        """One step.
+
+        Raises:
+          ValueError: a batch whose shapes are those of no bucket.
+        """
+        if (found := self._of_shapes.get(_shapes(batch))) is None:
+            raise ValueError(f"No step was compiled for a batch of shapes {dict(_shapes(batch))}.")
+        return found.step(state, batch)
+
+
+def _shapes(batch: dict, processes: int = 1) -> tuple:
+    """Names and global shapes of a batch's fields."""
+    return tuple((name, (value.shape[0] * processes, *value.shape[1:])) for name, value in sorted(batch.items()))
+
+
 class Table:
     """Gathers the rows of the start-up table.
 
+    Args:
+      name: of the phase.
+      settings, shapes, report, loader, mesh: what will run.
+      steps: the compiled step of each bucket.
+      batches: one batch of each bucket.
+
     Attributes:
-      tokens_per_step: real (not padding) language tokens of one global batch, from the first batch.
-      flops_per_step: FLOPs of one global step.
+      work: per bucket, the real (not padding) language tokens of its batch here, and the FLOPs of its step.
     """
 
-    def __init__(self, name: str, settings: Settings, shapes: TrainState, report, loader, compiled, mesh, batch):
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        shapes: TrainState,
+        report,
+        loader: Loader,
+        steps: Sequence[CompiledStep],
+        mesh,
+        batches: Sequence[dict[str, np.ndarray]],
+    ):
         self.name, self.settings, self.shapes, self.report = name, settings, shapes, report
-        self.loader, self.compiled, self.mesh, self.batch = loader, compiled, mesh, batch
-        real = int(batch["prefix_mask"].sum() + batch["question_mask"].sum())
-        self.tokens_per_step = real * jax.process_count()
-        self.flops_per_step = sum(compiled.flops.values())
+        self.loader, self.steps, self.mesh, self.batches = loader, steps, mesh, batches
+        self.facts = loader.describe()
+        self.shares = [bucket["share"] for bucket in self.facts["buckets"]]
+        self.work = [
+            loop.Work(
+                int(batch["prefix_mask"].sum() + batch["question_mask"].sum()) * jax.process_count(),
+                sum(one.flops.values()),
+            )
+            for batch, one in zip(batches, steps, strict=True)
+        ]
 
     def text(self) -> str:
         """The table as plain text, one fact a line."""
@@ -109,8 +164,10 @@ class Table:
         params = sharding.bytes_per_device(self.shapes.params)
         opt = sharding.bytes_per_device(self.shapes.opt_state)
         devices = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
-        batch = sum(value.nbytes for value in self.batch.values()) * jax.process_count() // devices
-        temporary = self.compiled.temporary_bytes
+        batch = max(sum(value.nbytes for value in one.values()) for one in self.batches)
+        batch = batch * jax.process_count() // devices
+        known = [one.temporary_bytes for one in self.steps if one.temporary_bytes is not None]
+        temporary = max(known, default=None)
         total = params + opt + batch + (temporary or 0)
         available = device_memory_bytes(self.mesh)
         sizes = f"parameters {size(params)}, optimizer {size(opt)}, batch {size(batch)}, "
@@ -127,13 +184,17 @@ class Table:
         return [("bytes per device", sizes), ("memory", verdict)]
 
     def _flops(self) -> str:
-        parts = ", ".join(
-            f"{part} {flops / self.flops_per_step:.0%}" for part, flops in self.compiled.flops.items() if flops
-        )
-        return f"{number(self.flops_per_step)} ({parts}), compiled in {self.compiled.seconds:.1f} s"
+        mean: dict[str, float] = {}
+        for share, one in zip(self.shares, self.steps, strict=True):
+            for part, flops in one.flops.items():
+                mean[part] = mean.get(part, 0.0) + share * flops
+        total, seconds = sum(mean.values()), sum(one.seconds for one in self.steps)
+        parts = ", ".join(f"{part} {flops / total:.0%}" for part, flops in mean.items() if flops)
+        programs = f" ({len(self.steps)} programs, FLOPs are their mean)" if len(self.steps) > 1 else ""
+        return f"{number(total)} ({parts}), compiled in {seconds:.1f} s{programs}"
 
     def _data(self) -> list[tuple[str, str]]:
-        facts, rows = self.loader.describe(), []
+        facts, rows = self.facts, []
         for source in facts["sources"]:
             rows.append(
                 (
@@ -143,18 +204,24 @@ class Table:
                 )
             )
         sampled = facts["sampled"]
-        rows.append(
-            (
-                "batch",
-                ", ".join(
-                    f"{name} {list(self.batch[name].shape)}" for name in ("prefix_tokens", "question_tokens", "depth")
-                ),
+        for bucket, batch, work in zip(facts["buckets"], self.batches, self.work, strict=True):
+            shapes = ", ".join(
+                f"{name} {list(batch[name].shape)}" for name in ("prefix_tokens", "question_tokens", "depth")
             )
-        )
+            rows.append(("batch" if len(self.batches) == 1 else "bucket", shapes + self._bucket(bucket, work)))
+        if facts["wasted_share"] is not None:
+            rows.append(
+                (
+                    "buckets",
+                    f"{len(self.batches)}: {facts['wasted_share']:.0%} of the tokens carry nothing (padding, stretched "
+                    f"pictures), {facts['wasted_share_in_one_bucket']:.0%} if all records shared one",
+                )
+            )
+        mean = sum(share * work.tokens for share, work in zip(self.shares, self.work, strict=True))
         rows.append(
             (
                 "tokens",
-                f"{self.tokens_per_step} a batch; padding: prefix {sampled['prefix_padding_share']:.0%}, "
+                f"{mean:.0f} a batch; padding: prefix {sampled['prefix_padding_share']:.0%}, "
                 f"questions {sampled['question_padding_share']:.0%}, views {sampled['view_padding_share']:.0%}",
             )
         )
@@ -166,6 +233,20 @@ class Table:
             )
         )
         return rows
+
+    def _bucket(self, bucket: dict, work: loop.Work) -> str:
+        """What a row adds to the shapes of one of several buckets."""
+        if len(self.batches) == 1:
+            return ""
+        rows, columns = bucket["grid_hw"]
+        sampled = bucket["sampled"]
+        padding = ""
+        if sampled["rows"]:
+            padding = f"; padding: prefix {sampled['prefix_padding_share']:.0%}, questions {sampled['question_padding_share']:.0%}"
+        return (
+            f"; {bucket['views']} views of {rows} x {columns}, {bucket['records']} records, {bucket['share']:.0%} of the "
+            f"steps, {work.tokens} tokens{padding}"
+        )
 
     def _split(self) -> list[tuple[str, str]]:
         if self.mesh.size == 1:

@@ -11,6 +11,7 @@ from experiments import cpu_settings
 if __name__ == "__main__":
     cpu_settings.apply()  # may start the program again, so it stands before the slow imports
 
+import dataclasses
 import functools
 import json
 import os
@@ -153,12 +154,14 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )
 
-    loader = make_loader(data_config, processor, jax.process_index(), jax.process_count())
+    loader = make_loader(
+        data_config, processor, jax.process_index(), jax.process_count(), lengths=workdir / "question_lengths"
+    )
     model = assembly.build_model(settings, processor)
-    first_batch = loader.batch(0)
-    if settings.model == "mllm":
-        settings.language.check_length(first_batch["prefix_tokens"].shape[1] + first_batch["question_tokens"].shape[2])
-    init, apply, logical_axes = model_functions(model, settings, first_batch, config.seed)
+    batches = loader.examples()
+    for batch in batches if settings.model == "mllm" else ():
+        settings.language.check_length(batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2])
+    init, apply, logical_axes = model_functions(model, settings, batches[0], config.seed)
     tx = optimizer.make_optimizer(settings.optimizer, settings.training.steps)
     parts = step.StepParts(
         apply,
@@ -174,11 +177,12 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         start = Start(config.init_from)
         start.check(shapes.params)  # before a minute of compiling
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
-    compiled = startup.compile_step(parts, shapes, first_batch, mesh)
+    hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])
+    compiled = startup.CompiledSteps(parts, shapes, batches, mesh)
     probe = (
         jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
     )
-    table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled, mesh, first_batch)
+    table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches)
     hosts.say(table.text())
 
     meta = {
@@ -197,7 +201,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     try:
         loop.run(
             train_state,
-            compiled.step,
+            compiled,
             loader.iterate(first),
             mesh=mesh,
             config=settings.training,
@@ -205,7 +209,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
             checkpoints=checkpoints,
             writer=writer,
             meta=meta,
-            work=loop.Work(table.tokens_per_step, table.flops_per_step),
+            work=lambda step: table.work[loader.mixture.schedule.at(step)[0]],
             explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
             probe=probe,
             title=config.name or workdir.name,
@@ -221,18 +225,18 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
 
 
 def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
-    """(init() -> params, apply(params, batch) -> predictions, logical axes) for static shapes of `batch`."""
-    label_hw = tuple(batch["depth"].shape[-2:])
+    """(init() -> params, apply(params, batch) -> predictions, logical axes); `batch` is one that the loader gave."""
+    label_hw = lambda batch: tuple(batch["depth"].shape[-2:])
     lift = settings.model == "teacher" or bool(set(active_terms(settings.losses)) - {"text"})
     one = {name: value[:1] for name, value in batch.items()}
 
     def init():
-        return model.init_params(jax.random.key(seed), one, label_hw=label_hw)
+        return model.init_params(jax.random.key(seed), one, label_hw=label_hw(one))
 
     def apply(params, batch):
-        return model.apply({"params": params}, batch, label_hw=label_hw, lift=lift)
+        return model.apply({"params": params}, batch, label_hw=label_hw(batch), lift=lift)
 
-    return init, apply, model.logical_axes(one, label_hw=label_hw)
+    return init, apply, model.logical_axes(one, label_hw=label_hw(one))
 
 
 def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from spatialsv_jax.generation import decoding
 from spatialsv_jax.geometry import solve_camera
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.tensor_files import TensorFolder
+from spatialsv_jax.picture_sizes import PictureSize, nearest, trained_sizes
 from spatialsv_jax.processing.base import check_pictures
+from spatialsv_jax.reconstruction import Reconstruction
 from spatialsv_jax.training import sharding
 from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
 
@@ -68,31 +71,6 @@ def read_params(path: str | Path) -> dict[str, Any]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reconstruction:
-    """What a model believes of some pictures, in units of the scene scale, first view's frame.
-
-    Attributes:
-      images: the pictures as the model saw them, uint8[V,h,w,3].
-      depth, depth_confidence: float32[V,H,W].
-      ray: float32[V,H,W,6]; ray_confidence: float32[V,H,W].
-      points: float32[V,H,W,3]; points_confidence: float32[V,H,W].
-      intrinsics: float64[V,3,3] in pixels of the H x W map; camera_to_world: float64[V,4,4].
-      camera_ok: bool[V], False where no camera fits the rays.
-    """
-
-    images: np.ndarray
-    depth: np.ndarray
-    depth_confidence: np.ndarray
-    ray: np.ndarray
-    ray_confidence: np.ndarray
-    points: np.ndarray
-    points_confidence: np.ndarray
-    intrinsics: np.ndarray
-    camera_to_world: np.ndarray
-    camera_ok: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
 class LoadedModel:
     """A trained model ready for use.
 
@@ -100,9 +78,10 @@ class LoadedModel:
       model: the pure module; params: its parameters (device arrays).
       config: the resolved config of its phase; settings: the same, checked.
       processor: pictures and text to model inputs.
-      label_hw: height and width of the depth maps it was trained with.
+      label_hw: height and width of its depth maps.
       path, step: where it came from.
       meta: what the checkpoint says of its data and objective.
+      sizes: picture sizes that it was trained with; those of `processor` and `label_hw` alone if empty.
     """
 
     model: Any
@@ -114,6 +93,16 @@ class LoadedModel:
     path: Path
     step: int
     meta: dict
+    sizes: tuple[PictureSize, ...] = ()
+
+    def fitted(self, shapes: Sequence[tuple[int, int]]) -> LoadedModel:
+        """The same model with the trained picture size that suits pictures of (height, width) `shapes` best."""
+        best = nearest(self.sizes or (PictureSize(self.processor.image_size, self.label_hw),), shapes)
+        if best.image_size == self.processor.image_size:
+            return self
+        return dataclasses.replace(
+            self, processor=self.processor.resized(best.image_size), label_hw=best.label_hw, sizes=()
+        )
 
     @property
     def can_lift(self) -> bool:
@@ -155,11 +144,15 @@ class LoadedModel:
         return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
 
     def reconstruct(self, images: list[np.ndarray]) -> Reconstruction:
-        """Depth, cameras and points of some pictures.
+        """Depth, cameras and points of some pictures, at the trained size that suits them best.
 
         Raises:
-          ValueError: the model has no lifting heads.
+          ValueError: the model has no lifting heads, or pictures that `processing.base.check_pictures` refuses.
         """
+        check_pictures(images)
+        fitted = self.fitted([image.shape[:2] for image in images])
+        if fitted is not self:
+            return fitted.reconstruct(images)
         missing = {"depth", "ray", "points"} - set(self.settings.lifting.heads)
         if self.settings.model != "teacher" and missing:
             raise ValueError(f"The model at {self.path} was trained without the heads {sorted(missing)}.")
@@ -256,6 +249,8 @@ def load(path: str | Path, mesh: sharding.MeshConfig | None = None) -> LoadedMod
         step,
         meta,
     )
+    own = PictureSize(processor.image_size, loaded.label_hw)
+    loaded = dataclasses.replace(loaded, sizes=trained_sizes(location.workdir, own))
     shapes = _check_params(loaded)
     places = jax.tree.map(lambda leaf: leaf.sharding, _placed(loaded, shapes, mesh)) if mesh else jax.devices()[0]
     return dataclasses.replace(loaded, params=jax.device_put(params, places))

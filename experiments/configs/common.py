@@ -71,7 +71,7 @@ def get_config() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             data=dict(
                 sources=dict(rooms=source()), questions=24, question_tokens=48, answer_tokens=4, views=4,
-                label_size=(32, 32), seed=0, threads=2, buffer=4,
+                label_size=(32, 32), buckets=1, seed=0, threads=2, buffer=4,
                 cache_mb=1024, verify=4,
             ),
             training=dict(steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile=""),

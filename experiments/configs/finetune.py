@@ -17,6 +17,7 @@ def get_config(arg: str | None = None):
     # () = the family's usual picture size; families with one size of pictures take no other.
     config.vision = ConfigDict(dict(image_size=(), trainable=False))
     config.language = ConfigDict(dict(attention="auto", dtype="bfloat16", remat="full", lora_rank=0, lora_alpha=16.0))
+    config.data.buckets = 4  # at most that many shapes of batches, chosen from the data; each is one compilation
     if arg == "tiny":
         small(config)
         config.language.update(dtype="float32", remat="none")

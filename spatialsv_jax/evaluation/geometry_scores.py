@@ -50,23 +50,23 @@ class GeometryScores:
     """Collects the scores of records one by one; `summary` turns them into the geometry part of evaluation.json.
 
     Args:
-      constant: the fitted constant predictor, or None without training records.
+      constants: the fitted constant predictors, one for each size of the maps; none without training records.
     """
 
-    def __init__(self, constant: ConstantPredictor | None):
-        self._constant = constant
-        self._constant_points = None if constant is None else constant.points()
+    def __init__(self, constants: Sequence[ConstantPredictor] = ()):
+        self._constants = {constant.depth.shape[-2:]: (constant, constant.points()) for constant in constants}
         self.rows: list[dict] = []
 
     def add(self, outcome: Outcome) -> dict:
         """Scores one record; returns its row, whose `depth_rmse` and `abs_rel` are None without depth."""
+        constant, points = self._constants.get(outcome.labels["depth"].shape[-2:], (None, None))
         row = {
             "scene": outcome.record.scene,
             "dataset": outcome.record.dataset,
             "setting": outcome.record.setting,
-            "depth": self._depth(outcome),
-            "camera": self._camera(outcome),
-            "points": self._points(outcome),
+            "depth": _depth(outcome, constant),
+            "camera": _camera(outcome, constant),
+            "points": _points(outcome, points),
             "heads": _heads(outcome),
             "confidence": _confidences(outcome),
         }
@@ -74,68 +74,6 @@ class GeometryScores:
         row["abs_rel"], row["depth_rmse"] = own.get("abs_rel"), own.get("rmse")
         self.rows.append(row)
         return row
-
-    def _depth(self, outcome: Outcome) -> dict:
-        mask, truth = outcome.depth_mask, outcome.labels["depth"]
-        if not mask.any():
-            return {}
-        guesses = {
-            "model": outcome.maps.get("depth"),
-            "constant": None if self._constant is None else self._constant.depth,
-        }
-        return {
-            name: {kind: metrics.depth_metrics(guess, truth, mask, kind) for kind in ALIGNMENTS}
-            for name, guess in guesses.items()
-            if guess is not None
-        }
-
-    def _camera(self, outcome: Outcome) -> dict:
-        valid = outcome.labels["pose_valid"] & bool(outcome.labels["has_geometry"])
-        truth = outcome.labels["camera_to_world"]
-        found: dict = {"views": int(valid.sum())}
-        if "ray" in outcome.maps:
-            fit = geometry.solve_camera(
-                outcome.maps["ray"].astype(np.float64),
-                np.where(outcome.labels["covered"], outcome.maps["ray_confidence"], 0.0).astype(np.float64),
-            )
-            found["failed_views"] = int((valid & ~fit.ok).sum())
-            found["model"] = camera_scores.pairs_with_failures(fit.camera_to_world, truth, valid, fit.ok)
-            both = valid & fit.ok
-            focal = outcome.labels["intrinsics"][both][:, [0, 1], [0, 1]]
-            found["focal_error"] = np.abs(fit.intrinsics[both][:, [0, 1], [0, 1]] / focal - 1).mean(-1).tolist()
-        if self._constant is not None:
-            everywhere = np.ones(len(valid), bool)
-            found["mean_pose"] = camera_scores.pairs_with_failures(
-                self._constant.camera_to_world, truth, valid, everywhere
-            )
-            own = self._constant.camera_of_setting.get(outcome.record.setting)
-            if own is not None:
-                found["mean_pose_of_setting"] = camera_scores.pairs_with_failures(own, truth, valid, everywhere)
-        return found
-
-    def _points(self, outcome: Outcome) -> dict:
-        mask = outcome.points_mask
-        if not mask.any():
-            return {}
-        labels, maps = outcome.labels, outcome.maps
-        truth = geometry.points_from_depth(
-            labels["depth"].astype(np.float64),
-            labels["intrinsics"].astype(np.float64),
-            labels["camera_to_world"].astype(np.float64),
-        )
-        truth = truth[mask][:: _stride(mask, MOST_POINTS)]
-        clouds = {}
-        if "points" in maps:
-            clouds["points_head"] = maps["points"]
-        if "depth" in maps and "ray" in maps:
-            clouds["depth_and_ray_heads"] = geometry.points_from_rays(maps["ray"], maps["depth"])
-        if self._constant_points is not None:
-            clouds["constant"] = self._constant_points
-        clouds = {name: cloud[mask][:: _stride(mask, MOST_POINTS)].astype(np.float64) for name, cloud in clouds.items()}
-        if "points_head" in clouds:
-            rotation, translation, scale = geometry.umeyama(clouds["points_head"], truth)
-            clouds["points_head_umeyama"] = scale * clouds["points_head"] @ rotation.T + translation
-        return {name: metrics.point_metrics(cloud, truth, POINT_THRESHOLD) for name, cloud in clouds.items()}
 
     def summary(self, rows: Sequence[Mapping] | None = None) -> dict:
         """Everything over `rows` (all by default): depth, camera (by setting too), points, heads, confidence."""
@@ -153,6 +91,69 @@ class GeometryScores:
             "heads_agreement": _heads_summary(rows),
             "confidence": {name: _confidence_summary(rows, name) for name in ("depth", "ray", "points")},
         }
+
+
+def _depth(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
+    mask, truth = outcome.depth_mask, outcome.labels["depth"]
+    if not mask.any():
+        return {}
+    guesses = {
+        "model": outcome.maps.get("depth"),
+        "constant": None if constant is None else constant.depth,
+    }
+    return {
+        name: {kind: metrics.depth_metrics(guess, truth, mask, kind) for kind in ALIGNMENTS}
+        for name, guess in guesses.items()
+        if guess is not None
+    }
+
+
+def _camera(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
+    valid = outcome.labels["pose_valid"] & bool(outcome.labels["has_geometry"])
+    truth = outcome.labels["camera_to_world"]
+    found: dict = {"views": int(valid.sum())}
+    if "ray" in outcome.maps:
+        fit = geometry.solve_camera(
+            outcome.maps["ray"].astype(np.float64),
+            np.where(outcome.labels["covered"], outcome.maps["ray_confidence"], 0.0).astype(np.float64),
+        )
+        found["failed_views"] = int((valid & ~fit.ok).sum())
+        found["model"] = camera_scores.pairs_with_failures(fit.camera_to_world, truth, valid, fit.ok)
+        both = valid & fit.ok
+        focal = outcome.labels["intrinsics"][both][:, [0, 1], [0, 1]]
+        found["focal_error"] = np.abs(fit.intrinsics[both][:, [0, 1], [0, 1]] / focal - 1).mean(-1).tolist()
+    if constant is not None:
+        everywhere = np.ones(len(valid), bool)
+        found["mean_pose"] = camera_scores.pairs_with_failures(constant.camera_to_world, truth, valid, everywhere)
+        own = constant.camera_of_setting.get(outcome.record.setting)
+        if own is not None:
+            found["mean_pose_of_setting"] = camera_scores.pairs_with_failures(own, truth, valid, everywhere)
+    return found
+
+
+def _points(outcome: Outcome, constant_points: np.ndarray | None) -> dict:
+    mask = outcome.points_mask
+    if not mask.any():
+        return {}
+    labels, maps = outcome.labels, outcome.maps
+    truth = geometry.points_from_depth(
+        labels["depth"].astype(np.float64),
+        labels["intrinsics"].astype(np.float64),
+        labels["camera_to_world"].astype(np.float64),
+    )
+    truth = truth[mask][:: _stride(mask, MOST_POINTS)]
+    clouds = {}
+    if "points" in maps:
+        clouds["points_head"] = maps["points"]
+    if "depth" in maps and "ray" in maps:
+        clouds["depth_and_ray_heads"] = geometry.points_from_rays(maps["ray"], maps["depth"])
+    if constant_points is not None:
+        clouds["constant"] = constant_points
+    clouds = {name: cloud[mask][:: _stride(mask, MOST_POINTS)].astype(np.float64) for name, cloud in clouds.items()}
+    if "points_head" in clouds:
+        rotation, translation, scale = geometry.umeyama(clouds["points_head"], truth)
+        clouds["points_head_umeyama"] = scale * clouds["points_head"] @ rotation.T + translation
+    return {name: metrics.point_metrics(cloud, truth, POINT_THRESHOLD) for name, cloud in clouds.items()}
 
 
 def _stride(mask: np.ndarray, limit: int) -> int:

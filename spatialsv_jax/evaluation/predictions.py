@@ -88,12 +88,13 @@ class Outcome:
         return self.depth_mask & self.labels["pose_valid"][:, None, None]
 
 
-def engine_of(loaded, max_new_tokens: int) -> Engine:
+def engine_of(loaded, max_new_tokens: int, meter: Meter | None = None) -> Engine:
     """The engine of a `spatialsv_jax.load`ed model; compiles on first use, on one device.
 
     Args:
       loaded: a LoadedModel.
       max_new_tokens: longest answer in tokens, the end token included.
+      meter: counts generated tokens; a new one by default.
     """
     import jax
 
@@ -104,7 +105,7 @@ def engine_of(loaded, max_new_tokens: int) -> Engine:
     greedy = jax.jit(
         lambda params, batch: decoding.greedy(loaded.model, params, batch, max_new_tokens, processor.stop_ids)
     )
-    meter = Meter()
+    meter = meter or Meter()
 
     def answer(batch: Mapping) -> np.ndarray:
         began = time.perf_counter()

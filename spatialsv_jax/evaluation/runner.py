@@ -16,7 +16,7 @@ import spatialsv_jax
 from spatialsv_jax.evaluation import answer_scores, geometry_scores
 from spatialsv_jax.evaluation.baselines import ConstantPredictor
 from spatialsv_jax.evaluation.geometry_scores import GeometryScores
-from spatialsv_jax.evaluation.predictions import Engine, Outcome, outcomes, spoken
+from spatialsv_jax.evaluation.predictions import Outcome, spoken
 from spatialsv_jax.evaluation.statistics import INTERVAL_METHOD
 
 FORMAT_VERSION = 1
@@ -32,28 +32,21 @@ class Evaluation:
 
 
 def evaluate(
-    engine: Engine,
-    batches: Iterable[tuple[Mapping, list]],
-    constant: ConstantPredictor | None,
-    total: int,
-    blind: bool = True,
-    progress: bool = True,
+    found: Iterable[Outcome], constants: Sequence[ConstantPredictor], total: int, progress: bool = True
 ) -> Evaluation:
-    """Runs the model over all batches and scores it.
+    """Scores what a model says of all records.
 
     Args:
-      engine: the model.
-      batches: of `data_pipelines.loader.evaluation_batches`.
-      constant: the constant predictor fitted on training records, or None.
+      found: of `predictions.outcomes`.
+      constants: the constant predictors fitted on training records, one for each size of the maps.
       total: number of records, for the progress bar.
-      blind: whether to ask everything again with black pictures.
       progress: whether to show a bar.
     """
-    geometry = GeometryScores(constant)
+    geometry = GeometryScores(constants)
     rows: list[dict] = []
     scored: list[dict] = []
     quality: list[dict] = []
-    for outcome in tqdm(outcomes(engine, batches, blind), total=total, desc="evaluate", disable=not progress):
+    for outcome in tqdm(found, total=total, desc="evaluate", disable=not progress):
         cell = geometry.add(outcome)
         quality.append({"index": outcome.index, "setting": outcome.record.setting, "abs_rel": cell["abs_rel"]})
         for line, extra in question_rows(outcome, cell["depth_rmse"]):

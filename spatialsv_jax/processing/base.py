@@ -62,6 +62,7 @@ class ModelInputs:
 class Processor(Protocol):
     """The contract between pictures and text on one side and a model family on the other."""
 
+    image_size: int | tuple[int, ...]  # of training pictures: a square's side, (height, width), or () for frames
     grid_hw: tuple[int, int]  # lifting grid of one view
     pad_id: int
     end_id: int  # ends every answer that is learned
@@ -72,6 +73,9 @@ class Processor(Protocol):
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """Tokens of `num_views` pictures, in prompt order."""
+
+    def fitting_size(self, height: int, width: int):
+        """The `image_size`, of at most as many tokens as the processor's own, that distorts such a picture least."""
 
     def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
         """Tokens of one question; with `answer`, of the answer and the end token too."""

@@ -87,6 +87,19 @@ class GridPictures:
         """Tokens of a picture of `size` (height, width)."""
         return size[0] // self.unit, size[1] // self.unit
 
+    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
+        """The size with at most as many tokens as a training picture that shows most of such a picture's detail.
+
+        A grid whose proportions differ from the picture's by a factor r shows 1 / r of what its tokens could.
+        """
+        most = math.prod(self.grid_hw)
+        rows = np.arange(1, most + 1)[:, None]
+        columns = np.arange(1, most + 1)[None, :]
+        ratio = columns / rows * (height / width)
+        detail = np.where(rows * columns <= most, rows * columns * np.minimum(ratio, 1 / ratio), 0.0)
+        row, column = divmod(int(detail.argmax()), most)
+        return (row + 1) * self.unit, (column + 1) * self.unit
+
     def native_size(self, height: int, width: int) -> tuple[int, int]:
         """Size that the published model gives to a picture."""
         return smart_size(height, width, self.unit, self.min_pixels, self.max_pixels)

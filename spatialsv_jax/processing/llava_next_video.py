@@ -164,6 +164,19 @@ class LlavaNextVideoProcessor(PretrainedText):
             self.directory, self.text, dataclasses.replace(self.crops, image_size=tuple(image_size or ()))
         )
 
+    def fitting_size(self, height: int, width: int) -> tuple[int, ...]:
+        """Of pictures, the size in the best canvas that is no larger than the training size's; frames have one size.
+
+        Sides are multiples of four patches, so that like pictures share a size.
+        """
+        if not self.image_size:
+            return ()
+        own = math.prod(self._layout(*self.image_size).canvas)
+        canvas = best_canvas(height, width, [size for size in self.crops.canvases if math.prod(size) <= own])
+        step = 4 * self.crops.patch
+        size = scaled_size(height, width, canvas)
+        return tuple(min(max(step, round(side / step) * step), limit) for side, limit in zip(size, canvas, strict=True))
+
     @property
     def image_size(self) -> tuple[int, ...]:
         """See `CropSettings`."""

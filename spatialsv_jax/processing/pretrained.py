@@ -283,6 +283,10 @@ class PretrainedText:
         ids = ids[: stops[0]] if stops else ids
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
+    def fitting_size(self, height: int, width: int):
+        """The one size of the family; those that have several override this."""
+        return self.image_size
+
     def save_text(self, directory: str | Path, settings: dict) -> None:
         """Copies the side files into `directory` and writes processor.json."""
         directory = Path(directory)

@@ -126,6 +126,10 @@ class Qwen25VLProcessor(PretrainedText):
         pictures = dataclasses.replace(self.pictures, image_size=image_size)
         return type(self)(self.directory, self.text, pictures, self.video)
 
+    def fitting_size(self, height: int, width: int) -> tuple[int, int]:
+        """See `GridPictures.fitting_size`."""
+        return self.pictures.fitting_size(height, width)
+
     @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of training pictures."""

@@ -89,6 +89,10 @@ class TinyProcessor:
         self.vocab_size = tokenizer.get_vocab_size()
         self._pieces: dict[str, tuple[int, ...]] = {}
 
+    def fitting_size(self, height: int, width: int) -> int:
+        """The square that all pictures are stretched to."""
+        return self.image_size
+
     def encode_prefix(self, num_views: int) -> Prefix:
         """`<bos> view 1 : <image>*P ...` for `num_views` pictures; K = 1."""
         if num_views < 1:

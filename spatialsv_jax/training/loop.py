@@ -65,7 +65,7 @@ def run(
     checkpoints: Checkpoints,
     writer: MetricWriter | None,
     meta: dict,
-    work: Work,
+    work: Callable[[int], Work],
     explain: Callable[[TrainState, int], str],
     probe: Callable | None = None,
     title: str = "train",
@@ -80,7 +80,7 @@ def run(
       config, checkpoint_config: intervals.
       checkpoints, writer: where states and metrics go; the writer is None on hosts that write none.
       meta: written beside every checkpoint: hashes of data and labels, the objective's name.
-      work: tokens and FLOPs per step, for the rates.
+      work: step -> its tokens and FLOPs, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.
       title: what the progress bar says.
@@ -94,37 +94,33 @@ def run(
         disable=jax.process_index() != 0,
     )  # fmt: skip
     trace = _Trace(config.profile, start)
-    window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+    window = _Window()
     try:
         for step in range(start, config.steps):
             drawn = time.perf_counter()
             batch_step, batch = next(batches)
             if batch_step != step:
                 raise RuntimeError(f"The loader gave the batch of step {batch_step} at step {step}.")
-            wait_s += time.perf_counter() - drawn
+            window.wait_s += time.perf_counter() - drawn
             device_batch = put_batch(batch, mesh)
             trace.at(step)
             norms = {}
             if probe is not None and config.gradient_norm_every and step % config.gradient_norm_every == 0:
                 norms = {name: float(value) for name, value in probe(state, device_batch).items()}
                 # The probe is no part of the step: its time is kept out of the rates.
-                window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+                window = _Window()
             state, metrics = step_fn(state, device_batch)
-            window_steps += 1
+            window.add(work(step))
             last = step + 1 == config.steps
             if step % config.log_every == 0 or last or norms:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
                 _check_finite(state, scalars, explain)
-                seconds = (time.perf_counter() - window_start) / window_steps
-                scalars |= norms
-                scalars["step_time_s"] = seconds
-                scalars["data_wait_s"] = wait_s / window_steps
-                scalars["tokens_per_s"] = work.tokens / seconds
-                scalars["tflops_per_s"] = work.flops / seconds / 1e12
+                scalars |= norms | window.rates()
                 if writer is not None:
                     writer.write(step, scalars)
-                bar.set_postfix_str(f"total {scalars['total']:.3f} {seconds * 1e3:.0f} ms/step", refresh=False)
-                window_start, window_steps, wait_s = time.perf_counter(), 0, 0.0
+                milliseconds = scalars["step_time_s"] * 1e3
+                bar.set_postfix_str(f"total {scalars['total']:.3f} {milliseconds:.0f} ms/step", refresh=False)
+                window = _Window()
             bar.update(1)
             if (step + 1) % checkpoint_config.every == 0 or last:
                 # Saved before the next batch is drawn: the data position is the step alone.
@@ -144,6 +140,26 @@ def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) ->
             f"Step {bad} was not finite; nothing was updated from then on and the last checkpoint is kept.\n"
             + explain(state, bad)
         )
+
+
+class _Window:
+    """What was done since the last metric line."""
+
+    def __init__(self):
+        self._start, self._steps, self._tokens, self._flops = time.perf_counter(), 0, 0, 0.0
+        self.wait_s = 0.0
+
+    def add(self, work: Work) -> None:
+        self._steps, self._tokens, self._flops = self._steps + 1, self._tokens + work.tokens, self._flops + work.flops
+
+    def rates(self) -> dict[str, float]:
+        seconds = time.perf_counter() - self._start
+        return {
+            "step_time_s": seconds / self._steps,
+            "data_wait_s": self.wait_s / self._steps,
+            "tokens_per_s": self._tokens / seconds,
+            "tflops_per_s": self._flops / seconds / 1e12,
+        }
 
 
 class _Trace:

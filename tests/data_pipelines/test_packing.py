@@ -89,7 +89,7 @@ def test_choice_fills_the_slots_with_different_questions():
 
 def test_prefix_of_fewer_views_is_padded():
     full = PROCESSOR.encode_prefix(3)
-    packed = pack_prefix(PROCESSOR.encode_prefix(2), 3, len(full.tokens), PROCESSOR.pad_id)
+    packed = pack_prefix(PROCESSOR.encode_prefix(2), 3, len(full.tokens), 3, PROCESSOR.pad_id)
     own = len(PROCESSOR.encode_prefix(2).tokens)
     np.testing.assert_array_equal(packed["prefix_tokens"][:own], full.tokens[:own])
     assert (packed["prefix_tokens"][own:] == PROCESSOR.pad_id).all()

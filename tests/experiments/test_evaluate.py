@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import storage
-from experiments import evaluate, reconstruct
+from experiments import evaluate, evaluation_groups, reconstruct
 from spatialsv_jax import loading
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def test_training_ends_with_an_evaluation_of_unseen_rooms(tiny_run):
     made = [question for index in range(len(records)) for question in records[index].questions]
     asked = [question for question in made if question.group != "scan"]
     assert len(asked) < len(made)  # scans are there, but are not scored and cost no room
-    assert evaluate.shapes_for(loading.load(tiny_run), records, range(3), 8).answer_tokens == 2
+    assert evaluation_groups.shapes_for(loading.load(tiny_run), records, range(3)).answer_tokens == 2
     assert [line["ground_truth"] for line in lines] == [question.answer for question in asked]
     assert evaluation["questions"]["n"] == len(asked)
     assert evaluation["questions"]["micro"]["value"] == pytest.approx(np.mean([line["correct"] for line in lines]))

@@ -19,7 +19,7 @@ from spatialsv_jax.evaluation.predictions import outcomes
 @pytest.fixture()
 def run(records, processor, data_config, make_engine):
     def start(constant=None, change=None, **engine):
-        scores = GeometryScores(constant)
+        scores = GeometryScores([constant] if constant else [])
         for outcome in outcomes(make_engine(**engine), evaluation_batches(data_config, processor, records, 4), False):
             scores.add(outcome if change is None else change(outcome))
         return scores
@@ -183,4 +183,4 @@ def test_models_without_heads_and_records_without_labels_are_defined(run):
     scores = run(change=strip)
     assert all(row["depth_rmse"] is None and row["abs_rel"] is None for row in scores.rows)
     assert scores.summary()["depth"]["model"]["none"]["n"] == 0
-    assert GeometryScores(None).summary()["records"] == 0
+    assert GeometryScores().summary()["records"] == 0

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import evaluation_batches
-from experiments.evaluate import Subset, fit_constant
+from experiments.evaluation_groups import Subset, fit_constant
 from experiments.scene_figures import _spread, scene_figure
 from spatialsv_jax.evaluation import runner, statistics
 from spatialsv_jax.evaluation.predictions import outcomes
@@ -27,7 +27,7 @@ def evaluated(records, processor, data_config, make_engine):
     def start(**engine):
         constant = fit_constant(data_config, processor, records, 0)
         batches = evaluation_batches(data_config, processor, records, 4)
-        return runner.evaluate(make_engine(**engine), batches, constant, len(records), progress=False)
+        return runner.evaluate(outcomes(make_engine(**engine), batches), [constant], len(records), progress=False)
 
     return start
 

@@ -15,16 +15,24 @@ from spatialsv_jax.training import optimizer, sharding, state
 class FakeLoader:
     """Says what a loader says of its sources."""
 
+    def __init__(self, shares=(1.0,)):
+        self.shares = shares
+
     def describe(self):
         source = dict(
             path="rooms", split="train", records=10, records_in_use=8, per_batch=8, steps_per_pass=1.0, shows="no text"
         )
         shares = {f"{what}_padding_share": 0.25 for what in ("prefix", "question", "view")}
         lacking = {f"rows_without_{what}": count for what, count in (("text", 1), ("geometry", 2), ("features", 64))}
-        return {"sources": [source], "sampled": {"rows": 64, **shares, **lacking}}
+        sampled = {"rows": 64, **shares, **lacking}
+        bucket = dict(share=1.0, grid_hw=[2, 2], views=2, records=8, sampled=sampled)
+        several = [{**bucket, "share": share} for share in self.shares]
+        wasted = dict(wasted_share=0.1, wasted_share_in_one_bucket=0.5) if len(several) > 1 else {}
+        empty = dict(wasted_share=None, wasted_share_in_one_bucket=None)
+        return {"sources": [source], "sampled": sampled, "buckets": several, **empty, **wasted}
 
 
-def make_table(sizes):
+def make_table(sizes, shares=(1.0,)):
     config, batch = tiny_config(), tiny_batch()
     config.vision.trainable = False
     settings = assembly.read_settings(config)
@@ -33,8 +41,10 @@ def make_table(sizes):
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     tx = optimizer.make_optimizer(settings.optimizer, 10)
     shapes, report = state.state_shapes(init, tx, settings.frozen_groups, axes, mesh)
-    compiled = startup.CompiledStep(None, 1.5, 2**20, {"vision": 1e9, "language": 3e9})
-    return startup.Table("spatial", settings, shapes, report, FakeLoader(), compiled, mesh, batch), shapes, batch
+    steps = [startup.CompiledStep(None, 1.5, 2**20, {"vision": 1e9, "language": 3e9 / part}) for part in range(1, 3)]
+    steps, batches = steps[: len(shares)], [batch] * len(shares)
+    table = startup.Table("spatial", settings, shapes, report, FakeLoader(shares), steps, mesh, batches)
+    return table, shapes, batch
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +91,15 @@ def test_splits_are_named_and_bytes_are_those_of_one_device():
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))
     assert sharding.bytes_per_device(shapes.params) < whole
     assert f"parameters {startup.size(sharding.bytes_per_device(shapes.params))}" in text
+
+
+def test_several_buckets_have_a_line_each_and_their_mean():
+    table, _, batch = make_table((1, 1, 1), shares=(0.75, 0.25))
+    rows = rows_of(table)
+    # 0.75 * 4 G + 0.25 * 2.5 G, of which vision is 1 G.
+    assert rows["FLOPs per step"].startswith("3.62 G (vision 28%, language 72%), compiled in 3.0 s (2 programs")
+    lines = [line for line in table.text().splitlines() if line.startswith("  bucket ")]
+    assert ["75% of the steps" in lines[0], "25% of the steps" in lines[1]] == [True, True]
+    assert rows["buckets"].startswith("2: 10% of the tokens carry nothing") and "50% if all" in rows["buckets"]
+    real = int(batch["prefix_mask"].sum() + batch["question_mask"].sum())
+    assert [work.tokens for work in table.work] == [real, real] and [work.flops for work in table.work] == [4e9, 2.5e9]
