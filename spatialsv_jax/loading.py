@@ -23,6 +23,8 @@ from spatialsv_jax.reconstruction import Reconstruction
 from spatialsv_jax.training import sharding
 from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints
 
+QUESTION_STEP = 16  # tokens
+
 
 @dataclasses.dataclass(frozen=True)
 class Location:
@@ -190,7 +192,8 @@ class LoadedModel:
         else:
             prefix, pixels = self.processor.encode_prefix(len(images)), self.processor.pixels(images)
         encoded = [self.processor.encode_question(text, None)[0] for text in questions] or [np.zeros(1, np.int32)]
-        length = max(len(tokens) for tokens in encoded)
+        # Rounded up, so that not every length of a question compiles a program of its own.
+        length = -(-max(len(tokens) for tokens in encoded) // QUESTION_STEP) * QUESTION_STEP
         tokens, mask = (
             np.full((1, len(encoded), length), self.processor.pad_id, np.int32),
             np.zeros((1, len(encoded), length), bool),

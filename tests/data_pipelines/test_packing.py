@@ -8,6 +8,8 @@ import pytest
 
 from data_pipelines.packing import QuestionSet, choose_questions, pack_prefix, question_prompt
 from data_pipelines.records import Question
+from spatialsv_jax.backbones.llava_next_video.model import VisionConfig
+from spatialsv_jax.processing.llava_next_video import LlavaNextVideoProcessor
 
 PROCESSOR = fakes.processor()
 
@@ -97,3 +99,19 @@ def test_prefix_of_fewer_views_is_padded():
     assert packed["question_start"] == own and packed["question_start"].dtype == np.int32
     np.testing.assert_array_equal(packed["image_token_index"][:2], full.image_token_index[:2])
     assert not packed["image_token_index"][2].any()
+
+
+def test_slots_of_tiles_are_padded_too(tmp_path):
+    """Any-resolution pictures: X pictures of R features fill slots, more than there are views."""
+    vision = VisionConfig(image_size=(16, 32), tile_size=16, patch_size=4, pool=2)
+    processor = LlavaNextVideoProcessor.from_scratch(tmp_path, vision)
+    full, one = processor.encode_prefix(3), processor.encode_prefix(1)
+    tiles = len(full.feature_slots)
+    assert (
+        tiles == 3 * len(one.feature_slots) == len(processor.pixels([np.zeros((9, 9, 3), np.uint8)] * 3).pixel_values)
+    )
+    packed = pack_prefix(one, 3, len(full.tokens), tiles, processor.pad_id)
+    own = len(one.feature_slots)
+    np.testing.assert_array_equal(packed["feature_slots"][:own], one.feature_slots)
+    np.testing.assert_array_equal(packed["feature_valid"][:own], one.feature_valid)
+    assert packed["feature_valid"].shape == full.feature_valid.shape and not packed["feature_valid"][own:].any()

@@ -104,3 +104,19 @@ def test_the_tiny_variant_trains_on_rooms(name, tiny_run, tmp_path):
     text = [row["text"] for row in rows if "text" in row]
     assert len(text) == 8 and text[-1] < text[0] - 0.1
     assert load(tmp_path / "run").processor.family == PRESETS[name]["family"]
+
+
+def test_any_resolution_pictures_train(tiny_run, tmp_path):
+    """LLaVA-NeXT-Video with pictures in tiles instead of frames; samples of fewer views are padded by whole tiles."""
+    config = importlib.import_module("experiments.configs.llava_next_video_7b").get_config("tiny").phases.finetune
+    config.data.sources.train.update(path=str(tiny_run / "data" / "rooms"), views=0)
+    config.data.update(views=4, question_tokens=200)
+    config.vision.image_size = (56, 112)
+    config.lifting.heads = ("depth",)
+    config.losses.update(ray=0.0, points=0.0)
+    config.training.update(steps=2, log_every=1)
+    train_and_evaluate(config, tmp_path / "run")
+    loaded = load(tmp_path / "run")
+    assert loaded.processor.image_size == (56, 112)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert all(np.isfinite(row["total"]) for row in rows) and rows[-1]["gradient_norm/all"] > 0
