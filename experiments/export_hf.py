@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from spatialsv_jax import exporting, loading
 
-        exporting.export(loading.load(flags.model), flags.out, flags.adapters, progress=True)
+        exporting.export(loading.load(flags.model, on_host=True), flags.out, flags.adapters, progress=True)
     except (OSError, ValueError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise

@@ -33,7 +33,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "aut
     from spatialsv_jax.interop import hub
     from spatialsv_jax.interop.base_record import write_record
     from spatialsv_jax.interop.tensor_files import TensorFolder
-    from spatialsv_jax.loading import LoadedModel
+    from spatialsv_jax.loaded_model import LoadedModel
     from spatialsv_jax.training import sharding
     from spatialsv_jax.training.checkpoints import Checkpoints
     from spatialsv_jax.training.state import TrainState

@@ -22,7 +22,7 @@ LIFTING_FOLDER = "spatialsv_lifting"
 
 
 def export(loaded, out: str | Path, adapters: bool = False, progress: bool = False) -> None:
-    """Writes a model (`loading.LoadedModel`) that was started from a Hugging Face checkpoint.
+    """Writes a model (`LoadedModel`) that was started from a Hugging Face checkpoint.
 
     `out` gets the base's files: weights under the same names, shapes, types and files, and everything else as
     it was; LoRA adapters are merged. With `adapters` it gets them in PEFT's layout, and the

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +110,39 @@ class Checkpoints:
         _check_version(restored["meta"], self.directory / str(step))
         return TrainState(params=restored["params"], **restored["optimizer"]), restored["meta"]
 
-    def restore_params(self, step: int | None = None) -> tuple[dict[str, Any], dict, int]:
-        """(parameters as NumPy arrays, meta, step): what evaluation and a next phase need."""
+    def restore_params(
+        self, step: int | None = None, place: Callable[[dict], dict | None] | None = None
+    ) -> tuple[dict[str, Any], dict, int]:
+        """(parameters, meta, step): what inference, evaluation and a next phase need.
+
+        Args:
+          step: the newest by default.
+          place: shapes and types as they are stored -> those that are wanted, with shardings: every device reads its
+            part alone. None, or where it returns None: NumPy arrays as they are stored.
+
+        Raises:
+          CheckpointError: nothing there, a damaged file, or another format; and what `place` raises.
+        """
         step = self._resolve(step)
         verify(self.directory, step)
+        meta = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+        _check_version(meta, self.directory / str(step))
         folder = self.directory / str(step) / "params"
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
         with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
             saved = reader.metadata(folder).item_metadata.tree
-            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            params = reader.restore(folder, restore_args=as_numpy)
-        meta = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
-        _check_version(meta, self.directory / str(step))
-        return params, meta, step
+            saved = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), saved)
+            wanted = place(saved) if place else None
+            if wanted is None:
+                restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+            else:
+                restore_args = jax.tree.map(
+                    lambda leaf: ocp.ArrayRestoreArgs(
+                        sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
+                    ),
+                    wanted,
+                )
+            return reader.restore(folder, restore_args=restore_args), meta, step
 
     def close(self) -> None:
         """Finishes the save in flight and frees the manager."""
