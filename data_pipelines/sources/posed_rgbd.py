@@ -1,55 +1,45 @@
-"""posed_rgbd: folders of posed RGB-D frames (ScanNet's export layout, or one's own) as records.
+"""posed_rgbd: folders of posed RGB-D frames in the layout of ScanNet's exporter, or one's own frames written so.
 
-`--raw` is a scene folder (with color/ in it) or a folder of scene folders. `posed_frames` reads
-the frames, `posed_questions` an optional questions.json; here frames are grouped into records and
-split.
+A scene has color/N.jpg|png, depth/N.png (16 bit), pose/N.txt (camera-to-world, 4x4), intrinsic/intrinsic_color.txt and
+intrinsic_depth.txt (4x4 or 3x3). N is any name with one number that orders the frames; colour and depth are registered.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines.flags import flag
-from data_pipelines.manifest import PrepareError, fingerprint
-from data_pipelines.records import Question, Record
-from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
-from data_pipelines.sources.posed_frames import (
-    Frame,
-    Reading,
+from data_pipelines.manifest import PrepareError
+from data_pipelines.sources.posed.cameras import Pose, check_pose, scaled
+from data_pipelines.sources.posed.pictures import header_size, read_depth, target_size
+from data_pipelines.sources.posed.scene import (
+    COLOUR_SUFFIXES,
+    PosedSettings,
+    Raw,
     Scene,
-    file_states,
-    forget_listings,
-    open_scene,
-    read_frame,
+    View,
+    content_state,
+    numbered_files,
+    numbers_in,
+    picture_state,
+    read_bytes,
+    scene_folders,
 )
-from data_pipelines.sources.posed_questions import question_words, questions_text, scene_questions
+from data_pipelines.sources.posed.source import posed_source
 
-VERSION = "1"
-SAMPLERS = ("windows", "stride", "uniform")
-GROUPS_PER_ITEM = 64  # a long scene is cut into stretches of so many records' frames, for all cores
+ASPECT_TOLERANCE = 0.02  # ScanNet's 1296x968 and 640x480 differ by 0.4 %
+PRINCIPAL_TOLERANCE = 0.2  # |2 cx - width| / width above which the matrix is for another picture size
 
 
 @dataclasses.dataclass(frozen=True)
-class PosedSettings:
+class Settings(PosedSettings):
     """Arguments of the source; each is a flag of `experiments.prepare`."""
 
-    raw: str = flag("", "scene folder, or folder of scene folders, with color/ depth/ pose/ intrinsic/")
-    views: int = flag(4, "views per record")
-    sampler: str = flag(
-        "windows",
-        "windows: every --stride-th frame, cut into runs of --views; stride: the same for every starting frame, so "
-        "that each frame is used once; uniform: records spread evenly over the whole scene",
-    )
-    stride: int = flag(1, "frames from one view to the next (windows, stride)")
-    hop: int = flag(0, "windows: views from one record's start to the next's; 0 = --views, no overlap")
-    records_per_scene: int = flag(16, "uniform: records per scene")
-    max_size: int = flag(0, "longest side in pixels; larger pictures shrink (depth by nearest); 0 = as they are")
     depth_unit: float = flag(0.001, "metres per depth step (0.001 ScanNet, 0.0002 TUM); 0 = unknown")
     principal_point: str = flag(
         "centre",
@@ -57,268 +47,143 @@ class PosedSettings:
         "or the picture's 'corner' (as they are)",
     )
     intrinsics_size: str = flag("", "WIDTHxHEIGHT that the intrinsics were made for, if not the pictures' own")
-    validation: int = flag(0, "scenes for validation (records' worth of frames where scenes do not suffice)")
-    test: int = flag(0, "scenes for test, likewise")
-    seed: int = flag(0, "chooses which scenes go to validation and test")
-    name: str = flag("posed_rgbd", "name of the data set in its records")
 
-
-@dataclasses.dataclass(frozen=True)
-class _Item:
-    scene: int
-    start: int  # positions in Scene.numbers
-    stop: int
+    def problems(self) -> list[str]:
+        """What is wrong with the arguments."""
+        found = []
+        if self.depth_unit < 0:
+            found.append("--depth_unit must not be negative")
+        if self.principal_point not in ("centre", "corner"):
+            found.append("--principal_point must be centre or corner")
+        if self.intrinsics_size and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", self.intrinsics_size):
+            found.append("--intrinsics_size must read like 1296x968")
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    settings: PosedSettings
-    scenes: tuple[Scene, ...]
-    items: Mapping[str, tuple[_Item, ...]]
-    not_scenes: Mapping[str, str]  # folder -> why it is no scene; reported with the first item
+    colour_size: tuple[int, int]
+    depth_size: tuple[int, int] | None
+    size: tuple[int, int]
+    intrinsics: tuple[tuple[float, ...], ...]
 
 
-def plan(settings: PosedSettings) -> Plan:
-    """Looks at all scenes, splits them and cuts them into items.
+class Exported:
+    """The layout; see `posed.scene.Layout`."""
 
-    Raises:
-      PrepareError: no scene, wrong arguments or intrinsics, more held out than there is.
-    """
-    _check(settings)
-    forget_listings()
-    raw = Path(settings.raw).expanduser()
-    reading = _reading(settings)
-    scenes, not_scenes = [], {}
-    for folder in _scene_folders(raw):
-        found = open_scene(folder, reading) if (folder / "color").is_dir() else "no folder color/ in it"
-        if isinstance(found, Scene):
-            scene_questions(found)  # mistakes in questions.json show before the work begins
-            scenes.append(found)
-        else:
-            not_scenes[folder.name] = found
-    if not scenes:
-        raise PrepareError(
-            f"{raw} holds no scene: {not_scenes or 'it is empty'}. A scene has color/, pose/, intrinsic/."
-        )
-    parts, shared = _split(scenes, settings)
-    items = {split: tuple(piece for part in parts[split] for piece in _cut(part, scenes, settings)) for split in parts}
-    listing = [f"{scene.name} {scene.numbers} {scene.size} {scene.intrinsics}" for scene in scenes]
-    listing += [line for scene in scenes for line in file_states(Path(scene.path))]
-    arguments = {key: value for key, value in dataclasses.asdict(settings).items() if key != "raw"}
-    return Plan(
-        source="posed_rgbd",
-        version=VERSION,
-        code=code_fingerprint(*sorted(Path(__file__).parent.glob("posed_*.py"))),
-        arguments={**arguments, "content_of_raw": fingerprint(listing + [questions_text(scene) for scene in scenes])},
-        origin={"raw": str(raw.resolve()), "split_by": "frames of each scene" if shared else "scenes"},
-        items={split: len(pieces) for split, pieces in items.items()},
-        items_per_shard=max(shard_items(len(pieces), 1) for pieces in items.values()),
-        steps=sum(_visited(piece, settings) for pieces in items.values() for piece in pieces),
-        unit="frame",
-        state=_State(settings, tuple(scenes), items, not_scenes),
-        scenes_shared=shared,
-        vocabulary=question_words(scenes),
-    )
+    def folders(self, raw: Path, settings: Settings) -> list[Path]:
+        """`raw` itself, or the folders in it."""
+        return scene_folders(raw, "color")
 
-
-def _check(settings: PosedSettings) -> None:
-    problems = []
-    if not settings.raw or not Path(settings.raw).expanduser().is_dir():
-        problems.append(f"--raw '{settings.raw}' is not a folder")
-    for name, least in (("views", 1), ("stride", 1), ("records_per_scene", 1), ("hop", 0), ("max_size", 0)):
-        if getattr(settings, name) < least:
-            problems.append(f"--{name} must be at least {least}")
-    for name in ("validation", "test", "depth_unit"):
-        if getattr(settings, name) < 0:
-            problems.append(f"--{name} must not be negative")
-    if settings.sampler not in SAMPLERS:
-        problems.append(f"--sampler must be one of {', '.join(SAMPLERS)}")
-    if settings.principal_point not in ("centre", "corner"):
-        problems.append("--principal_point must be centre or corner")
-    if settings.intrinsics_size and not re.fullmatch(r"[1-9]\d*x[1-9]\d*", settings.intrinsics_size):
-        problems.append("--intrinsics_size must read like 1296x968")
-    if problems:
-        raise PrepareError(f"Source posed_rgbd: {'; '.join(problems)}.")
-
-
-def _reading(settings: PosedSettings) -> Reading:
-    return Reading(settings.principal_point, settings.intrinsics_size, settings.max_size)
-
-
-def _scene_folders(raw: Path) -> list[Path]:
-    if (raw / "color").is_dir():
-        return [raw]
-    return sorted(path for path in raw.iterdir() if path.is_dir())
-
-
-def _split(scenes: list[Scene], settings: PosedSettings) -> tuple[dict[str, list[_Item]], bool]:
-    """Whole scenes per split where they suffice, else the end of every scene's frames."""
-    held = settings.validation + settings.test
-    wanted = {"train": 1, "validation": settings.validation, "test": settings.test}
-    parts: dict[str, list[_Item]] = {split: [] for split, number in wanted.items() if number}
-    if len(scenes) > held:
-        order = sorted(
-            range(len(scenes)), key=lambda k: hashlib.sha256(f"{settings.seed}/{scenes[k].name}".encode()).digest()
-        )
-        names = ["test"] * settings.test + ["validation"] * settings.validation
-        for position, index in enumerate(order):
-            split = names[position] if position < held else "train"
-            parts[split].append(_Item(index, 0, len(scenes[index].numbers)))
-        return {split: sorted(part, key=lambda item: item.scene) for split, part in parts.items()}, False
-    span = settings.views * (1 if settings.sampler == "uniform" else settings.stride)
-    for index, scene in enumerate(scenes):
-        stop = len(scene.numbers)
-        if stop < span * (held + 1):
+    def open(self, folder: Path, settings: Settings) -> Scene | str:
+        """See `Layout`; intrinsics that are missing, unreadable or for another picture size are errors."""
+        if not (folder / "color").is_dir():
+            return "no folder color/ in it"
+        colour, depth = _files(folder, "color"), _files(folder, "depth")
+        colour_size = next((size for size in map(header_size, colour.values()) if size), None)
+        if colour_size is None:
+            return f"no readable picture among {len(colour)} in color/"
+        depth_size = next((size for size in map(header_size, depth.values()) if size), None)
+        registered = depth_size or colour_size
+        if abs(colour_size[0] * registered[1] / (colour_size[1] * registered[0]) - 1) > ASPECT_TOLERANCE:
             raise PrepareError(
-                f"{len(scenes)} scenes cannot give {held} for validation and test, and scene '{scene.name}' with {stop} "
-                f"frames cannot give {held} records of {span} frames beside one for training. Hold out less."
+                f"{folder}: colour is {colour_size}, depth {depth_size}: they are not registered pictures."
             )
-        for split in ("test", "validation"):
-            if number := span * wanted[split]:
-                parts[split].append(_Item(index, stop - number, stop))
-                stop -= number
-        parts["train"].append(_Item(index, 0, stop))
-    return parts, True
-
-
-def _cut(part: _Item, scenes: list[Scene], settings: PosedSettings) -> Iterator[_Item]:
-    length = GROUPS_PER_ITEM * settings.views * settings.stride
-    if settings.sampler == "uniform" or scene_questions(scenes[part.scene]):
-        length = part.stop - part.start
-    for start in range(part.start, part.stop, length):
-        yield _Item(part.scene, start, min(start + length, part.stop))
-
-
-def _visited(item: _Item, settings: PosedSettings) -> int:
-    frames = item.stop - item.start
-    if settings.sampler == "uniform":
-        return min(settings.records_per_scene, frames // settings.views) * settings.views
-    return frames if settings.sampler == "stride" else -(-frames // settings.stride)
-
-
-def make(plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
-    """The records of one stretch of a scene; see `Source`."""
-    state: _State = plan.state
-    if index == 0 and split == "train":
-        for name, reason in state.not_scenes.items():
-            tally.skip(name, reason, "folders_that_are_no_scene")
-    item = state.items[split][index]
-    scene, settings = state.scenes[item.scene], state.settings
-    numbers = scene.numbers[item.start : item.stop]
-    reading = _reading(settings)
-    questions = scene_questions(scene)
-    general = [question for views, question in questions if not views]
-    used: set[int] = set()
-
-    def read(number: int) -> Frame | None:
-        tally.step()
-        return read_frame(scene, number, reading, tally)
-
-    made = 0
-    for frames in SAMPLE[settings.sampler](numbers, settings, read):
-        used.update(frame.number for frame in frames)
-        made += 1
-        yield _record(scene, settings, frames, general, "", tally)
-    tally.counts["frames_listed"] += len(numbers)
-    tally.counts["frames_in_no_record"] += len(set(numbers) - used)
-    if not made:
-        tally.skip(
-            f"{scene.name}/{numbers[0]}-{numbers[-1]}",
-            f"fewer than {settings.views} usable frames",
-            "stretches_left_out",
+        size = target_size(colour_size, depth_size, settings.picture)
+        matrix = scaled(_scene_intrinsics(folder, colour_size, depth_size, settings), registered, size)
+        if mirrored := bool(matrix[1, 1] < 0):
+            matrix[1, 1] *= -1
+        return Scene(
+            name=folder.name,
+            path=str(folder),
+            views=tuple(
+                View(number, str(number), (str(path), str(depth.get(number, ""))))
+                for number, path in sorted(colour.items())
+            ),
+            facts={"mirrored": mirrored},  # fy < 0: y of camera and world are turned over
+            state=_State(colour_size, depth_size, size, tuple(map(tuple, matrix.tolist()))),
         )
-    by_views: dict[tuple[int, ...], list[Question]] = {}
-    for views, question in questions:
-        if views:
-            by_views.setdefault(views, []).append(question)
-    for views, own in by_views.items():
-        if not set(views) <= set(numbers):
-            if views[0] in numbers:
-                tally.skip(own[0].id, f"frames {list(views)} are not all in one split", "question_records_left_out")
+
+    def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
+        """One file a frame."""
+        found = {}
+        for number, file in _files(Path(scene.path), "pose").items():
+            pose = check_pose(numbers_in(file))
+            if scene.facts["mirrored"] and pose.matrix is not None and not np.array_equal(pose.matrix, np.eye(4)):
+                mirror = np.diag([1.0, -1.0, 1.0, 1.0])
+                pose = Pose(mirror @ pose.matrix @ mirror)
+            found[number] = pose
+        return found
+
+    def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
+        """See `Layout`."""
+        state: _State = scene.state
+        colour, depth_file = view.key
+        depth, problem = read_depth(Path(depth_file) if depth_file else None, state.depth_size)
+        return Raw(
+            colour=read_bytes(Path(colour)),
+            colour_size=state.colour_size,
+            size=state.size,
+            intrinsics=np.array(state.intrinsics),
+            depth=depth,
+            depth_problem=problem,
+        )
+
+    def states(self, scene: Scene) -> list[str]:
+        """Poses by content, pictures by size and time of change."""
+        folder = Path(scene.path)
+        lines = [
+            f"{kind} {picture_state(file)}" for kind in ("color", "depth") for file in _files(folder, kind).values()
+        ]
+        return lines + [f"pose {content_state(file)}" for file in _files(folder, "pose").values()]
+
+    def depth_unit(self, settings: Settings) -> float:
+        """As stated."""
+        return settings.depth_unit
+
+
+_SUFFIXES = {"color": COLOUR_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
+
+
+def _files(folder: Path, kind: str) -> dict[int, Path]:
+    return numbered_files(folder / kind, _SUFFIXES[kind])
+
+
+def _scene_intrinsics(path: Path, colour_size, depth_size, settings: Settings) -> np.ndarray:
+    """float64[3,3] for pictures of `depth_size` (of `colour_size` without depth), centres at +0.5."""
+    folder = path / "intrinsic"
+    own = {"depth": depth_size, "color": colour_size}
+    for kind in ("depth", "color"):
+        file = folder / f"intrinsic_{kind}.txt"
+        if own[kind] is None or not file.is_file():
             continue
-        frames = [frame for frame in (read_frame(scene, number, reading, tally) for number in views) if frame]
-        if len(frames) < len(views):
-            tally.skip(own[0].id, f"a frame of {list(views)} was dropped", "question_records_left_out")
-            continue
-        yield _record(scene, settings, frames, own, "q-", tally)
-
-
-def _windows(numbers, settings: PosedSettings, read, offset: int = 0) -> Iterator[list[Frame]]:
-    hop, held, ahead = settings.hop or settings.views, [], 0
-    for number in numbers[offset :: settings.stride]:
-        if ahead:  # a hop wider than the views passes over frames
-            ahead -= 1
-            continue
-        frame = read(number)
-        if frame is not None:
-            held.append(frame)
-        if len(held) == settings.views:
-            yield list(held)
-            del held[:hop]
-            ahead = max(0, hop - settings.views)
-
-
-def _interleaved(numbers, settings: PosedSettings, read) -> Iterator[list[Frame]]:
-    for offset in range(settings.stride):
-        yield from _windows(numbers, settings, read, offset)
-
-
-def _uniform(numbers, settings: PosedSettings, read) -> Iterator[list[Frame]]:
-    count, views = len(numbers), settings.views
-    records = min(settings.records_per_scene, count // views)
-    edges = [int(slot * count / (views * records)) for slot in range(views * records + 1)] if records else []
-    for record in range(records):
-        frames = []
-        for view in range(views):
-            slot = view * records + record
-            # The first usable frame of the slot, so that a broken one costs no record.
-            candidates = (read(number) for number in numbers[edges[slot] : edges[slot + 1]])
-            frames.append(next((frame for frame in candidates if frame is not None), None))
-        if all(frames):
-            yield frames
-
-
-SAMPLE = {"windows": _windows, "stride": _interleaved, "uniform": _uniform}
-
-
-def _record(
-    scene: Scene, settings: PosedSettings, frames: list[Frame], questions: list[Question], mark: str, tally: Tally
-) -> Record:
-    numbers = [frame.number for frame in frames]
-    if not any(frame.depth and frame.pose_valid for frame in frames):
-        tally.counts["records_without_geometry"] += 1
-    return Record(
-        id=f"{scene.name}.{mark}{'-'.join(map(str, numbers))}",
-        dataset=settings.name,
-        scene=scene.name,
-        setting="sequence",
-        view_ids=tuple(map(str, numbers)),
-        images=tuple(frame.image for frame in frames),
-        depths=tuple(frame.depth for frame in frames),
-        depth_unit_m=settings.depth_unit,
-        intrinsics=np.repeat(np.array(scene.intrinsics)[None], len(frames), 0),
-        camera_to_world=np.stack([frame.camera_to_world for frame in frames]),
-        pose_valid=np.array([frame.pose_valid for frame in frames]),
-        questions=tuple(questions),
-        metadata={
-            "frames": numbers,
-            "sampler": settings.sampler,
-            "stride": settings.stride,
-            "mirrored": scene.mirrored,
-        },
+        matrix = _read_intrinsics(file, settings)
+        stated = settings.intrinsics_size
+        made_for = tuple(map(int, stated.split("x"))) if stated else own[kind]
+        for axis, name in enumerate(("cx", "cy")):
+            middle, side = 2 * matrix[axis, 2], made_for[axis]
+            if abs(middle - side) > PRINCIPAL_TOLERANCE * side:
+                raise PrepareError(
+                    f"{file}: {name} = {matrix[axis, 2]:g} does not fit a picture of {made_for[0]}x{made_for[1]}. If the "
+                    "matrix was made for another size, say so with --intrinsics_size WIDTHxHEIGHT: it is then scaled."
+                )
+        return scaled(matrix, made_for, depth_size or colour_size)
+    raise PrepareError(
+        f"{folder} has no intrinsic_depth.txt or intrinsic_color.txt that fits the pictures there. Write fx, fy, cx, cy "
+        "as a 3x3 or 4x4 matrix into intrinsic_color.txt."
     )
 
 
-def _summary(counts: Mapping[str, float], records: int) -> list[str]:
-    read, dropped = counts.get("frames_read", 0), counts.get("frames_dropped", 0)
-    lines = [f"{records} records from {read:g} frames read; {dropped:g} dropped ({dropped / max(1, read):.1%})"]
-    for kind in ("pose_masked", "depth_missing"):
-        found = {name.split("/")[1]: number for name, number in counts.items() if name.startswith(f"{kind}/")}
-        if found:
-            lines.append(f"{kind}: {sum(found.values()):g} of {read:g} frames {found}")
-    if number := counts.get("records_without_geometry"):
-        lines.append(f"{number:g} records have no view with depth and pose: they train nothing but text")
-    return lines
+def _read_intrinsics(file: Path, settings: Settings) -> np.ndarray:
+    values = numbers_in(file)
+    if values is None or values.size not in (9, 16) or not np.isfinite(values).all():
+        raise PrepareError(f"{file}: expected a 3x3 or 4x4 matrix of numbers.")
+    matrix = values.reshape(3, 3) if values.size == 9 else values.reshape(4, 4)[:3, :3].copy()
+    if matrix[0, 0] <= 0 or matrix[1, 1] == 0 or not np.allclose(matrix[2], [0, 0, 1]) or matrix[1, 0] != 0:
+        raise PrepareError(f"{file}: not a camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]] with fx > 0: {matrix}.")
+    if settings.principal_point == "centre":
+        matrix[:2, 2] += 0.5
+    return matrix
 
 
-SOURCE = Source(PosedSettings, plan, make, _summary)
+SOURCE = posed_source("posed_rgbd", "2", Settings, Exported(), __file__)

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from data_pipelines.sources.posed_rgbd import PosedSettings
+from data_pipelines.sources.posed_rgbd import Settings
 from data_pipelines.storage import open_split
 from experiments.prepare import prepare
 
@@ -53,7 +53,7 @@ def write_scene(folder, frames=8, colour_scale=2, first=0):
 
 
 def convert(raw, out, **settings):
-    manifest = prepare("posed_rgbd", PosedSettings(raw=str(raw), **settings), out, workers=None, progress=False)
+    manifest = prepare("posed_rgbd", Settings(raw=str(raw), **settings), out, workers=None, progress=False)
     return manifest, {split: open_split(out, split, verify=True) for split in manifest["splits"]}
 
 

@@ -238,7 +238,7 @@ def test_wrong_input_is_explained(scene, tmp_path):
 
 
 def test_long_scenes_are_cut_for_many_workers(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_pipelines.sources.posed_rgbd.GROUPS_PER_ITEM", 2)
+    monkeypatch.setattr("data_pipelines.sources.posed.source.GROUPS_PER_ITEM", 2)
     folder = write_scene(tmp_path / "raw" / "lab", frames=10)
     manifest, splits = convert(folder, tmp_path / "out", views=2)
     assert len(manifest["splits"]["train"]["shards"]) == 3  # 10 frames in stretches of 4

@@ -16,6 +16,7 @@ from PIL import Image
 
 from data_pipelines.manifest import PrepareError, read_manifest
 from data_pipelines.sources import posed_rgbd, rooms
+from data_pipelines.sources.posed import source as posed_source
 from data_pipelines.storage import open_split
 from experiments import prepare
 
@@ -132,7 +133,7 @@ def scans(tmp_path):
 
 
 def posed(raw, **changes):
-    return posed_rgbd.PosedSettings(raw=str(raw), views=2, validation=2, test=2, **changes)
+    return posed_rgbd.Settings(raw=str(raw), views=2, validation=2, test=2, **changes)
 
 
 def test_worker_processes_and_this_process_give_the_same_bytes(tmp_path, scans):
@@ -272,12 +273,12 @@ def test_every_flag_has_a_help_text(source):
 
 
 def test_splits_never_share_ids_or_scenes(tmp_path, scans, monkeypatch):
-    original = posed_rgbd._record
+    original = posed_source._Reader._record
 
     def same_id(*args):
         return type(original(*args))(**{**original(*args).__dict__, "id": "twin"})
 
-    monkeypatch.setattr(posed_rgbd, "_record", same_id)
+    monkeypatch.setattr(posed_source._Reader, "_record", same_id)
     with pytest.raises(PrepareError, match="Record id 'twin' occurs in 'train' and again"):
         prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
     assert not (tmp_path / "out" / "manifest.json").exists()
@@ -299,11 +300,11 @@ def test_changed_code_is_refused_midway_and_noted_afterwards(tmp_path, scans, mo
         with pytest.raises(KeyboardInterrupt):
             prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
     with monkeypatch.context() as patch:
-        patch.setattr(posed_rgbd, "code_fingerprint", lambda *files: "edited")
+        patch.setattr(posed_source, "code_fingerprint", lambda *files: "edited")
         with pytest.raises(PrepareError, match="made_with code_sha256: .* there, 'edited' asked"):
             prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
     prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out", workers=None, progress=False)
-    monkeypatch.setattr(posed_rgbd, "code_fingerprint", lambda *files: "edited")
+    monkeypatch.setattr(posed_source, "code_fingerprint", lambda *files: "edited")
     prepare.prepare("posed_rgbd", posed(scans), tmp_path / "out")
     assert "another state of the code" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""questions.json of a posed_rgbd scene, beside color/.
+"""questions.json in a scene's folder.
 
 A list of {"question", "answer", "options"?, "views"?, "type"?, "group"?, "id"?}. `views` are frame
 numbers and make a record of exactly these frames in this order; `<view:K>` in the text means the
@@ -16,7 +16,7 @@ from pathlib import Path
 from data_pipelines.config import TRAINING_GROUPS
 from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Question
-from data_pipelines.sources.posed_frames import Scene
+from data_pipelines.sources.posed.scene import Scene
 
 _VIEW = re.compile(r"<view:(\d+)>")
 

@@ -1,0 +1,162 @@
+"""Cameras as files state them, made those of records: OpenCV axes, camera-to-world, pixel centres at +0.5, no distortion."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+ROTATION_TOLERANCE = 1e-2  # largest |R^T R - 1| of a pose that is a rotation written with few digits
+MODELS = ("opencv", "fisheye")
+FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes (y up, z back) <-> OpenCV's
+
+
+class Pose(NamedTuple):
+    """camera_to_world float64[4,4], or None and why."""
+
+    matrix: np.ndarray | None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Distortion:
+    """A lens: "opencv" with (k1, k2, p1, p2, k3, k4, k5, k6), or "fisheye" with (k1, k2, k3, k4)."""
+
+    model: str
+    values: tuple[float, ...]
+
+    def __post_init__(self):
+        if self.model not in MODELS or len(self.values) != {"opencv": 8, "fisheye": 4}[self.model]:
+            raise ValueError(f"A lens is one of {MODELS} with 8 or 4 numbers, not {self}.")
+
+    def apply(self, points: np.ndarray) -> np.ndarray:
+        """Distorts points float64[...,2] of the plane z = 1. Source: OpenCV's two camera models."""
+        x, y = points[..., 0], points[..., 1]
+        squared = x * x + y * y
+        if self.model == "fisheye":
+            radius = np.sqrt(squared)
+            angle = np.arctan(radius)
+            k1, k2, k3, k4 = self.values
+            even = angle * angle
+            bent = angle * (1 + even * (k1 + even * (k2 + even * (k3 + even * k4))))
+            return points * np.where(radius > 1e-12, bent / np.maximum(radius, 1e-12), 1.0)[..., None]
+        k1, k2, p1, p2, k3, k4, k5, k6 = self.values
+        radial = 1 + squared * (k1 + squared * (k2 + squared * k3))
+        radial = radial / (1 + squared * (k4 + squared * (k5 + squared * k6)))
+        return np.stack(
+            [
+                x * radial + 2 * p1 * x * y + p2 * (squared + 2 * x * x),
+                y * radial + p1 * (squared + 2 * y * y) + 2 * p2 * x * y,
+            ],
+            -1,
+        )
+
+
+def check_pose(values: np.ndarray | None) -> Pose:
+    """A pose of 12 or 16 numbers, row by row, if it is a rigid motion."""
+    if values is None or values.size not in (12, 16):
+        return Pose(None, "unreadable")
+    if not np.isfinite(values).all():
+        return Pose(None, "not_finite")
+    pose = np.eye(4)
+    pose[: values.size // 4] = values.reshape(-1, 4)
+    if not values.any():
+        return Pose(None, "all_zero")
+    rotation = pose[:3, :3]
+    if (
+        np.abs(rotation.T @ rotation - np.eye(3)).max() > ROTATION_TOLERANCE
+        or np.linalg.det(rotation) < 0
+        or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6
+    ):
+        return Pose(None, "not_a_rigid_motion")
+    return Pose(pose)
+
+
+def from_quaternion(x: float, y: float, z: float, w: float) -> np.ndarray:
+    """float64[3,3] of a quaternion of any length; NaN for the zero quaternion."""
+    q = np.array([x, y, z, w], np.float64)
+    with np.errstate(invalid="ignore"):
+        x, y, z, w = q / np.linalg.norm(q)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
+
+
+def from_axis_angle(vector: np.ndarray) -> np.ndarray:
+    """float64[3,3] of a rotation vector in radians (Rodrigues)."""
+    angle = np.linalg.norm(vector)
+    if angle < 1e-12:
+        return np.eye(3)
+    x, y, z = vector / angle
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+
+
+def posed(rotation: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """float64[4,4] of rotation and translation."""
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation, position
+    return pose
+
+
+def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
+    """float64[3,3]."""
+    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
+
+
+def scaled(matrix: np.ndarray, size: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
+    """Intrinsics of a picture resized from `size` to `new` (width, height): row x times the width's ratio, row y the height's."""
+    return np.diag([new[0] / size[0], new[1] / size[1], 1.0]) @ matrix
+
+
+def turned(matrix: np.ndarray, pose: np.ndarray, size: tuple[int, int], turns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Intrinsics and pose of a picture (width, height) after quarter turns clockwise.
+
+    Clockwise, the pixel at (u, v) goes to (H - v, u): the new camera's x axis is the old one's -y, its y axis the old x.
+    """
+    for _ in range(turns % 4):
+        (fx, skew, cx), (_, fy, cy) = matrix[:2].tolist()
+        if skew:
+            raise ValueError("A camera with skew cannot be turned and stay a camera matrix.")
+        matrix = pinhole(fy, fx, size[1] - cy, cx)
+        about_z = np.array([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+        pose, size = pose @ about_z, (size[1], size[0])
+    return matrix, pose
+
+
+def undistorting(matrix: np.ndarray, distortion: Distortion, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """How to make a pinhole picture of the same size from a distorted one.
+
+    The principal point comes to the middle, and the focal length grows until the pinhole picture shows nothing that
+    the distorted one does not.
+
+    Args:
+      matrix: intrinsics of the distorted picture.
+      distortion: its lens.
+      size: (width, height).
+
+    Returns:
+      (intrinsics float64[3,3] of the pinhole picture, float64[h,w,2] where each of its pixels' centres lies in the
+      distorted one).
+    """
+    width, height = size
+    centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
+    border = np.zeros((height, width), bool)
+    border[[0, -1]] = border[:, [0, -1]] = True
+
+    def places(factor: float, pixels: np.ndarray) -> np.ndarray:
+        plane = (pixels - [width / 2, height / 2]) / (factor * matrix[[0, 1], [0, 1]])
+        return distortion.apply(plane) @ matrix[:2, :2].T + matrix[:2, 2]
+
+    def inside(factor: float) -> bool:
+        found = places(factor, centres[border])
+        return bool(((found >= 0) & (found <= [width, height])).all())
+
+    factor, step = 1.0, 1.02
+    while not inside(factor) and factor < 8:
+        factor *= step
+    new = pinhole(factor * matrix[0, 0], factor * matrix[1, 1], width / 2, height / 2)
+    return new, places(factor, centres)

@@ -1,0 +1,199 @@
+"""What a layout of posed frames hands out: scenes, their frames, raw pictures, depth and cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from data_pipelines.flags import flag
+from data_pipelines.manifest import PrepareError, sha256_of
+from data_pipelines.sources.posed.cameras import Distortion, Pose, pinhole
+
+COLOUR_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclasses.dataclass(frozen=True)
+class PosedSettings:
+    """Arguments that all sources of posed frames share; each is a flag of `experiments.prepare`."""
+
+    raw: str = flag("", "scene folder, or folder of scene folders")
+    views: int = flag(4, "views per record")
+    sampler: str = flag(
+        "windows",
+        "windows: every --stride-th frame, cut into runs of --views; stride: the same for every starting frame, so "
+        "that each frame is used once; uniform: records spread evenly over the whole scene; first: the first --views "
+        "frames; spread: records of views that lie far apart and look different ways",
+    )
+    stride: int = flag(1, "frames from one view to the next (windows, stride)")
+    hop: int = flag(0, "windows: views from one record's start to the next's; 0 = --views, no overlap")
+    records_per_scene: int = flag(16, "uniform, spread: records per scene")
+    picture: str = flag(
+        "depth", "size of the records' pictures: 'depth' (colour is resized) or 'colour' (depth is, by nearest)"
+    )
+    max_size: int = flag(0, "longest side in pixels; larger pictures shrink (depth by nearest); 0 = as they are")
+    validation: int = flag(0, "scenes for validation (records' worth of frames where scenes do not suffice)")
+    test: int = flag(0, "scenes for test, likewise")
+    seed: int = flag(0, "chooses which scenes go to validation and test")
+    name: str = flag("", "name of the data set in its records; the source's by default")
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One frame of a scene, not yet opened."""
+
+    number: int  # orders the frames; unique in the scene
+    name: str  # the records' view id
+    key: Any = None  # how its layout finds it; picklable
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """One scene, looked at but not read."""
+
+    name: str
+    path: str
+    views: tuple[View, ...]  # in order of their numbers
+    turns: int = 0  # quarter turns clockwise that make its pictures upright
+    facts: Mapping = dataclasses.field(default_factory=dict)  # JSON-able, for the records' metadata
+    state: Any = None  # what its layout remembers; picklable
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Numbers of its frames."""
+        return tuple(view.number for view in self.views)
+
+
+class Depth(NamedTuple):
+    """A depth picture: uint16[h,w] steps of the source's unit, 0 = invalid; its PNG if it is stored as just that."""
+
+    steps: np.ndarray
+    png: bytes = b""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height)."""
+        return self.steps.shape[1], self.steps.shape[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Raw:
+    """One frame as it lies on disk."""
+
+    colour: bytes  # an encoded picture
+    colour_size: tuple[int, int] | None  # (width, height) that it must have; None = any
+    size: tuple[int, int]  # of the record's picture, before it is shrunk or turned
+    intrinsics: np.ndarray  # float64[3,3], pixels of a picture of `size`, pixel centres at +0.5
+    depth: Depth | None
+    depth_problem: str = ""  # why there is none
+    distortion: Distortion | None = None  # of colour and depth
+
+
+class Unusable(Exception):
+    """A frame cannot be used; the text says why."""
+
+
+class Layout(Protocol):
+    """How one kind of data set lies on disk."""
+
+    def folders(self, raw: Path, settings: PosedSettings) -> list[Path]:
+        """Folders (or files) that may be scenes, in order."""
+
+    def open(self, folder: Path, settings: PosedSettings) -> Scene | str:
+        """A scene, or why the folder cannot be used.
+
+        Raises:
+          PrepareError: a mistake that would spoil every frame.
+        """
+
+    def poses(self, scene: Scene, settings: PosedSettings) -> Mapping[int, Pose]:
+        """Camera of each frame by its number; frames without an entry have none."""
+
+    def read(self, scene: Scene, view: View, settings: PosedSettings) -> Raw:
+        """One frame.
+
+        Raises:
+          Unusable: its picture is missing.
+          PrepareError: a mistake that would spoil every frame.
+        """
+
+    def states(self, scene: Scene) -> list[str]:
+        """A line per file that changes with it."""
+
+    def depth_unit(self, settings: PosedSettings) -> float:
+        """Metres per depth step; 0 = unknown (steps of 0.001 of the poses' unit)."""
+
+
+def numbered_files(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
+    """Frame number -> file; the number is the last run of digits before the suffixes.
+
+    Raises:
+      PrepareError: two files with one number.
+    """
+    files: dict[int, Path] = {}
+    if not folder.is_dir():
+        return files
+    for path in sorted(folder.iterdir()):
+        digits = re.findall(r"\d+", path.name.split(".")[0])
+        if path.suffix.lower() not in suffixes or not digits:
+            continue
+        number = int(digits[-1])
+        if number in files:
+            raise PrepareError(f"{files[number]} and {path} both have number {number}. Keep one of them.")
+        files[number] = path
+    return files
+
+
+def numbers_in(file: Path) -> np.ndarray | None:
+    """All numbers of a text file, None if it cannot be read as numbers."""
+    try:
+        return np.array(file.read_text().replace(",", " ").split(), np.float64)
+    except (OSError, ValueError):
+        return None
+
+
+def content_state(file: Path) -> str:
+    """A line that changes with a small file's content."""
+    return f"{file.name} {sha256_of(file)}"
+
+
+def picture_state(file: Path) -> str:
+    """A line that changes with a picture's size and time of change."""
+    state = file.stat()
+    return f"{file.name} {state.st_size} {state.st_mtime_ns // 1000}"
+
+
+def scene_folders(raw: Path, inside: str) -> list[Path]:
+    """`raw` if it has `inside` in it, else the folders in `raw`, sorted."""
+    if (raw / inside).exists():
+        return [raw]
+    return sorted(path for path in raw.iterdir() if path.is_dir()) if raw.is_dir() else []
+
+
+def read_bytes(path: Path) -> bytes:
+    """A picture's bytes.
+
+    Raises:
+      Unusable: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def stated_camera(values: tuple) -> tuple[np.ndarray | None, list[str]]:
+    """(intrinsics of an argument fx,fy,cx,cy, or None without one; what is wrong with it)."""
+    if not values:
+        return None, []
+    try:
+        fx, fy, cx, cy = (float(value) for value in values)
+    except (TypeError, ValueError):
+        return None, ["--camera must be four numbers fx,fy,cx,cy"]
+    if not (np.isfinite([fx, fy, cx, cy]).all() and min(fx, fy) > 0):
+        return None, ["--camera needs finite numbers, fx and fy above 0"]
+    return pinhole(fx, fy, cx, cy), []
