@@ -160,3 +160,35 @@ def undistorting(matrix: np.ndarray, distortion: Distortion, size: tuple[int, in
         factor *= step
     new = pinhole(factor * matrix[0, 0], factor * matrix[1, 1], width / 2, height / 2)
     return new, places(factor, centres)
+
+
+def interpolated(
+    stamps: np.ndarray, poses: np.ndarray, stamp: float, same: float, most_gap: float
+) -> np.ndarray | None:
+    """The pose at a time: the nearest within `same` seconds, else one between its two neighbours, None without them.
+
+    The position is interpolated linearly, the rotation about the fixed axis that turns one neighbour into the other.
+
+    Args:
+      stamps: ascending seconds [n].
+      poses: float64[n,4,4].
+      stamp: the time.
+      same, most_gap: seconds; neighbours that lie further apart than `most_gap` give nothing.
+    """
+    place = int(np.abs(stamps - stamp).argmin())
+    if abs(stamps[place] - stamp) <= same:
+        return poses[place]
+    after = int(np.searchsorted(stamps, stamp))
+    if not 0 < after < len(stamps) or stamps[after] - stamps[after - 1] > most_gap:
+        return None
+    first, second = poses[after - 1], poses[after]
+    share = (stamp - stamps[after - 1]) / (stamps[after] - stamps[after - 1])
+    vector = axis_angle(first[:3, :3].T @ second[:3, :3])
+    return posed(first[:3, :3] @ from_axis_angle(share * vector), (1 - share) * first[:3, 3] + share * second[:3, 3])
+
+
+def axis_angle(rotation: np.ndarray) -> np.ndarray:
+    """Rotation vector in radians of float64[3,3]; angles below 180 degrees."""
+    angle = np.arccos(np.clip((np.trace(rotation) - 1) / 2, -1, 1))
+    skew = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
+    return skew / 2 if angle < 1e-6 else skew * angle / (2 * np.sin(angle))

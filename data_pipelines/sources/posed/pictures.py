@@ -143,6 +143,21 @@ def read_depth(path: Path | None, size: tuple[int, int] | None) -> tuple[Depth |
     return (found, "") if found.steps.any() else (None, "no_valid_pixel")
 
 
+def masked(depth: Depth, file: Path, least: int) -> tuple[Depth | None, str]:
+    """Depth without the pixels whose value in a confidence picture of its size is below `least`; (None, why) without one."""
+    try:
+        with Image.open(file) as picture:
+            confidence = np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None, "no_confidence"
+    if confidence.shape != depth.steps.shape:
+        return None, "confidence_of_other_size"
+    if (confidence >= least).all():
+        return depth, ""
+    kept = Depth(np.where(confidence >= least, depth.steps, 0).astype(np.uint16))
+    return (kept, "") if kept.steps.any() else (None, "no_confident_pixel")
+
+
 def depth_from_metres(depth: np.ndarray, unit: float) -> Depth:
     """float[h,w] z-depth in steps of `unit`; what is not finite, not positive or beyond 65534 steps is invalid."""
     good = np.isfinite(depth) & (depth > 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,6 +185,23 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise Unusable(f"{path.name} cannot be read: {error.strerror}") from error
+
+
+def natural(name: str) -> tuple:
+    """Sorts names by the numbers in them, not as text."""
+    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The file that an annotation names, below `folder`; Windows' separators are read too.
+
+    Raises:
+      PrepareError: the name leads out of the folder.
+    """
+    parts = os.path.normpath(name.replace("\\", "/"))
+    if "\0" in name or os.path.isabs(parts) or re.match(r"[A-Za-z]:", parts) or parts.split("/")[0] == "..":
+        raise PrepareError(f"{folder}: the name {name!r} leads out of the folder. Nothing outside is read.")
+    return folder / parts
 
 
 def stated_camera(values: tuple) -> tuple[np.ndarray | None, list[str]]:

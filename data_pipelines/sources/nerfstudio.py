@@ -1,0 +1,200 @@
+"""nerfstudio: a folder with transforms.json, as nerfstudio, instant-ngp, Polycam and record3d write it.
+
+Cameras (fl_x, fl_y, cx, cy, w, h, k1.., p1, p2) stand at the top or in each frame; poses are camera-to-world with OpenGL axes;
+`applied_transform` is undone, so that poses are those before it. Distorted pictures become pinhole pictures. Lengths are
+in the unit of the reconstruction: give `--metric true` where it is metres.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.flags import flag
+from data_pipelines.manifest import PrepareError
+from data_pipelines.sources.posed.cameras import FLIP_YZ, Distortion, Pose, check_pose, pinhole, scaled
+from data_pipelines.sources.posed.pictures import depth_from_metres, header_size, read_depth, target_size
+from data_pipelines.sources.posed.scene import (
+    COLOUR_SUFFIXES,
+    Depth,
+    PosedSettings,
+    Raw,
+    Scene,
+    Unusable,
+    View,
+    content_state,
+    inside,
+    natural,
+    picture_state,
+    read_bytes,
+    scene_folders,
+)
+from data_pipelines.sources.posed.source import posed_source
+
+_OPENCV, _FISHEYE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), ("k1", "k2", "k3", "k4")
+_LENSES = {"OPENCV": "opencv", "PINHOLE": "", "SIMPLE_PINHOLE": "", "PERSPECTIVE": "", "OPENCV_FISHEYE": "fisheye"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings(PosedSettings):
+    """Arguments of the source; each is a flag of `experiments.prepare`."""
+
+    picture: str = flag("colour", "size of the records' pictures: 'colour' (depth is resized by nearest) or 'depth'")
+    depth_step: float = flag(0.001, "length of a step of 16-bit depth, in the unit of the poses")
+    metric: bool = flag(False, "whether that unit is the metre")
+
+    def problems(self) -> list[str]:
+        """What is wrong with the arguments."""
+        return [] if self.depth_step > 0 else ["--depth_step must be above 0"]
+
+
+class Transforms:
+    """The layout; see `posed.scene.Layout`."""
+
+    def folders(self, raw: Path, settings: Settings) -> list[Path]:
+        """`raw` itself, or the folders in it."""
+        return scene_folders(raw, "transforms.json")
+
+    def open(self, folder: Path, settings: Settings) -> Scene | str:
+        """See `Layout`."""
+        file = folder / "transforms.json"
+        if not file.is_file():
+            return "no transforms.json in it"
+        values = _read(file)
+        views = []
+        for place, frame in enumerate(values["frames"]):
+            where = f"{file}, frame {place}"
+            if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+                raise PrepareError(f"{where}: expected an object with a text 'file_path'.")
+            depth = frame.get("depth_file_path") or ""
+            if not isinstance(depth, str):
+                raise PrepareError(f"{where}: 'depth_file_path' is {depth!r}, expected a text.")
+            colour = _picture(folder, frame["file_path"])
+            key = (str(colour), str(inside(folder, depth)) if depth else "", place)
+            views.append((natural(frame["file_path"]), key))
+        views = [View(number, str(Path(key[0]).stem), key) for number, (_, key) in enumerate(sorted(views))]
+        return Scene(folder.name, str(folder), tuple(views), state=_cameras(values, file))
+
+    def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
+        """From OpenGL axes, the applied transform undone."""
+        values = _read(Path(scene.path) / "transforms.json")
+        back = np.eye(4)
+        if (applied := values.get("applied_transform")) is not None:
+            pose = check_pose(_numbers(applied))
+            if pose.matrix is None:
+                raise PrepareError(f"{scene.path}/transforms.json: applied_transform is no rigid motion: {applied}.")
+            back = np.linalg.inv(pose.matrix)
+        found = {}
+        for view in scene.views:
+            pose = check_pose(_numbers(values["frames"][view.key[2]].get("transform_matrix")))
+            found[view.number] = Pose(back @ pose.matrix @ FLIP_YZ) if pose.matrix is not None else pose
+        return found
+
+    def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
+        """See `Layout`."""
+        colour, depth_file, place = view.key
+        fx, fy, cx, cy, width, height, model, lens = scene.state[place]
+        data = read_bytes(Path(colour))
+        found = header_size(data)
+        if found is None:
+            raise Unusable(f"{Path(colour).name} cannot be decoded")
+        own = (width, height) if width else found  # the size that the camera was made for
+        depth, problem = _depth(depth_file, settings)
+        size = target_size(found, depth and depth.size, settings.picture)
+        return Raw(
+            colour=data,
+            colour_size=None,
+            size=size,
+            intrinsics=scaled(pinhole(fx, fy, cx, cy), own, size),
+            depth=depth,
+            depth_problem=problem,
+            distortion=Distortion(model, lens) if any(lens) or model == "fisheye" else None,
+        )
+
+    def states(self, scene: Scene) -> list[str]:
+        """transforms.json by content, pictures by size and time of change."""
+        files = [Path(name) for view in scene.views for name in view.key[:2] if name]
+        own = content_state(Path(scene.path) / "transforms.json")
+        return [own, *(picture_state(file) for file in files if file.is_file())]
+
+    def depth_unit(self, settings: Settings) -> float:
+        """The step, where lengths are metres."""
+        return settings.depth_step if settings.metric else 0.0
+
+
+def _read(file: Path) -> dict:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise PrepareError(f"{file} is not JSON: {error}.") from error
+    if not isinstance(values, dict) or not isinstance(values.get("frames"), list) or not values["frames"]:
+        raise PrepareError(f"{file}: expected an object with a list 'frames'.")
+    return values
+
+
+def _picture(folder: Path, name: str) -> Path:
+    """The file of a `file_path`, which may lack its ending."""
+    path = inside(folder, name)
+    endings = [ending for suffix in COLOUR_SUFFIXES for ending in (suffix, suffix.upper())]
+    return next((found for found in (path, *(path.with_name(path.name + e) for e in endings)) if found.is_file()), path)
+
+
+def _numbers(value: object) -> np.ndarray | None:
+    try:
+        return np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+
+
+def _cameras(values: dict, file: Path) -> tuple[tuple, ...]:
+    """(fx, fy, cx, cy, w, h, model, lens) of every frame; w and h 0 where they are not stated."""
+    cameras = []
+    for place, frame in enumerate(values["frames"]):
+        camera, where = {**values, **frame}, f"{file}, frame {place}"
+        model = _LENSES.get(camera.get("camera_model", "OPENCV"))
+        if model is None:
+            raise PrepareError(f"{where}: camera_model '{camera['camera_model']}' is none of {', '.join(_LENSES)}.")
+        names = {"opencv": _OPENCV, "fisheye": _FISHEYE, "": ()}[model]
+        if "fl_x" not in camera and "camera_angle_x" in camera and "w" in camera:
+            camera["fl_x"] = 0.5 * camera["w"] / np.tan(0.5 * camera["camera_angle_x"])
+        camera.setdefault("fl_y", camera.get("fl_x"))
+        for name, side in (("cx", "w"), ("cy", "h")):
+            if name not in camera and side in camera:
+                camera[name] = camera[side] / 2
+        try:
+            plain = [float(camera[name]) for name in ("fl_x", "fl_y", "cx", "cy")]
+            size = [int(camera.get(name, 0)) for name in ("w", "h")]
+            lens = tuple(float(camera.get(name, 0.0)) for name in names)
+        except (KeyError, TypeError, ValueError) as error:
+            raise PrepareError(f"{where}: fl_x, fl_y, cx, cy, w, h must be numbers ({error!r}).") from error
+        if not np.isfinite([*plain, *lens]).all() or min(plain[:2]) <= 0 or min(size) < 0:
+            raise PrepareError(f"{where}: {plain}, {size}, {lens} are no camera.")
+        cameras.append((*plain, *size, model or "opencv", lens or (0.0,) * 8))
+    return tuple(cameras)
+
+
+def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
+    """16-bit PNG in steps, or .npy in the poses' unit."""
+    path = Path(name) if name else None
+    if path is not None and path.suffix == ".npy" and path.is_file():
+        try:
+            values = np.load(path, allow_pickle=False)
+        except (OSError, ValueError):
+            return None, "undecodable"
+        if values.ndim != 2:
+            return None, "undecodable"
+        depth, problem = depth_from_metres(values.astype(np.float64), settings.depth_step), ""
+    else:
+        depth, problem = read_depth(path, None)
+    if (
+        depth is not None and not settings.metric and settings.depth_step != 0.001
+    ):  # records of unknown unit have such steps
+        depth = depth_from_metres(depth.steps * settings.depth_step, 0.001)
+    return (depth, problem) if depth is None or depth.steps.any() else (None, "no_valid_pixel")
+
+
+SOURCE = posed_source("nerfstudio", "1", Settings, Transforms(), __file__)
