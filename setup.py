@@ -33,9 +33,11 @@ setup(
     install_requires=CORE,
     extras_require={
         "gguf": ["gguf>=0.19"],
+        "video": ["av>=14"],
         "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
         "tpu_programs": ["libtpu==0.0.42.*"],
         "test": [
+            "av>=14",
             "gguf>=0.19",
             "pytest>=8",
             "pytest-xdist>=3.6",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -24,6 +25,14 @@ class EvaluationRow(NamedTuple):
     index: int  # of the record in its source
 
 
+def first_turns(record: Record) -> Record:
+    """The record with the first question of every conversation: later ones would need the answers before them."""
+    if not any(question.turns for question in record.questions):
+        return record
+    questions = tuple(dataclasses.replace(question, turns=()) for question in record.questions)
+    return dataclasses.replace(record, questions=questions)
+
+
 def evaluation_batches(
     config: DataConfig,
     processor,
@@ -34,7 +43,7 @@ def evaluation_batches(
     seed: int = 0,
     labels: str = "measured",
 ) -> Iterator[tuple[dict[str, np.ndarray], list[EvaluationRow | None]]]:
-    """All records in order with all their views, every question once.
+    """All records in order with all their views, every question once; of conversations the first.
 
     A record with more than Q questions takes several rows that repeat its pictures and geometry;
     one without questions takes one row. The last batch is filled with empty rows.
@@ -62,7 +71,7 @@ def evaluation_batches(
     rows, owners = [], []
 
     def load(index):
-        record = records[int(index)]
+        record = first_turns(records[int(index)])
         return int(index), record, maker.prepare(record, tuple(range(len(record.view_ids))))
 
     reading = grain.ReadOptions(num_threads=config.threads, prefetch_buffer_size=16 if config.threads else 0)

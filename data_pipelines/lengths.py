@@ -14,7 +14,7 @@ from tqdm import tqdm
 from data_pipelines.config import SourceConfig
 from data_pipelines.manifest import write_atomically
 from data_pipelines.mixture import scene_has_text
-from data_pipelines.packing import question_prompt
+from data_pipelines.packing import encode_turns
 from data_pipelines.transforms.views import mentioned_views
 
 
@@ -67,14 +67,14 @@ def longest_questions(
 
 
 def _length(question, record_id: str, config: SourceConfig, processor, known: dict) -> int:
-    text, answer = question_prompt(question, *processor.option_form), question.answer
-    if (text, answer) not in known:
+    text = (question.text, question.options, question.answer, question.turns)
+    if text not in known:
         try:
-            known[text, answer] = len(processor.encode_question(text, answer).tokens)
+            known[text] = len(encode_turns(question, processor)[0])
         except ValueError as error:
             raise ValueError(f"Record '{record_id}', question '{question.id}': {error}") from error
     # Where views are drawn, their names change ("image 4" becomes "image 2"), and perhaps their tokens.
-    return known[text, answer] + (len(mentioned_views(text)) if config.views else 0)
+    return known[text] + (len(mentioned_views(question.text)) if config.views else 0)
 
 
 def _key(config: SourceConfig, records, members: Sequence[int], processor) -> str:

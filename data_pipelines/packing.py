@@ -33,7 +33,7 @@ class QuestionSet:
         number = len(self._questions)
         self._tokens = np.full((number, question_tokens), pad_id, np.int32)
         self._length = np.zeros(number, np.int32)  # 0 = not tokenised yet
-        self._first = np.zeros(number, np.int32)  # index of the first answer token
+        self._answers = np.zeros((number, answer_tokens), np.int32)  # places of the answer tokens, 0 = unused
 
     def __len__(self) -> int:
         return len(self._questions)
@@ -41,7 +41,9 @@ class QuestionSet:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        return self._tokens.nbytes + sum(200 + len(question.text) for question in self._questions)
+        return (
+            self._tokens.nbytes + self._answers.nbytes + sum(200 + len(question.text) for question in self._questions)
+        )
 
     def pack(self, choice: np.ndarray, slots: int, processor) -> dict[str, np.ndarray]:
         """The question fields of one row (see spec.BATCH, without the batch axis).
@@ -59,48 +61,56 @@ class QuestionSet:
                 self._encode(int(index), processor)
         number, places = len(choice), np.arange(self._room)
         tokens = np.full((slots, self._room), self._pad_id, np.int32)
-        length, first = np.zeros((slots, 1), np.int32), np.zeros((slots, 1), np.int32)
+        length, answers = np.zeros((slots, 1), np.int32), np.zeros((slots, self._answer_room), np.int32)
         tokens[:number] = self._tokens[choice]
-        length[:number, 0], first[:number, 0] = self._length[choice], self._first[choice]
+        length[:number, 0], answers[:number] = self._length[choice], self._answers[choice]
         mask = places < length
-        answer = first + np.arange(self._answer_room, dtype=np.int32)
-        answer_valid = answer < length
+        is_answer = np.zeros((slots, self._room), bool)
+        slot, place = np.nonzero(answers)
+        is_answer[slot, answers[slot, place]] = True
         return {
             "question_tokens": tokens,
             "question_mask": mask,
             "question_valid": np.arange(slots) < number,
-            "answer_mask": mask & (places >= first),
-            "answer_positions": np.where(answer_valid, answer, np.int32(0)),
-            "answer_valid": answer_valid,
+            "answer_mask": is_answer,
+            "answer_positions": answers,
+            "answer_valid": answers > 0,
         }
 
     def _encode(self, index: int, processor) -> None:
         question = self._questions[index]
-        text, answer = question_prompt(question, *processor.option_form), question.answer
         where = f"Record '{self._record_id}', question '{question.id}'"
         try:
-            tokens, answer_mask = processor.encode_question(text, answer)
+            tokens, answer_mask = encode_turns(question, processor)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        tokens, answer_mask = np.asarray(tokens, np.int32), np.asarray(answer_mask, bool)
         places = np.flatnonzero(answer_mask)
-        if not len(places) or places[0] < 1 or places[-1] != len(tokens) - 1 or len(places) != len(tokens) - places[0]:
+        if not len(places) or places[0] < 1 or places[-1] != len(tokens) - 1:
             raise ValueError(
-                f"{where}: answer tokens stand at {places.tolist()} of {len(tokens)}; expected one run that ends "
-                "with the last token and follows at least one question token (processor.encode_question)."
+                f"{where}: answer tokens stand at {places.tolist()} of {len(tokens)}; expected the last token among them "
+                "and at least one question token before (processor.encode_question)."
             )
         if len(tokens) > self._room:
             raise ValueError(
-                f"{where} needs {len(tokens)} tokens, but config.data.question_tokens is {self._room}; raise it. Text: '{text}'."
+                f"{where} needs {len(tokens)} tokens, but config.data.question_tokens is {self._room}; raise it. Text: '{question.text}'."
             )
         if len(places) > self._answer_room:
             raise ValueError(
-                f"{where}: its answer '{answer}' needs {len(places)} tokens with the end token, but "
+                f"{where}: its answer '{question.answer}' needs {len(places)} tokens with the end token, but "
                 f"config.data.answer_tokens is {self._answer_room}; raise it."
             )
         self._tokens[index, : len(tokens)] = tokens
-        self._first[index] = places[0]
+        self._answers[index, : len(places)] = places
         self._length[index] = len(tokens)  # last: other threads read it as "ready"
+
+
+def encode_turns(question: Question, processor) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens int32[n], which of them are answers bool[n]) of a question, or of a conversation with all its answers."""
+    text = question_prompt(question, *processor.option_form)
+    pieces = [processor.encode_question(text, question.answer)]
+    pieces += [processor.encode_question(later, answer, first=False) for later, answer in question.turns]
+    tokens = np.concatenate([np.asarray(tokens, np.int32) for tokens, _ in pieces])
+    return tokens, np.concatenate([np.asarray(mask, bool) for _, mask in pieces])
 
 
 def question_prompt(question: Question, separator: str = " ", form: str = "{} . {}") -> str:

@@ -31,6 +31,7 @@ class Question:
     answer: str  # a word, a letter ("B") or a decimal number
     options: tuple[str, ...] = ()  # option texts in order A, B, C ... for form "letter"
     views: tuple[int, ...] = ()  # views that the question needs; () = all views
+    turns: tuple[tuple[str, str], ...] = ()  # later (question, answer) pairs of the same conversation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,24 @@ class Record:
 
 def questions_to_json(questions: tuple[Question, ...]) -> str:
     """The questions as JSON text, as stored in the record."""
-    return json.dumps([dataclasses.asdict(question) for question in questions], separators=(",", ":"))
+    rows = [dataclasses.asdict(question) for question in questions]
+    for row in rows:
+        if not row["turns"]:
+            del row["turns"]  # as in data sets of before there were conversations
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def questions_from_json(text: str) -> tuple[Question, ...]:
     """Inverse of `questions_to_json`."""
     rows = json.loads(text)
-    return tuple(Question(**{**row, "options": tuple(row["options"]), "views": tuple(row["views"])}) for row in rows)
+    return tuple(
+        Question(
+            **{
+                **row,
+                "options": tuple(row["options"]),
+                "views": tuple(row["views"]),
+                "turns": tuple(tuple(turn) for turn in row.get("turns", ())),
+            }
+        )
+        for row in rows
+    )

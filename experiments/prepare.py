@@ -61,6 +61,20 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
     return manifest
 
 
+def look(source: str, settings: object) -> None:
+    """Prints what `prepare` would make, what it found and what is missing; writes nothing.
+
+    Raises:
+      PrepareError: what would stop `prepare` before its work begins.
+    """
+    plan = SOURCES[source].plan(settings)
+    for line in SOURCES[source].look(plan):
+        print(f"  {line}")
+    for split, items in plan.items.items():
+        print(f"{split}: {items} {'items' if plan.unit != 'room' else 'rooms'} of work")
+    print(f"{plan.steps} {plan.unit}s to read. Nothing was written.")
+
+
 def prepare_rooms(
     out: str | Path, *, scenes: int, workers: int | None = 0, progress: bool = True, **settings: object
 ) -> dict:
@@ -107,8 +121,9 @@ def _parser(source: str) -> argparse.ArgumentParser:
         prog="python -m experiments.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--source", choices=sorted(SOURCES), required=True)
-    parser.add_argument("--out", required=True, help="folder for the data set")
+    parser.add_argument("--out", help="folder for the data set")
     parser.add_argument("--workers", type=int, default=0, help="processes [0: one per core]")
+    parser.add_argument("--dry_run", action="store_true", help="list what is there and what is missing; write nothing")
     parser.add_argument("--quiet", action="store_true", help="no bar and no summary")
     settings = SOURCES[source].settings
     hints = typing.get_type_hints(settings)
@@ -169,12 +184,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument("--source", choices=sorted(SOURCES))
     source = first.parse_known_args(argv)[0].source
-    values = vars(_parser(source or "rooms").parse_args(argv))
-    source, out, workers, quiet = (values.pop(name) for name in ("source", "out", "workers", "quiet"))
+    parser = _parser(source or "rooms")
+    values = vars(parser.parse_args(argv))
+    names = ("source", "out", "workers", "quiet", "dry_run")
+    source, out, workers, quiet, dry_run = (values.pop(name) for name in names)
+    if not (out or dry_run):
+        parser.error("--out is needed (or --dry_run).")
     if not 0 <= workers <= 4 * usable_cores():
         print(f"error: --workers {workers}; expected 0 to {4 * usable_cores()}.", file=sys.stderr)
         return 2
     try:
+        if dry_run:
+            look(source, SOURCES[source].settings(**values))
+            return 0
         prepare(source, SOURCES[source].settings(**values), out, workers=workers, progress=not quiet)
     except (PrepareError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -71,13 +71,16 @@ class Source:
     `settings` is a frozen dataclass whose fields (with `metadata={"help": ...}`) become the
     command's flags; `plan(settings)` checks them and looks at the input; `make(plan, split,
     index, tally)` yields the records of one item and depends on nothing else;
-    `summary(counts, records)` gives lines for the end of the run.
+    `summary(counts, records)` gives lines for the end of the run; `look(plan)` says for a dry run, line by line,
+    what was found and what is missing.
     """
 
     settings: type
     plan: Callable[[object], Plan]
     make: Callable[[Plan, str, int, Tally], Iterator[Record]]
     summary: Callable[[Mapping[str, float], int], list[str]]
+    look: Callable[[Plan], Iterator[str]] = lambda plan: iter(())
+    layout: object | None = None  # of posed frames, for questions that want their geometry
 
 
 def code_fingerprint(*places: Path) -> str:

@@ -77,13 +77,18 @@ def applicable_questions(
         if complete and len(views) > 1:  # nothing to rename
             result.append(question)
             continue
-        needed = {*question.views, *mentioned_views(" ".join([question.text, question.answer, *question.options]))}
+        later = [part for turn in question.turns for part in turn]
+        needed = {
+            *question.views,
+            *mentioned_views(" ".join([question.text, question.answer, *question.options, *later])),
+        }
         if shown.issuperset(needed) and (complete or question.views):
             renamed = {
                 "text": rename_views(question.text, views),
                 "answer": rename_views(question.answer, views),
                 "options": tuple(rename_views(option, views) for option in question.options),
                 "views": tuple(views.index(view) for view in question.views),
+                "turns": tuple(tuple(rename_views(part, views) for part in turn) for turn in question.turns),
             }
             result.append(dataclasses.replace(question, **renamed))
     return result

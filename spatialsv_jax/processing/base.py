@@ -77,8 +77,8 @@ class Processor(Protocol):
     def fitting_size(self, height: int, width: int):
         """The `image_size`, of at most as many tokens as the processor's own, that distorts such a picture least."""
 
-    def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
-        """Tokens of one question; with `answer`, of the answer and the end token too."""
+    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
+        """Tokens of one question; with `answer`, of the answer and the end token too; `first` False: of a later turn."""
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """Pictures at the sizes that the published model would choose, for answering without labels."""

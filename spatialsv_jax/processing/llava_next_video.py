@@ -109,7 +109,7 @@ class LlavaNextVideoProcessor(PretrainedText):
 
     family = "llava_next_video"
     special = {"pad": "<pad>", "end": "</s>", "begin": "<s>", "image": "<image>", "video": "<video>"}
-    before, after = "\n", " ASSISTANT:"
+    before, after, between = "\n", " ASSISTANT:", "USER: "
 
     def __init__(self, directory: str | Path, text: TextSettings, crops: CropSettings):
         super().__init__(directory, text)

@@ -187,6 +187,7 @@ class PretrainedText:
     special: dict[str, str] = {}  # our name -> token
     option_form = ("\n", "{}. {}")
     before, after = "", ""  # around a question, behind the pictures: up to the place where the answer begins
+    between = "\n<|im_start|>user\n"  # before a later question of the same conversation, in place of `before`
 
     def __init__(self, directory: str | Path, text: TextSettings):
         self.directory, self.text = Path(directory), text
@@ -243,15 +244,16 @@ class PretrainedText:
         """Ids of a text; special tokens in it are recognised."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
+    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
         """The rest of the prompt behind the pictures, and with `answer` that and the end token.
 
-        `<view:K>` in a text reads "image K+1".
+        `<view:K>` in a text reads "image K+1". With `first` False it is a later turn, which follows an end token.
 
         Raises:
           ValueError: an empty text or answer, or one that contains a special token.
         """
-        tokens = self.encode(self.before + self._plain(text, "question") + self.after)
+        before = self.before if first else self.between
+        tokens = self.encode(before + self._plain(text, "question") + self.after)
         reply = [] if answer is None else [*self.encode(self._plain(answer, "answer")), self.end_id]
         mask = np.zeros(len(tokens) + len(reply), bool)
         mask[len(tokens) :] = True

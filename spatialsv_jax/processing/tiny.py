@@ -111,8 +111,10 @@ class TinyProcessor:
             question_start=length,
         )
 
-    def encode_question(self, text: str, answer: str | None = None) -> EncodedQuestion:
+    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
         """Tokens of `text`, where `<view:K>` reads "view K+1"; with `answer`, that and `<end>` too.
+
+        A later turn (`first` False) reads like the first.
 
         Raises:
           ValueError: an empty text or answer, or a word that the tokenizer does not know.

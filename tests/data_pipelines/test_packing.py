@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import loader_fakes as fakes
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import pytest
 from data_pipelines.packing import QuestionSet, choose_questions, pack_prefix, question_prompt
 from data_pipelines.records import Question
 from spatialsv_jax.backbones.llava_next_video.model import VisionConfig
+from spatialsv_jax.processing.internvl3 import InternVL3Processor
 from spatialsv_jax.processing.llava_next_video import LlavaNextVideoProcessor
 
 PROCESSOR = fakes.processor()
+GOLDENS = Path(__file__).parents[1] / "goldens/internvl3"
 
 
 def question(name: str, text: str, answer: str, **changes) -> Question:
@@ -115,3 +119,31 @@ def test_slots_of_tiles_are_padded_too(tmp_path):
     np.testing.assert_array_equal(packed["feature_slots"][:own], one.feature_slots)
     np.testing.assert_array_equal(packed["feature_valid"][:own], one.feature_valid)
     assert packed["feature_valid"].shape == full.feature_valid.shape and not packed["feature_valid"][own:].any()
+
+
+def conversation() -> Question:
+    later = (("and now ?", "blue"), ("sure ?", "yes"))
+    return question("c", "what colour ?", "red", turns=later)
+
+
+def test_a_conversation_is_one_question_with_several_answers():
+    processor = InternVL3Processor.from_checkpoint(GOLDENS)
+    packed = QuestionSet([conversation()], "r", 120, 24, processor.pad_id).pack(np.array([0]), 2, processor)
+    tokens = packed["question_tokens"][0][packed["question_mask"][0]]
+    turn = "<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}"
+    text = (
+        "\nwhat colour ?<|im_end|>\n<|im_start|>assistant\nred"
+        + turn.format("and now ?", "blue")
+        + turn.format("sure ?", "yes")
+    )
+    assert tokens.tolist() == processor.encode(text + "<|im_end|>")
+    # Each answer and its end token are learned, and nothing else.
+    runs = np.flatnonzero(packed["answer_mask"][0])
+    parts = np.split(runs, np.flatnonzero(np.diff(runs) > 1) + 1)
+    said = [processor.tokenizer.decode(tokens[part].tolist(), skip_special_tokens=False) for part in parts]
+    assert said == ["red<|im_end|>", "blue<|im_end|>", "yes<|im_end|>"]
+    valid = packed["answer_valid"][0]
+    np.testing.assert_array_equal(packed["answer_positions"][0][valid], runs)
+    assert not packed["answer_positions"][0][~valid].any() and not packed["answer_mask"][1].any()
+    with pytest.raises(ValueError, match="question 'c': .*answer_tokens is 3; raise it"):
+        QuestionSet([conversation()], "r", 120, 3, processor.pad_id).pack(np.array([0]), 1, processor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from data_pipelines.sources.posed.grouping import SAMPLERS, WHOLE_SCENE, visited
 from data_pipelines.sources.posed.pictures import Frame, assemble
 from data_pipelines.sources.posed.scene import Layout, PosedSettings, Scene, Unusable, View
 
+_LOOKED_AT = 8  # frames of a scene that a dry run opens
 GROUPS_PER_ITEM = 64  # a long scene is cut into stretches of so many records' frames, for all cores
 
 
@@ -39,7 +41,7 @@ class _State:
 def posed_source(name: str, version: str, settings: type, layout: Layout, file: str) -> Source:
     """The source `name` of a layout, whose code lies in `file`."""
     reader = _Reader(name, version, layout, Path(file))
-    return Source(settings, reader.plan, reader.make, _summary)
+    return Source(settings, reader.plan, reader.make, _summary, reader.look, layout)
 
 
 class _Reader:
@@ -92,6 +94,31 @@ class _Reader:
             scenes_shared=shared,
             vocabulary=own_questions.question_words(scenes),
         )
+
+    def look(self, plan: Plan) -> Iterator[str]:
+        """A line per scene: its frames, and how many lack a pose or, by a sample of them, colour or depth."""
+        state: _State = plan.state
+        for scene in state.scenes:
+            problems: collections.Counter = collections.Counter()
+            poses = self._read_poses(scene, state.settings)
+            for view in scene.views:
+                problems[poses.get(view.number, Pose(None, "missing")).problem] += 1
+            good = problems.pop("", 0)
+            sample = scene.views[:: max(1, len(scene.views) // _LOOKED_AT)]
+            found = collections.Counter(self._kind(scene, view, state.settings) for view in sample)
+            yield (
+                f"{scene.name}: {len(scene.views)} frames; {good} with a pose{_listed(problems)}; of {len(sample)} looked at: "
+                + ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
+            )
+        for name, reason in state.not_scenes.items():
+            yield f"{name}: no scene ({reason})"
+
+    def _kind(self, scene: Scene, view: View, settings: PosedSettings) -> str:
+        try:
+            raw = self.layout.read(scene, view, settings)
+        except Unusable:
+            return "without colour"
+        return "with depth" if raw.depth is not None else f"without depth ({raw.depth_problem})"
 
     def make(self, plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
         """The records of one stretch of a scene; see `Source`."""
@@ -237,6 +264,10 @@ def check(name: str, settings: PosedSettings) -> None:
         raise PrepareError(f"Source {name}: {'; '.join(problems)}.")
 
 
+def _listed(counts: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{number} {name}' for name, number in sorted(counts.items()))})" if counts else ""
+
+
 def _check_names(scenes: list[Scene]) -> None:
     seen: dict[str, str] = {}
     for scene in scenes:
@@ -290,5 +321,5 @@ def _summary(counts: Mapping[str, float], records: int) -> list[str]:
         if found:
             lines.append(f"{kind}: {sum(found.values()):g} of {read:g} frames {found}")
     if number := counts.get("records_without_geometry"):
-        lines.append(f"{number:g} records have no view with depth and pose: they train nothing but text")
+        lines.append(f"{number:g} records have no view with depth and pose: without label files they train text alone")
     return lines

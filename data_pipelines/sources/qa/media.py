@@ -1,0 +1,218 @@
+"""Pictures and frames of a row, decoded and checked, with geometry where their scene has it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data_pipelines.manifest import PrepareError
+from data_pipelines.sources.posed.cameras import pinhole
+from data_pipelines.sources.posed.pictures import MAX_PIXELS, MODES, on_white
+from data_pipelines.sources.posed.scene import inside
+from data_pipelines.sources.qa.geometry import Geometry
+from data_pipelines.sources.qa.markers import draw
+from data_pipelines.sources.qa.rows import Media, Row, RowError
+from data_pipelines.sources.qa.video import VideoError, choose_frames, frame_files, read_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """One picture of a record."""
+
+    name: str
+    image: bytes
+    depth: bytes
+    intrinsics: np.ndarray
+    camera_to_world: np.ndarray
+    pose_valid: bool
+    depth_unit: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Showing:
+    """How media are shown; see `QaSettings`."""
+
+    folder: Path
+    frames: int
+    sampler: str
+    stride: int
+    max_size: int
+
+
+def show(row: Row, showing: Showing, geometry: Geometry) -> list[Shown]:
+    """All pictures of a row in prompt order.
+
+    Raises:
+      RowError: media that are missing, broken, too large, or lead out of the folder.
+      PrepareError: PyAV is missing.
+    """
+    found: list[Shown] = []
+    for number, one in enumerate(row.media):
+        field = f"{one.kind}[{number}]"
+        if one.kind == "video":
+            found += _video(one, row, showing, geometry, field)
+        else:
+            marks = [mark for mark in row.marks if mark.picture == number]
+            found.append(_picture(one.source, row, showing, geometry, field, marks))
+    return found
+
+
+def missing(one: Media, row: Row, showing: Showing, geometry: Geometry) -> str:
+    """Why a picture or video cannot be there, without opening it; "" if it may be."""
+    if isinstance(one.source, tuple):
+        return next((why for path in one.source if (why := _missing_file(path, showing))), "")
+    if one.source.startswith("data:"):
+        return ""
+    if geometry.scene_of(one.source, row.scene) and one.kind == "video":
+        return ""
+    return _missing_file(one.source, showing)
+
+
+def _missing_file(path: str, showing: Showing) -> str:
+    try:
+        file = below(showing.folder, path)
+    except PrepareError as error:
+        return str(error)
+    return "" if file.exists() else f"'{path}' is not there"
+
+
+def below(folder: Path, path: str) -> Path:
+    """A media file; `file://` in front is left out, an absolute path is taken from its first part that is in the folder.
+
+    Raises:
+      PrepareError: the path leads out of the folder.
+    """
+    path = path.removeprefix("file://")
+    return inside(folder, path)
+
+
+def _picture(path: str, row: Row, showing: Showing, geometry: Geometry, field: str, marks: list) -> Shown:
+    scene = geometry.scene_of(path, row.scene) if len(geometry) else ""
+    view = geometry.view_of(scene, path) if scene else None
+    if view is not None:
+        frame, unit, reason = geometry.frame(scene, view)
+        if frame is None:
+            raise RowError(field, f"frame {view.name} of scene {scene}: {reason}", "bad_picture")
+        shown = _of_frame(frame, unit)
+        if not marks:
+            return shown
+        marked = _plain(frame.image, view.name, 0, field, path[:80], marks)
+        return dataclasses.replace(shown, image=marked.image, notes=(*shown.notes, "marks_drawn"))
+    try:
+        data = _data_url(path) if path.startswith("data:") else below(showing.folder, path).read_bytes()
+    except (OSError, PrepareError, ValueError) as error:
+        raise RowError(field, f"'{path[:80]}' cannot be read: {error}", "missing_media") from error
+    return _plain(
+        data, Path(path).stem if not path.startswith("data:") else field, showing.max_size, field, path[:80], marks
+    )
+
+
+def _plain(data: bytes, name: str, max_size: int, field: str, path: str, marks: list) -> Shown:
+    """A picture without geometry: upright by its EXIF, RGB, transparency on white, shrunk to `max_size`."""
+    notes: list[str] = []
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.size[0] * picture.size[1] > MAX_PIXELS:
+                raise RowError(field, f"'{path}' has {picture.size[0]} x {picture.size[1]} pixels", "bad_picture")
+            picture.load()
+            kind, mode = picture.format, picture.mode
+            if mode not in MODES:
+                raise RowError(field, f"'{path}' has mode {mode}, expected 8-bit colour", "bad_picture")
+            upright = ImageOps.exif_transpose(picture)
+            if picture.getexif().get(274, 1) != 1:
+                notes.append("turned_by_exif")
+            changed = on_white(upright)
+    except RowError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RowError(field, f"'{path}' cannot be decoded: {error}", "bad_picture") from error
+    if marks:
+        changed = draw(changed, marks)
+        notes.append("marks_drawn")
+    if max_size and max(changed.size) > max_size:
+        changed.thumbnail((max_size, max_size), Image.Resampling.BICUBIC)
+        notes.append("shrunk")
+    keep = mode == "RGB" and not notes and kind in ("PNG", "JPEG")
+    return _of_picture(changed, data if keep else None, name, kind == "JPEG", tuple(notes))
+
+
+def _video(one: Media, row: Row, showing: Showing, geometry: Geometry, field: str) -> list[Shown]:
+    path = one.source if isinstance(one.source, str) else one.source[0]
+    scene = geometry.scene_of(path, row.scene) if len(geometry) and isinstance(one.source, str) else ""
+    if scene:
+        return _of_scene(scene, showing, geometry, field)
+    try:
+        if isinstance(one.source, tuple):
+            files = [below(showing.folder, name) for name in one.source]
+        else:
+            place = below(showing.folder, one.source)
+            files = frame_files(place) if place.is_dir() else []
+        if files:
+            chosen = choose_frames(len(files), showing.frames, showing.sampler, showing.stride)
+            shown = [(files[number].read_bytes(), number) for number in chosen]
+            return [_plain(data, str(number), showing.max_size, field, path[:80], []) for data, number in shown]
+        if not place.is_file():
+            raise RowError(field, f"'{path}' is not there, or an empty folder", "missing_media")
+        frames, chosen = read_frames(place, showing.frames, showing.sampler, showing.stride, row.clip)
+    except (OSError, VideoError) as error:
+        raise RowError(field, f"'{path}' {error}", "bad_video") from error
+    except PrepareError as error:
+        if "PyAV" in str(error):
+            raise
+        raise RowError(field, str(error), "missing_media") from error
+    for frame in frames if showing.max_size else ():
+        frame.thumbnail((showing.max_size, showing.max_size), Image.Resampling.BICUBIC)
+    return [_of_picture(frame, None, str(number), True, ()) for frame, number in zip(frames, chosen, strict=True)]
+
+
+def _of_scene(name: str, showing: Showing, geometry: Geometry, field: str) -> list[Shown]:
+    """Frames of a posed scene in place of its video; a frame that cannot be used gives way to the next."""
+    scene = geometry.scene(name)
+    if scene is None or not scene.views:
+        raise RowError(field, f"scene {name} has no frames", "missing_media")
+    shown, last = [], -1
+    for place in choose_frames(len(scene.views), showing.frames, showing.sampler, showing.stride):
+        for view in scene.views[max(place, last + 1) :]:
+            frame, unit, _ = geometry.frame(name, view)
+            last = scene.views.index(view)
+            if frame is not None:
+                shown.append(_of_frame(frame, unit))
+                break
+    if not shown:
+        raise RowError(field, f"no frame of scene {name} can be used", "bad_video")
+    return shown
+
+
+def _of_frame(frame, unit: float) -> Shown:
+    return Shown(
+        frame.view.name, frame.image, frame.depth, frame.intrinsics, frame.camera_to_world, frame.pose_valid, unit,
+        ("with_geometry",) if frame.depth and frame.pose_valid else ("without_geometry",),
+    )  # fmt: skip
+
+
+def _of_picture(picture: Image.Image, data: bytes | None, name: str, jpeg: bool, notes: tuple[str, ...]) -> Shown:
+    if data is None:
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=95, subsampling=0) if jpeg else picture.save(buffer, "PNG")
+        data = buffer.getvalue()
+    width, height = picture.size
+    side = float(max(width, height))  # a camera that nothing reads: the view has no pose
+    matrix = pinhole(side, side, width / 2, height / 2)
+    return Shown(name, data, b"", matrix, np.eye(4), False, 0.0, (*notes, "without_geometry"))
+
+
+def _data_url(text: str) -> bytes:
+    head, _, body = text.partition(",")
+    if not head.endswith(";base64"):
+        raise ValueError("a data: URL must be base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"its base64 is broken ({error})") from error
