@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.sources import SOURCES
+
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
     file for part in ("spatialsv_jax", "data_pipelines", "experiments") for file in (ROOT / part).rglob("*.py")
@@ -72,8 +74,9 @@ def test_what_needs_no_jax_imports_none(statement):
 
 
 def readme_commands() -> list[str]:
-    """All of its code blocks and tables, optional arguments among them."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    """All code blocks and tables of the README and the pages of the sources, optional arguments among them."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs/sources").glob("*[!E].md"))]
+    text = "\n".join(page.read_text() for page in pages).replace("\\\n", " ")
     found = re.findall(r"python -m (experiments\.\w+[^\n&|`]*)", text)
     return [command.replace("[", "").replace("]", "") for command in found]
 
@@ -92,6 +95,15 @@ def test_commands_of_the_readme_exist():
             assert flags <= set(main._parser(source)._option_string_actions), command
         else:
             assert flags <= set(main.parser()._option_string_actions), command
+
+
+def test_every_source_has_its_page_and_command():
+    table = (ROOT / "docs/sources/README.md").read_text()
+    for name in SOURCES:
+        assert f"| `{name}` |" in table
+        page = ROOT / "docs/sources" / f"{name}.md"
+        if name not in ("rooms", "posed_rgbd"):
+            assert f"--source {name} " in page.read_text() and "\nTerms: " in page.read_text()
 
 
 def test_every_config_stands_in_the_readme():
