@@ -8,8 +8,10 @@ error when they differ.
 Arrays of a file: depth float32[V,H,W] z-depth in the teacher's unit, 0 where not valid; confidence
 float32[V,H,W]; valid bool[V,H,W]; intrinsics float64[V,3,3] in pixels of the H x W map, centres at
 +0.5; camera_to_world float64[V,4,4] OpenCV; label_affine float64[V,2,3], label pixel -> original
-pixel; features float16[V,gh,gw,F] (absent if the teacher gives none); view_ids, record_id,
-teacher, checkpoint, images_hash and key as text.
+pixel; features float16[V,gh,gw,F] on the teacher's own grid of patches, or on fewer cells that average
+them, and feature_affine float64[V,2,3], cells of that grid -> original pixel (both absent if the teacher
+gives none); metric, whether lengths are metres; view_ids, record_id, teacher, checkpoint, images_hash, licence and key
+as text.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-LABEL_VERSION = 2
+LABEL_VERSION = 3
 _LONGEST_NAME = 180
 _SHAPES = {
     "depth": ("V", "H", "W"),
@@ -35,7 +37,9 @@ _SHAPES = {
     "camera_to_world": ("V", 4, 4),
     "label_affine": ("V", 2, 3),
     "features": ("V", "gh", "gw", "F"),
+    "feature_affine": ("V", 2, 3),
 }
+_OPTIONAL = ("features", "feature_affine")
 _DTYPES = {
     "depth": np.float32,
     "confidence": np.float32,
@@ -44,6 +48,7 @@ _DTYPES = {
     "camera_to_world": np.float64,
     "label_affine": np.float64,
     "features": np.float16,
+    "feature_affine": np.float64,
 }
 
 
@@ -66,6 +71,18 @@ class LabelFile:
     checkpoint: str  # hash of the teacher's weights
     images_hash: str  # `images_hash` of the labelled pictures
     features: np.ndarray | None = None
+    feature_affine: np.ndarray | None = None  # by default the features' grid spans the depth map
+    metric: bool = False  # lengths are metres
+    licence: str = ""  # of the teacher's weights
+
+    def __post_init__(self):
+        ranks = [np.ndim(value) for value in (self.features, self.depth, self.label_affine)]
+        if self.feature_affine is None and ranks == [4, 3, 3]:
+            scale = np.eye(3)[None].repeat(len(self.depth), 0)
+            scale[:, 0, 0], scale[:, 1, 1] = (
+                side / cells for side, cells in zip(self.depth.shape[:0:-1], self.features.shape[2:0:-1], strict=True)
+            )
+            object.__setattr__(self, "feature_affine", np.asarray(self.label_affine, np.float64) @ scale)
 
     @property
     def key(self) -> str:
@@ -104,6 +121,8 @@ def write_labels(directory: str | os.PathLike, record_id: str, labels: LabelFile
         "checkpoint": np.array(labels.checkpoint),
         "images_hash": np.array(labels.images_hash),
         "key": np.array(labels.key),
+        "metric": np.array(labels.metric),
+        "licence": np.array(labels.licence),
         "version": np.array(LABEL_VERSION),
     }
     path = label_path(directory, record_id)
@@ -149,13 +168,16 @@ def read_labels(
     version = _load(path, ("version",))["version"]
     if int(version) != LABEL_VERSION:
         raise LabelError(f"{path}: version is {version}, expected {LABEL_VERSION}. Make the labels again.")
-    values = _load(path, (*_SHAPES, "view_ids", "record_id", "teacher", "checkpoint", "images_hash", "key"))
+    texts = ("view_ids", "record_id", "teacher", "checkpoint", "images_hash", "key", "metric", "licence")
+    values = _load(path, (*_SHAPES, *texts))
     labels = LabelFile(
         **{name: values.get(name) for name in _SHAPES},
         view_ids=tuple(map(str, values["view_ids"])),
         teacher=str(values["teacher"]),
         checkpoint=str(values["checkpoint"]),
         images_hash=str(values["images_hash"]),
+        metric=bool(values["metric"]),
+        licence=str(values["licence"]),
     )
     _checked(labels, str(path))
     found = {"record_id": str(values["record_id"]), "key": str(values["key"])}
@@ -187,7 +209,7 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                 place = f"field '{name}'"
                 if name in archive.files:
                     values[name] = archive[name]
-                elif name != "features":
+                elif name not in _OPTIONAL:
                     raise LabelError(f"{path}: field '{name}' is missing. Make the labels again.")
     except LabelError:
         raise
@@ -202,7 +224,7 @@ def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
     arrays = {}
     for name, letters in _SHAPES.items():
         value = getattr(labels, name)
-        if value is None and name == "features":
+        if value is None and name in _OPTIONAL:
             continue
         value = np.asarray(value)
         expected = tuple(sizes.get(letter, letter) for letter in letters)

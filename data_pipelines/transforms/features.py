@@ -9,7 +9,7 @@ from data_pipelines.transforms.geometry import Measured, affine_matrix
 
 
 def file_to_measured(labels: LabelFile, places: list[int], label_affine: np.ndarray) -> Measured:
-    """Depth and cameras of a label file, in the file's own units (scene_scale_m unknown).
+    """Depth and cameras of a label file, in the file's own units (metres where it says so).
 
     Args:
       labels: a label file: depth float32[V,h,w], valid bool[V,h,w], intrinsics, camera_to_world,
@@ -25,15 +25,15 @@ def file_to_measured(labels: LabelFile, places: list[int], label_affine: np.ndar
         camera_to_world=np.asarray(labels.camera_to_world, np.float64)[places],
         pose_valid=np.ones(len(places), bool),
         label_affine=to_file[:, :2],
-        metric=False,
+        metric=labels.metric,
     )
 
 
 def pool_matrix(source: int, target: int, first: float = 0.0, last: float | None = None) -> np.ndarray:
-    """Averaging matrix float64[target, source] of adaptive average pooling (docs/method.md, 3.7).
+    """Averaging matrix float64[target, source]: each target cell averages source cells by the length that they share.
 
-    Cell i averages source cells floor(first + i * n / target) to ceil(first + (i+1) * n / target) - 1
-    with n = last - first; cells outside the source are left out, a row without any is 0.
+    Where the target's cells are whole numbers of source cells this is adaptive average pooling (docs/method.md, 3.7).
+    What lies outside of the source is left out; a row that shares nothing is 0.
 
     Args:
       source, target: number of cells.
@@ -42,8 +42,9 @@ def pool_matrix(source: int, target: int, first: float = 0.0, last: float | None
     edges = first + np.arange(target + 1) * ((source if last is None else last) - first) / target
     edges = np.round(edges, 6)  # an affine round trip must not push 3.0 to 2.9999999
     cells = np.arange(source)
-    chosen = (cells >= np.floor(edges[:-1])[:, None]) & (cells < np.ceil(edges[1:])[:, None])
-    return chosen / np.maximum(chosen.sum(axis=1, keepdims=True), 1)
+    shared = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
+    shared = np.maximum(shared, 0.0)
+    return shared / np.where(shared.any(axis=1), shared.sum(axis=1), 1.0)[:, None]
 
 
 def pool_features(
@@ -53,10 +54,10 @@ def pool_features(
     label_size: tuple[int, int],
     grid_hw: tuple[int, int],
 ) -> np.ndarray:
-    """Teacher features of the label file area-pooled to the lifting grid.
+    """Teacher features of the label file averaged over the lifting grid's cells, by the area that cells share.
 
-    The teacher's grid spans the file's depth map, ours spans the label map; when they show
-    different parts of the picture (a centre crop), ours is cut out of the teacher's.
+    The file says where the teacher's grid lies in the picture (`feature_affine`), `label_affine` where ours does; when
+    they show different parts (a centre crop), ours is cut out of the teacher's.
 
     Args:
       labels: a label file with features float16[V,gh',gw',F].
@@ -69,15 +70,14 @@ def pool_features(
       float32[v,P,F], P = gh * gw row-major.
     """
     rows, columns = labels.features.shape[1:3]
-    file_height, file_width = labels.depth.shape[1:3]
     corners = np.array([[0.0, 0.0, 1.0], [label_size[1], label_size[0], 1.0]]).T
     pooled = []
     for view, place in enumerate(places):
         x, y, _ = np.linalg.solve(
-            affine_matrix(labels.label_affine[place]), affine_matrix(label_affine[view]) @ corners
-        )
-        across = pool_matrix(columns, grid_hw[1], x[0] * columns / file_width, x[1] * columns / file_width)
-        down = pool_matrix(rows, grid_hw[0], y[0] * rows / file_height, y[1] * rows / file_height)
+            affine_matrix(labels.feature_affine[place]), affine_matrix(label_affine[view]) @ corners
+        )  # corners of our map in the teacher's cells
+        across = pool_matrix(columns, grid_hw[1], x[0], x[1])
+        down = pool_matrix(rows, grid_hw[0], y[0], y[1])
         features = np.asarray(labels.features[place], np.float64)
         pooled.append(np.einsum("ir,rcf,jc->ijf", down, features, across, optimize=True))
     return np.stack(pooled).reshape(len(places), grid_hw[0] * grid_hw[1], -1).astype(np.float32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import types
+import math
 
 import loader_fakes as fakes
 import numpy as np
 import pytest
 
 from data_pipelines.collate import default_intrinsics
+from data_pipelines.labels.files import LabelFile
 from data_pipelines.transforms import features, views
 from data_pipelines.transforms.decode import decode_depth, decode_image, decode_views
 from data_pipelines.transforms.geometry import Measured, label_intrinsics, make_labels, resample_depth
@@ -247,7 +248,8 @@ def label_file(**changes):
         label_affine=np.tile(scaling((16, 24), (8, 12)), (2, 1, 1)),
         view_ids=("v0", "v1"),
     )
-    return types.SimpleNamespace(**{**values, **changes})
+    values |= dict(confidence=values["depth"], teacher="t", checkpoint="c", images_hash="i")
+    return LabelFile(**{**values, **changes})
 
 
 def test_features_are_area_pooled_to_the_grid():
@@ -255,8 +257,14 @@ def test_features_are_area_pooled_to_the_grid():
     ours = np.tile(scaling((16, 24), (10, 10)), (2, 1, 1))
     for grid in ((2, 3), (4, 6), (3, 4), (5, 7)):
         pooled = features.pool_features(file, [1, 0], ours, (10, 10), grid)
-        wanted = geometry.area_pool(file.features.astype(np.float64)[[1, 0]], *grid)
+        # Exact areas: both grids in cells of their common refinement.
+        rows, columns = math.lcm(4, grid[0]), math.lcm(6, grid[1])
+        fine = file.features.astype(np.float64)[[1, 0]].repeat(rows // 4, 1).repeat(columns // 6, 2)
+        wanted = fine.reshape(2, grid[0], rows // grid[0], grid[1], columns // grid[1], 5).mean((2, 4))
         np.testing.assert_allclose(pooled, wanted.reshape(2, -1, 5), rtol=1e-6, atol=1e-6)
+        if grid in ((2, 3), (4, 6)):  # whole cells: adaptive average pooling
+            adaptive = geometry.area_pool(file.features.astype(np.float64)[[1, 0]], *grid)
+            np.testing.assert_allclose(pooled, adaptive.reshape(2, -1, 5), rtol=1e-6, atol=1e-6)
 
 
 def test_features_of_a_centre_crop_come_from_the_crop():

@@ -1,0 +1,72 @@
+"""Checks of a teacher's labels when they arrive: do the views agree with each other, do points follow from depth and cameras."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.labels.files import LabelFile
+from spatialsv_jax import geometry
+
+AGREEMENT = 0.05  # relative difference of depth below which two views agree
+POINTS_TOLERANCE = 0.02  # median distance of stated points from t + depth * d, relative to the depth
+
+
+class Arrival(NamedTuple):
+    """What was found.
+
+    Attributes:
+      agreement: share of the pixels that another view sees whose depth that view confirms; None if none is seen.
+      masked: whether the labels were masked for it.
+    """
+
+    agreement: float | None
+    masked: bool
+
+
+def agreement(labels: LabelFile) -> float | None:
+    """Share of the valid pixels that another view sees whose depth it confirms within `AGREEMENT`; None if none is seen."""
+    cameras = (labels.depth, labels.intrinsics, labels.camera_to_world, labels.valid)
+    agreed = geometry.multi_view_filter(*cameras, threshold=AGREEMENT)
+    contradicted = labels.valid & ~geometry.multi_view_filter(
+        *cameras, threshold=AGREEMENT, keep_unless_contradicted=True
+    )
+    seen = int(agreed.sum()) + int(contradicted.sum())
+    return int(agreed.sum()) / seen if seen else None
+
+
+def check_arrival(labels: LabelFile, least: float = 0.0) -> tuple[LabelFile, Arrival]:
+    """The labels, all pixels masked if the views agree less than `least`, and what was found.
+
+    Scenes whose views see nothing of each other cannot be judged and are kept.
+    """
+    found = agreement(labels) if len(labels.view_ids) > 1 else None
+    masked = found is not None and found < least
+    if masked:
+        labels = dataclasses.replace(labels, valid=np.zeros_like(labels.valid), depth=np.zeros_like(labels.depth))
+    return labels, Arrival(found, masked)
+
+
+def check_points(labels: LabelFile, points: np.ndarray, where: str) -> None:
+    """Compares points that a teacher states with t + depth * d of its own depth and cameras.
+
+    Both are compared in the first view's frame. Teachers unproject whole pixels, we their centres: half a pixel is within the
+    tolerance.
+
+    Args:
+      labels: the labels.
+      points: float[V,H,W,3] in the frame of the labels' cameras.
+      where: for messages.
+
+    Raises:
+      ValueError: they are something else: cameras, depth or their conventions do not belong together.
+    """
+    own = geometry.points_from_depth(labels.depth.astype(np.float64), labels.intrinsics, labels.camera_to_world)
+    apart = np.linalg.norm(own - points, axis=-1)[labels.valid] / labels.depth[labels.valid]
+    if apart.size and np.median(apart) > POINTS_TOLERANCE:
+        raise ValueError(
+            f"{where}: the stated points lie {np.median(apart):.1%} of the depth away from t + depth * d (median). Depth and cameras "
+            "do not belong together, or have other conventions than this teacher's."
+        )
