@@ -16,11 +16,11 @@ import grain
 import numpy as np
 
 from data_pipelines import storage
-from data_pipelines.buckets import Bucket, Choice, Needs, choose_buckets, one_bucket
+from data_pipelines.buckets import Bucket, Choice, Needs, at_size, choose_buckets, one_bucket
 from data_pipelines.collate import collate
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_rows import EvaluationRow, evaluation_batches
-from data_pipelines.lengths import longest_questions
+from data_pipelines.lengths import question_lengths
 from data_pipelines.mixture import BucketedMixture, Mixture, RowPlan, RowPlans, Schedule
 from data_pipelines.packing import choose_questions
 from data_pipelines.rows import RowBuilder, measure
@@ -63,7 +63,7 @@ class Loader:
             number: source.scene_groups() for number, source in enumerate(sources) if source.config.shuffle3d
         }
         width = max((source.feature_width for source in sources), default=0)
-        self._processors = [_resized(processor, bucket.image_size) for bucket in choice.buckets]
+        self._processors = [at_size(processor, bucket.image_size) for bucket in choice.buckets]
         self._builders = [
             RowBuilder(_in_bucket(config, bucket), own, width)
             for bucket, own in zip(choice.buckets, self._processors, strict=True)
@@ -93,7 +93,7 @@ class Loader:
 
     def examples(self) -> list[dict[str, np.ndarray]]:
         """One batch of every bucket, of its first step."""
-        return [self.batch(self.mixture.schedule.first(bucket)) for bucket in range(len(self.choice.buckets))]
+        return [self.batch(self.mixture.schedule.steps(bucket, 1)[0]) for bucket in range(len(self.choice.buckets))]
 
     def iterate(self, start_step: int = 0) -> BatchIterator:
         """(step, batch) from `start_step` on, prepared ahead by threads; close it when done."""
@@ -127,12 +127,15 @@ class Loader:
     def describe(self, rows: int = 64) -> dict:
         """What the loader yields, for the start-up table and the run's records; plain JSON types.
 
-        Counts of records are exact; everything under `sampled` was measured on the first `rows`
-        rows of the data order, the same on every process.
+        Counts of records are exact; everything under `sampled` was measured on at least `rows` rows of the data order,
+        the first ones of every bucket, the same on every process.
         """
         steps = -(-rows // self.mixture.global_batch)
-        plans = [self.mixture.row(step, slot) for step in range(steps) for slot in range(self.mixture.global_batch)]
-        measured = [(plan, self.row(plan)) for plan in plans]
+        measured = []
+        for bucket in range(len(self.choice.buckets)):
+            for step in self.mixture.schedule.steps(bucket, steps):
+                plans = [self.mixture.row(step, slot) for slot in range(self.mixture.global_batch)]
+                measured += [(plan, self.row(plan)) for plan in plans]
         buckets = [
             {
                 "share": share,
@@ -170,9 +173,16 @@ class Loader:
             "buckets": buckets,
             "wasted_share": self.choice.wasted,
             "wasted_share_in_one_bucket": self.choice.wasted_in_one,
+            "skew": list(self.choice.skew),
             "sources": sources,
-            "sampled": measure([row for _, row in measured]),
+            "sampled": measure([row for _, row in measured], self._weights(measured)),
         }
+
+    def _weights(self, measured: Sequence[tuple[RowPlan, Mapping]]) -> list[float]:
+        """Weight of each measured row: buckets count by their shares, whatever was measured of them."""
+        number = np.bincount([plan.bucket for plan, _ in measured], minlength=len(self.choice.buckets))
+        shares = self.mixture.schedule.shares
+        return [shares[plan.bucket] / number[plan.bucket] * len(measured) for plan, _ in measured]
 
 
 class BatchIterator:
@@ -244,21 +254,24 @@ def make_loader(
         shown_views(setting, opened, config.views, number)[own]
         for number, (setting, opened, own) in enumerate(zip(settings, records, members, strict=True))
     ]
+    for number, own in enumerate(members):
+        if not len(own):
+            raise ValueError(f"config.data.sources[{number}] ({settings[number].path}) has no usable record.")
     choice = one_bucket(config, processor, members)
     if config.buckets > 1:
         kept = [lengths / f"{number}.npz" if lengths else None for number in range(len(settings))]
         needs = []
         for setting, opened, own, shown, place in zip(settings, records, members, views, kept, strict=True):
-            long = longest_questions(setting, opened, own, processor, config.threads, place, process_index == 0)
+            lengths_of = (setting, opened, own, processor, config.question_tokens, config.threads)
+            long, total, number = question_lengths(*lengths_of, place, process_index == 0).T
             sizes = [
                 np.array([opened.rows[int(index)][side] for index in own], np.int64) for side in ("height", "width")
             ]
-            needs.append(Needs(shown, *sizes, long))
+            needs.append(Needs(shown, *sizes, long, total, number))
         choice = choose_buckets(needs, config, processor)
     cache = BoundedCache(config.cache_mb)
     buckets = [
-        (_in_bucket(config, bucket).sample_settings, _resized(processor, bucket.image_size))
-        for bucket in choice.buckets
+        (_in_bucket(config, bucket).sample_settings, at_size(processor, bucket.image_size)) for bucket in choice.buckets
     ]
     sources = [
         Source(setting, opened, buckets, cache, number)
@@ -272,11 +285,6 @@ def _in_bucket(config: DataConfig, bucket: Bucket) -> DataConfig:
     return dataclasses.replace(
         config, views=bucket.views, label_size=bucket.label_size, question_tokens=bucket.question_tokens
     )
-
-
-def _resized(processor, image_size):
-    """The processor at a picture size; families of one size have no `resized` of their own."""
-    return processor if image_size == processor.image_size else processor.resized(image_size)
 
 
 def _check_questions(config: SourceConfig, there: Mapping[str, Mapping[str, int]], number: int) -> None:

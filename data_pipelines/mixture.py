@@ -121,9 +121,15 @@ class Schedule:
         bucket = int(order[place])
         return bucket, int(block * self.counts[bucket] + before[place])
 
-    def first(self, bucket: int) -> int:
-        """The first step of a bucket."""
-        return int(np.argmax(self._block(0)[0] == bucket)) if len(self.counts) > 1 else 0
+    def steps(self, bucket: int, count: int) -> list[int]:
+        """The first `count` steps of a bucket."""
+        if len(self.counts) == 1:
+            return list(range(count))
+        found, block = [], 0
+        while len(found) < count:
+            found += (block * _BLOCK_STEPS + np.flatnonzero(self._block(block)[0] == bucket)).tolist()
+            block += 1
+        return found[:count]
 
     @property
     def shares(self) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -87,12 +88,14 @@ class RowBuilder:
         return features
 
 
-def measure(rows: list[dict[str, np.ndarray]]) -> dict:
-    """Means, padding shares and counts over some rows."""
+def measure(rows: list[dict[str, np.ndarray]], weights: Sequence[float] | None = None) -> dict:
+    """Means, padding shares and counts over some rows; `weights` (of mean 1) count in means and shares."""
     if not rows:
         return {"rows": 0}
+    weights = [1.0] * len(rows) if weights is None else weights
+    over = lambda value: sum(weight * float(value(row)) for weight, row in zip(weights, rows, strict=True))
     total = {
-        name: sum(float(row[name].sum()) for row in rows)
+        name: over(lambda row, name=name: row[name].sum())
         for name in ("prefix_mask", "question_mask", "question_valid", "answer_mask")
     }
     questions = max(total["question_valid"], 1.0)
@@ -100,14 +103,14 @@ def measure(rows: list[dict[str, np.ndarray]]) -> dict:
     return {
         "rows": len(rows),
         "prefix_tokens": total["prefix_mask"] / len(rows),
-        "prefix_padding_share": 1 - total["prefix_mask"] / sum(row["prefix_mask"].size for row in rows),
+        "prefix_padding_share": 1 - total["prefix_mask"] / over(lambda row: row["prefix_mask"].size),
         "questions_per_row": total["question_valid"] / len(rows),
         "tokens_per_question": total["question_mask"] / questions,
         "answer_tokens_per_question": total["answer_mask"] / questions,
         "longest_question_tokens": max(int(row["question_mask"].sum(axis=-1).max()) for row in rows),
         "longest_answer_tokens": max(int(row["answer_mask"].sum(axis=-1).max()) for row in rows),
-        "question_padding_share": 1 - total["question_mask"] / sum(row["question_mask"].size for row in rows),
-        "view_padding_share": 1 - shown / sum(row["view_valid"].size for row in rows),
+        "question_padding_share": 1 - total["question_mask"] / over(lambda row: row["question_mask"].size),
+        "view_padding_share": 1 - over(lambda row: row["view_valid"].sum()) / over(lambda row: row["view_valid"].size),
         "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in rows),
         "views_without_depth": shown - sum(int(row["depth_valid"].sum()) for row in rows),
         "rows_without_text": sum(not row["has_text"] for row in rows),

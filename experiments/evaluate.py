@@ -40,6 +40,9 @@ def evaluate_run(
     batch_size: int = 8,
     seed: int = 0,
     command: str | None = None,
+    dtype: str | None = None,
+    fsdp: int = 0,
+    tensor: int = 1,
 ) -> dict:
     """Evaluates, writes the files, and returns the contents of evaluation.json.
 
@@ -56,16 +59,18 @@ def evaluate_run(
       batch_size: rows of a batch; a record with many questions may take several rows.
       seed: of the choice of records.
       command: what to record as the command; by default this process's.
+      dtype, fsdp, tensor: type of the parameters and the mesh that they are split over, see `placing`.
 
     Raises:
       FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
     """
     import jax
 
+    from experiments import placing
     from spatialsv_jax import loading
 
     began = time.perf_counter()
-    loaded = loading.load(model)
+    loaded = loading.load(model, placing.mesh_of(fsdp, tensor), dtype)
     own = (loaded.path / "checkpoints").is_dir()
     if not own and not (data and out):
         raise ValueError(
@@ -180,6 +185,8 @@ def _summary(evaluation: dict, out: Path, report: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from experiments import placing
+
     result = argparse.ArgumentParser(prog="python -m experiments.evaluate", description="Evaluates a model.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
     result.add_argument("--data", help="prepared data; default: the model's training data set")
@@ -193,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--no_blind", action="store_true", help="skip the run with black pictures")
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
     result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
+    placing.add_flags(result)
     return result
 
 
@@ -205,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
-            flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed,
+            flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed, None, flags.dtype, flags.fsdp, flags.tensor,
         )  # fmt: skip
     except (FileNotFoundError, PrepareError, ValueError, FloatingPointError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):

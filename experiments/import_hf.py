@@ -1,7 +1,7 @@
 """A Hugging Face folder as a model of ours: `python -m experiments.import_hf --checkpoint DIR --out DIR`.
 
-Not needed for training: config.init_from and --model take the folder itself. It is for pods that read a
-sharded checkpoint faster than many safetensors, and for looking at what was read from where.
+Not needed for training: config.init_from and --model take the folder itself. It is for looking at what was read from
+where, and for a model that is to be kept as a checkpoint of ours. One process makes it.
 """
 
 from __future__ import annotations

@@ -142,10 +142,13 @@ def _write_page(found, images, names, out: Path, asked, loaded) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from experiments import placing
+
     result = argparse.ArgumentParser(prog="python -m experiments.reconstruct", description="Reconstructs pictures.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
     result.add_argument("--images", required=True, nargs="+", help="pictures of one place, in order")
     result.add_argument("--out", required=True, help="folder to write into")
+    placing.add_flags(result)
     result.add_argument("--questions", nargs="*", default=[], help="questions about the pictures")
     return result
 
@@ -155,10 +158,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     try:
         images = read_images(flags.images)
+        from experiments import placing
         from spatialsv_jax import loading
 
         names = [Path(path).name for path in flags.images]
-        reconstruct(loading.load(flags.model), images, names, Path(flags.out), flags.questions)
+        model = loading.load(flags.model, placing.mesh_of(flags.fsdp, flags.tensor), flags.dtype)
+        reconstruct(model, images, names, Path(flags.out), flags.questions)
     except (FileNotFoundError, ValueError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise

@@ -98,7 +98,7 @@ class Table:
       batches: one batch of each bucket.
 
     Attributes:
-      work: per bucket, the real (not padding) language tokens of its batch here, and the FLOPs of its step.
+      flops: FLOPs of a global step of each bucket.
     """
 
     def __init__(
@@ -116,13 +116,8 @@ class Table:
         self.loader, self.steps, self.mesh, self.batches = loader, steps, mesh, batches
         self.facts = loader.describe()
         self.shares = [bucket["share"] for bucket in self.facts["buckets"]]
-        self.work = [
-            loop.Work(
-                int(batch["prefix_mask"].sum() + batch["question_mask"].sum()) * jax.process_count(),
-                sum(one.flops.values()),
-            )
-            for batch, one in zip(batches, steps, strict=True)
-        ]
+        self.flops = [sum(one.flops.values()) for one in steps]
+        self.tokens = [loop.real_tokens(batch) for batch in batches]
 
     def text(self) -> str:
         """The table as plain text, one fact a line."""
@@ -204,20 +199,22 @@ class Table:
                 )
             )
         sampled = facts["sampled"]
-        for bucket, batch, work in zip(facts["buckets"], self.batches, self.work, strict=True):
+        for bucket, batch, tokens in zip(facts["buckets"], self.batches, self.tokens, strict=True):
             shapes = ", ".join(
                 f"{name} {list(batch[name].shape)}" for name in ("prefix_tokens", "question_tokens", "depth")
             )
-            rows.append(("batch" if len(self.batches) == 1 else "bucket", shapes + self._bucket(bucket, work)))
+            rows.append(("batch" if len(self.batches) == 1 else "bucket", shapes + self._bucket(bucket, tokens)))
         if facts["wasted_share"] is not None:
             rows.append(
                 (
                     "buckets",
-                    f"{len(self.batches)}: {facts['wasted_share']:.0%} of the tokens carry nothing (padding, stretched "
-                    f"pictures), {facts['wasted_share_in_one_bucket']:.0%} if all records shared one",
+                    f"{len(self.batches)} of at most {self.loader.config.buckets}: {facts['wasted_share']:.0%} of the tokens carry "
+                    f"nothing (padding, empty question slots, stretched pictures), "
+                    f"{facts['wasted_share_in_one_bucket']:.0%} if all records shared one; records of one bucket are shown at "
+                    f"most {max(facts['skew']):.2f} times as often as their source's mean",
                 )
             )
-        mean = sum(share * work.tokens for share, work in zip(self.shares, self.work, strict=True))
+        mean = sum(share * tokens for share, tokens in zip(self.shares, self.tokens, strict=True))
         rows.append(
             (
                 "tokens",
@@ -234,7 +231,7 @@ class Table:
         )
         return rows
 
-    def _bucket(self, bucket: dict, work: loop.Work) -> str:
+    def _bucket(self, bucket: dict, tokens: int) -> str:
         """What a row adds to the shapes of one of several buckets."""
         if len(self.batches) == 1:
             return ""
@@ -245,7 +242,7 @@ class Table:
             padding = f"; padding: prefix {sampled['prefix_padding_share']:.0%}, questions {sampled['question_padding_share']:.0%}"
         return (
             f"; {bucket['views']} views of {rows} x {columns}, {bucket['records']} records, {bucket['share']:.0%} of the "
-            f"steps, {work.tokens} tokens{padding}"
+            f"steps, {tokens} tokens{padding}"
         )
 
     def _split(self) -> list[tuple[str, str]]:

@@ -179,9 +179,14 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])
     compiled = startup.CompiledSteps(parts, shapes, batches, mesh)
-    probe = (
-        jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b)) if settings.training.gradient_norm_every else None
-    )
+    probe = None
+    if settings.training.gradient_norm_every:
+        norms = jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b))
+
+        def probe(train_state, batch):
+            with jax.set_mesh(mesh):
+                return norms(train_state, batch)
+
     table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches)
     hosts.say(table.text())
 
@@ -209,7 +214,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
             checkpoints=checkpoints,
             writer=writer,
             meta=meta,
-            work=lambda step: table.work[loader.mixture.schedule.at(step)[0]],
+            flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
             explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
             probe=probe,
             title=config.name or workdir.name,
@@ -242,7 +247,8 @@ def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
 def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:
     """Names the terms that are not finite on the batch of step `bad`, and its records."""
     batch = sharding.put_batch(loader.batch(bad), mesh)
-    _, report = jax.jit(lambda s, b: step.evaluate_losses(parts, s.params, b, bad))(train_state, batch)
+    with jax.set_mesh(mesh):
+        _, report = jax.jit(lambda s, b: step.evaluate_losses(parts, s.params, b, bad))(train_state, batch)
     values = {name: float(report[name]) for name in active_terms(parts.objective)}
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     what = f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not."

@@ -25,8 +25,8 @@ def export(loaded, out: str | Path, adapters: bool = False, progress: bool = Fal
     """Writes a model (`LoadedModel`) that was started from a Hugging Face checkpoint.
 
     `out` gets the base's files: weights under the same names, shapes, types and files, and everything else as
-    it was; LoRA adapters are merged. With `adapters` it gets them in PEFT's layout, and the
-    trained projector, for which PEFT has no place, in projector.safetensors under the base's names. Trained lifting heads go to `out`/spatialsv_lifting with a card; nothing else knows of them. The
+    it was; LoRA adapters are merged. With `adapters` it gets them in PEFT's layout, with the
+    trained projector (see `lora.write_peft`). Trained lifting heads go to `out`/spatialsv_lifting with a card; nothing else knows of them. The
     folder is filled under another name and shows once it is whole.
 
     Raises:
@@ -50,10 +50,9 @@ def export(loaded, out: str | Path, adapters: bool = False, progress: bool = Fal
     try:
         if adapters:
             rules = checkpoint.layout.rules(checkpoint.vision, checkpoint.language)
-            lora.write_peft(
-                trained, adapter_config, rules, checkpoint.layout.modules, str(loaded.config["init_from"]), partial
-            )
-            _write_projector(conversion, parameters, partial)
+            base_name, modules = str(loaded.config["init_from"]), checkpoint.layout.modules
+            projector = _projector(conversion, parameters)
+            lora.write_peft(trained, adapter_config, rules, modules, base_name, partial, projector)
         else:
             write_checkpoint(conversion, base, parameters, partial, progress)
             _copy_side_files(source, base, partial)
@@ -74,13 +73,13 @@ def _copy_side_files(source: Path, base: BaseRecord, out: Path) -> None:
         (out / INDEX).write_text(base.index, encoding="utf-8")
 
 
-def _write_projector(conversion: Conversion, parameters: dict, out: Path) -> None:
-    """The trained projector under the base's names: PEFT's layout has no place for it."""
-    names = {}
-    for path, entry in conversion.filled.items():
-        if path.startswith("backbone/projector/"):
-            names[entry.sources[0]] = entry.rule.transform.to_theirs(np.asarray(parameters[path]))
-    write_tensors(out, {"projector.safetensors": iter(names.items())}, {})
+def _projector(conversion: Conversion, parameters: dict) -> dict[str, np.ndarray]:
+    """The trained projector under the base's names."""
+    return {
+        entry.sources[0]: entry.rule.transform.to_theirs(np.asarray(parameters[path]))
+        for path, entry in conversion.filled.items()
+        if path.startswith("backbone/projector/")
+    }
 
 
 def _write_lifting(loaded, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ class LoadedModel:
       path, step: where it came from.
       meta: what the checkpoint says of its data and objective.
       sizes: picture sizes that it was trained with; those of `processor` and `label_hw` alone if empty.
+      mesh: over which the parameters are split; None = one device.
     """
 
     model: Any
@@ -45,6 +47,11 @@ class LoadedModel:
     step: int
     meta: dict
     sizes: tuple[PictureSize, ...] = ()
+    mesh: Any = None
+
+    def on_mesh(self):
+        """The context for its compiled functions: kernels that XLA cannot split ask for the mesh."""
+        return contextlib.nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
     def fitted(self, shapes: Sequence[tuple[int, int]]) -> LoadedModel:
         """The same model with the trained picture size that suits pictures of (height, width) `shapes` best."""
@@ -85,13 +92,16 @@ class LoadedModel:
         Raises:
           ValueError: pictures or texts that the processor refuses, or more tokens than the model was made for.
         """
+        if not 0 <= temperature < float("inf"):
+            raise ValueError(f"temperature is {temperature}, expected a number from 0 on.")
         batch = self.inputs(images, questions, native=True)
         length = batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2] + max_new_tokens
         self.settings.language.check_length(length)
-        if temperature:
-            tokens = _sampled(self, max_new_tokens)(self.params, batch, float(temperature), jax.random.key(seed))
-        else:
-            tokens = _greedy(self, max_new_tokens)(self.params, batch)
+        with self.on_mesh():
+            if temperature:
+                tokens = _sampled(self, max_new_tokens)(self.params, batch, float(temperature), jax.random.key(seed))
+            else:
+                tokens = _greedy(self, max_new_tokens)(self.params, batch)
         return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
 
     def reconstruct(self, images: list[np.ndarray]) -> Reconstruction:
@@ -100,6 +110,7 @@ class LoadedModel:
         Raises:
           ValueError: the model has no lifting heads, or pictures that `processing.base.check_pictures` refuses.
         """
+        images = [np.asarray(image) for image in images]
         check_pictures(images)
         fitted = self.fitted([image.shape[:2] for image in images])
         if fitted is not self:
@@ -108,11 +119,9 @@ class LoadedModel:
         if self.settings.model != "teacher" and missing:
             raise ValueError(f"The model at {self.path} was trained without the heads {sorted(missing)}.")
         batch = self.inputs(images, ())
-        found = {
-            name: np.asarray(value[0])
-            for name, value in _forward(self)(self.params, batch).items()
-            if value is not None
-        }
+        with self.on_mesh():
+            predicted = _forward(self)(self.params, batch)
+        found = {name: np.asarray(value[0]) for name, value in predicted.items() if value is not None}
         fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
         return Reconstruction(
             images=np.stack([self.processor.resize(image) for image in images]),
@@ -135,6 +144,7 @@ class LoadedModel:
         Raises:
           ValueError: pictures that `processing.base.check_pictures` refuses.
         """
+        images = [np.asarray(image) for image in images]
         check_pictures(images)
         if native:
             prefix, pixels = self.processor.native(images)

@@ -104,17 +104,19 @@ def load(
         trained_sizes(location.workdir, own),
     )
 
+    devices = sharding.make_mesh(mesh) if mesh else None
+
     def place(saved: dict) -> dict | None:
         _check_shapes(loaded, saved)
         wanted = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype)
-        return None if on_host else _placed(loaded, jax.tree.map(wanted, saved), mesh)
+        return None if on_host else _placed(loaded, jax.tree.map(wanted, saved), devices)
 
     checkpoints = Checkpoints(location.workdir / "checkpoints", create=False)
     params, meta, step = checkpoints.restore_params(location.step, place)
-    return dataclasses.replace(loaded, params=params, meta=meta, step=step)
+    return dataclasses.replace(loaded, params=params, meta=meta, step=step, mesh=devices)
 
 
-def _placed(loaded: LoadedModel, shapes: dict, mesh: sharding.MeshConfig | None) -> dict:
+def _placed(loaded: LoadedModel, shapes: dict, mesh: jax.sharding.Mesh | None) -> dict:
     """The shapes with shardings over the mesh, as in training; None = on this process's first device."""
     if mesh is None:
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -122,7 +124,7 @@ def _placed(loaded: LoadedModel, shapes: dict, mesh: sharding.MeshConfig | None)
     batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
     axes = loaded.model.logical_axes(batch, label_hw=loaded.label_hw)
     axes = {name: axes[name] for name in shapes}
-    places, _ = sharding.parameter_shardings(shapes, axes, sharding.make_mesh(mesh))
+    places, _ = sharding.parameter_shardings(shapes, axes, mesh)
     return sharding.with_shardings(shapes, places)
 
 
@@ -149,9 +151,10 @@ def _load_checkpoint(checkpoint: hub.Checkpoint, mesh: sharding.MeshConfig | Non
         {},
     )
     batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
-    shapes = _placed(loaded, hub.parameter_shapes(loaded.model, batch, label_hw), mesh)
+    devices = sharding.make_mesh(mesh) if mesh else None
+    shapes = _placed(loaded, hub.parameter_shapes(loaded.model, batch, label_hw), devices)
     params, _, _ = hf_models.read_parameters(checkpoint, shapes, dtype)
-    return dataclasses.replace(loaded, params=params)
+    return dataclasses.replace(loaded, params=params, mesh=devices)
 
 
 def _check_shapes(loaded: LoadedModel, saved: dict) -> None:

@@ -86,12 +86,17 @@ def _xla(query, key, value, real, causal):
 
 
 def _cudnn(query, key, value, real, causal):
-    mask = None if real is None else real[:, None, None]
+    count, odd = query.shape[2], query.shape[2] % 2
+    mask = None
+    if real is not None:  # the kernel takes no mask of one query row, and none of odd length where it is differentiated
+        pad = lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, odd), (0, 0)))
+        query, key, value, real = pad(query), pad(key), pad(value), jnp.pad(real, ((0, 0), (0, odd)))
+        mask = jnp.broadcast_to(real[:, None, None], (real.shape[0], 1, real.shape[1], real.shape[1]))
     swap = lambda part: part.swapaxes(1, 2)
     out = jax.nn.dot_product_attention(
         swap(query), swap(key), swap(value), mask=mask, scale=1.0, is_causal=causal, implementation="cudnn"
     )
-    return swap(out)
+    return swap(out)[:, :, :count]
 
 
 def _over_mesh(query, key, value, real, causal, interpret):

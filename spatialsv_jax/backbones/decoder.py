@@ -41,6 +41,7 @@ class LanguageConfig:
     mlp_width: int = 256
     rope_theta: float = 1e4
     rope_sections: tuple = ()  # frequencies that follow each of several position axes (Qwen2.5-VL); () = one axis
+    rope_factor: float = 1.0  # positions are divided by it ("linear" scaling, as in LLaVA-NeXT-Video)
     max_length: int = 0  # longest sequence that positions were made for; 0 = not known
     norm_eps: float = 1e-6
     qkv_bias: bool = False  # as in Qwen2
@@ -66,6 +67,8 @@ class LanguageConfig:
             raise ValueError(
                 f"language.heads {self.heads} must be a multiple of kv_heads {self.kv_heads} and head_dim {self.head_dim} even."
             )
+        if self.rope_factor < 1:
+            raise ValueError(f"language.rope_factor is {self.rope_factor}, expected 1 or more.")
         if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
             raise ValueError(
                 f"language.rope_sections {self.rope_sections} must add up to head_dim / 2 = {self.head_dim // 2}."

@@ -86,7 +86,7 @@ def rms_norm(name: str, dtype: Any = jnp.float32, epsilon: float = 1e-6) -> nn.R
 
 
 def rotary_table(
-    positions: jax.Array, head_dim: int, theta: float, sections: Sequence[int] = ()
+    positions: jax.Array, head_dim: int, theta: float, sections: Sequence[int] = (), factor: float = 1.0
 ) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines of rotary embedding, float32[...,head_dim/2].
 
@@ -95,6 +95,7 @@ def rotary_table(
       head_dim: width of a head, even.
       theta: base of the frequencies theta^(-2i/head_dim).
       sections: with K > 1, how many of the head_dim/2 frequencies follow each axis.
+      factor: positions are divided by it ("linear" scaling).
 
     Raises:
       ValueError: K > 1 without sections that fit.
@@ -105,7 +106,7 @@ def rotary_table(
         raise ValueError(f"{axes} position axes and {half} frequencies do not fit rotary sections {sections}.")
     frequency = jnp.asarray(theta ** (-np.arange(half) / half), jnp.float32)
     axis = np.repeat(np.arange(axes), sections)
-    angle = positions[..., axis].astype(jnp.float32) * frequency.reshape((1,) * (positions.ndim - 1) + (half,))
+    angle = positions[..., axis].astype(jnp.float32) / factor * frequency.reshape((1,) * (positions.ndim - 1) + (half,))
     return jnp.cos(angle), jnp.sin(angle)
 
 

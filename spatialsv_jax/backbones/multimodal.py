@@ -71,7 +71,8 @@ class MultimodalBackbone(nn.Module):
         """Reads prefix and questions without their answers; see `Backbone.prefill`."""
         config = self.language_config
         number, questions, length = batch["question_tokens"].shape
-        real = batch["question_mask"] & ~batch["answer_mask"]
+        # Up to the first answer: behind it a conversation goes on.
+        real = batch["question_mask"] & (jnp.cumsum(batch["answer_mask"], axis=-1) == 0)
         x = self.embed_prefix(batch)
         prefix = x.shape[1]
         x = jnp.concatenate([x, self.language.embed(batch["question_tokens"].reshape(number, -1))], axis=1)
@@ -117,7 +118,7 @@ class MultimodalBackbone(nn.Module):
 
     def _rows(self, batch, positions, own_mask, slot, prefix: int, questions: int) -> Rows:
         config = self.language_config
-        cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, config.rope_sections)
+        cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, config.rope_sections, config.rope_factor)
         visual = None
         if prefix and config.visual_attention == "bidirectional":
             empty = jnp.zeros(batch["prefix_tokens"].shape, bool)

@@ -109,15 +109,20 @@ def engine_of(loaded, max_new_tokens: int, meter: Meter | None = None) -> Engine
 
     def answer(batch: Mapping) -> np.ndarray:
         began = time.perf_counter()
-        tokens = np.asarray(greedy(loaded.params, batch))
+        with loaded.on_mesh():
+            tokens = np.asarray(greedy(loaded.params, batch))
         meter.add(tokens, np.asarray(batch["question_valid"]), processor.end_id, time.perf_counter() - began)
         return tokens
+
+    def lifted(batch: Mapping) -> Mapping:
+        with loaded.on_mesh():
+            return jax.device_get(lift(loaded.params, batch))
 
     def black(views: int) -> np.ndarray:
         return processor.pixels([np.zeros((8, 8, 3), np.uint8)] * views).pixel_values
 
     return Engine(
-        lift=(lambda batch: jax.device_get(lift(loaded.params, batch))) if loaded.can_lift else None,
+        lift=lifted if loaded.can_lift else None,
         answer=answer if loaded.settings.model == "mllm" else None,
         decode=processor.decode,
         black=black,
@@ -180,7 +185,7 @@ def _one_question(batch: Mapping) -> dict:
 
 def _blinded(batch: Mapping, black: Callable[[int], np.ndarray]) -> dict:
     pixels = batch["pixel_values"]
-    picture = black(pixels.shape[1])
+    picture = black(batch["view_valid"].shape[1])
     if picture.shape != pixels.shape[1:]:
         raise ValueError(f"Black pictures have shape {picture.shape}, but the batch's have {pixels.shape[1:]}.")
     return {**batch, "pixel_values": np.broadcast_to(picture, pixels.shape).astype(pixels.dtype)}

@@ -38,11 +38,13 @@ def read_parameters(
     for path, entry in tqdm(conversion.filled.items(), desc="import", disable=not progress):
         target = targets[path]
         sharding = target.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        array = jax.make_array_from_callback(
-            entry.shape, sharding, lambda index, entry=entry, target=target: _read(entry, folder, index, target.dtype)
-        )
-        # One parameter's host copies at a time.
-        found[path] = jax.block_until_ready(array)
+        parts, held = [], (None, None)
+        for device, index in sharding.addressable_devices_indices_map(entry.shape).items():
+            place = tuple(part.indices(size) for part, size in zip(index, entry.shape, strict=True))
+            if held[0] != place:  # devices with the same part follow each other or not; then it is read again
+                held = (place, _read(entry, folder, index, target.dtype))
+            parts.append(jax.block_until_ready(jax.device_put(held[1], device)))  # one part on the host at a time
+        found[path] = jax.make_array_from_single_device_arrays(entry.shape, sharding, parts)
     return found
 
 
@@ -115,7 +117,7 @@ def _theirs(places: list[tuple[Filled, int]], parameters: Mapping, info) -> np.n
 
 def _layer(value: jax.Array | np.ndarray, layer: int) -> jax.Array | np.ndarray:
     # The number is traced: one program for all layers.
-    return value[layer] if isinstance(value, np.ndarray) else _pick(value, layer)
+    return _pick(value, layer) if isinstance(value, jax.Array) else value[layer]
 
 
 @jax.jit

@@ -27,13 +27,16 @@ _FIELDS = Fields(
         "mlp_bias": (False, None),
         "use_sliding_window": (False, None),
         "pretraining_tp": (1, None),
+        "moe_config": (None,),
     },
 )  # fmt: skip
+TEXT_FIELDS = frozenset({*_FIELDS.needed, *_FIELDS.read, *_FIELDS.fixed, *_FIELDS.ignored})
 # Kind of rotary positions -> its fields. "dynamic" is the default up to max_position_embeddings tokens, and no more are
 # taken.
 _ROPE = {
     "default": {"rope_type", "type", "rope_theta", "mrope_section"},
     "mrope": {"rope_type", "type", "rope_theta", "mrope_section"},
+    "linear": {"rope_type", "type", "rope_theta", "factor"},
     "dynamic": {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"},
 }
 
@@ -55,7 +58,7 @@ def language_config(values: Mapping[str, Any], where: str = "config.json", kind:
     problems = []
     if set(values.get("layer_types") or ()) - {"full_attention"}:
         problems.append(f"layer_types has {sorted(set(values['layer_types']))}, supported: full_attention")
-    theta, sections = _rope(values, problems)
+    theta, sections, factor = _rope(values, problems)
     _FIELDS.check(values, f"{where} ({kind})", problems)
     heads = values["num_attention_heads"]
     return LanguageConfig(
@@ -68,7 +71,8 @@ def language_config(values: Mapping[str, Any], where: str = "config.json", kind:
         mlp_width=values["intermediate_size"],
         rope_theta=theta,
         rope_sections=sections,
-        max_length=int(values.get("max_position_embeddings") or 0),
+        rope_factor=factor,
+        max_length=int(factor * (values.get("max_position_embeddings") or 0)),
         norm_eps=float(values.get("rms_norm_eps", 1e-6)),
         qkv_bias=kind == "qwen2",
         qk_norm=kind == "qwen3",
@@ -76,15 +80,21 @@ def language_config(values: Mapping[str, Any], where: str = "config.json", kind:
     )
 
 
-def _rope(values: Mapping[str, Any], problems: list[str]) -> tuple[float, tuple[int, ...]]:
-    """Base and sections of the rotary positions: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
+def _rope(values: Mapping[str, Any], problems: list[str]) -> tuple[float, tuple[int, ...], float]:
+    """Base, sections and factor of the rotary positions: `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling`."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
+    kind, factor = rope.get("rope_type", rope.get("type", "default")), 1.0
     if kind not in _ROPE:
         problems.append(f"rotary positions of type '{kind}', supported: {', '.join(_ROPE)}")
     elif unknown := sorted(set(rope) - _ROPE[kind]):
         problems.append(f"unknown fields {unknown} of the rotary positions")
-    return float(rope.get("rope_theta", values.get("rope_theta", 1e4))), tuple(rope.get("mrope_section", ()))
+    if kind == "linear":
+        factor = rope.get("factor")
+        if isinstance(factor, bool) or not isinstance(factor, int | float) or not factor >= 1:
+            problems.append(f"the factor of linear rotary positions is {factor!r}, expected a number from 1 on")
+            factor = 1.0
+    theta = float(rope.get("rope_theta", values.get("rope_theta", 1e4)))
+    return theta, tuple(rope.get("mrope_section", ())), float(factor)
 
 
 def decoder_rules(

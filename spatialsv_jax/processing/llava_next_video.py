@@ -165,17 +165,25 @@ class LlavaNextVideoProcessor(PretrainedText):
         )
 
     def fitting_size(self, height: int, width: int) -> tuple[int, ...]:
-        """Of pictures, the size in the best canvas that is no larger than the training size's; frames have one size.
+        """Of pictures, the size in their best canvas of those with no more tokens than the training size; frames have one.
 
         Sides are multiples of four patches, so that like pictures share a size.
         """
         if not self.image_size:
             return ()
-        own = math.prod(self._layout(*self.image_size).canvas)
-        canvas = best_canvas(height, width, [size for size in self.crops.canvases if math.prod(size) <= own])
-        step = 4 * self.crops.patch
-        size = scaled_size(height, width, canvas)
-        return tuple(min(max(step, round(side / step) * step), limit) for side, limit in zip(size, canvas, strict=True))
+        step, own, fitting = 4 * self.crops.patch, self._tokens(self.image_size), {}
+        for canvas in self.crops.canvases:
+            scaled = scaled_size(height, width, canvas)
+            size = tuple(min(max(step, round(s / step) * step), most) for s, most in zip(scaled, canvas, strict=True))
+            if self._tokens(size) <= own:
+                fitting[canvas] = size
+        return fitting[best_canvas(height, width, list(fitting))] if fitting else self.image_size
+
+    def _tokens(self, size: tuple[int, int]) -> int:
+        """Tokens of a picture of `size` (height, width): its tile, then its own patches and a newline for each row."""
+        layout = self._layout(*size)
+        rows, columns = (side // self.crops.patch for side in layout.canvas)
+        return self.crops.side**2 + len(range(rows)[layout.rows]) * (len(range(columns)[layout.columns]) + 1)
 
     @property
     def image_size(self) -> tuple[int, ...]:

@@ -193,6 +193,8 @@ class PretrainedText:
         self.directory, self.text = Path(directory), text
         self.tokenizer = read_tokenizer(self.directory)
         ids = {name: self.tokenizer.token_to_id(token) for name, token in self.special.items()}
+        if ids["pad"] is None:  # never read: padding is masked
+            ids["pad"] = self._other_pad()
         if missing := sorted(self.special[name] for name, number in ids.items() if number is None):
             raise ValueError(
                 f"{self.directory / 'tokenizer.json'} lacks the tokens {missing}, which mark pictures and turns in the "
@@ -209,6 +211,14 @@ class PretrainedText:
         self._reserved = {
             number for number, token in self.tokenizer.get_added_tokens_decoder().items() if token.special
         }
+
+    def _other_pad(self) -> int | None:
+        """The padding token that tokenizer_config.json names, else the unknown token; None without either."""
+        path = self.directory / "tokenizer_config.json"
+        named = read_json(path).get("pad_token") if path.is_file() else None
+        named = named.get("content") if isinstance(named, dict) else named
+        found = self.tokenizer.token_to_id(named) if isinstance(named, str) else None
+        return self.tokenizer.token_to_id("<unk>") if found is None else found
 
     def _stop_ids(self) -> tuple[int, ...]:
         """The end token, then others that generation_config.json names (eos_token_id)."""

@@ -91,7 +91,8 @@ class Qwen25VLProcessor(PretrainedText):
             **colours(settings, CLIP_MEAN, CLIP_STD),
         )
         vocabulary = config.get("text_config", config)["vocab_size"]
-        budget = pixel_budget(picture_settings(directory, "video"), FRAME_PIXELS)
+        # Folders without settings for frames: those of pictures, as in transformers.
+        budget = pixel_budget(picture_settings(directory, "video") or settings, cls.budget)
         video = VideoSettings(
             vision.get("temporal_patch_size", cls.frames), vision.get("tokens_per_second", 4), *budget
         )

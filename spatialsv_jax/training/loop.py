@@ -46,14 +46,6 @@ class LoopConfig:
                 raise ValueError(f"config.training.{name} is {getattr(self, name)}, expected {least} or more.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Work:
-    """What the numbers of a step refer to: tokens and FLOPs of one global batch."""
-
-    tokens: int
-    flops: float
-
-
 def run(
     state: TrainState,
     step_fn: Callable,
@@ -65,7 +57,7 @@ def run(
     checkpoints: Checkpoints,
     writer: MetricWriter | None,
     meta: dict,
-    work: Callable[[int], Work],
+    flops: Callable[[int], float],
     explain: Callable[[TrainState, int], str],
     probe: Callable | None = None,
     title: str = "train",
@@ -80,7 +72,7 @@ def run(
       config, checkpoint_config: intervals.
       checkpoints, writer: where states and metrics go; the writer is None on hosts that write none.
       meta: written beside every checkpoint: hashes of data and labels, the objective's name.
-      work: step -> its tokens and FLOPs, for the rates.
+      flops: step -> FLOPs of its global batch, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.
       title: what the progress bar says.
@@ -110,7 +102,7 @@ def run(
                 # The probe is no part of the step: its time is kept out of the rates.
                 window = _Window()
             state, metrics = step_fn(state, device_batch)
-            window.add(work(step))
+            window.add(real_tokens(batch), flops(step))
             last = step + 1 == config.steps
             if step % config.log_every == 0 or last or norms:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -133,6 +125,11 @@ def run(
     return state
 
 
+def real_tokens(batch: dict[str, np.ndarray]) -> int:
+    """Language tokens of a global batch without padding, from this process's rows (all processes have about as many)."""
+    return int(batch["prefix_mask"].sum() + batch["question_mask"].sum()) * jax.process_count()
+
+
 def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) -> None:
     bad = int(scalars["first_nonfinite"]) if scalars is not None else int(state.first_nonfinite)
     if bad >= 0:
@@ -149,8 +146,8 @@ class _Window:
         self._start, self._steps, self._tokens, self._flops = time.perf_counter(), 0, 0, 0.0
         self.wait_s = 0.0
 
-    def add(self, work: Work) -> None:
-        self._steps, self._tokens, self._flops = self._steps + 1, self._tokens + work.tokens, self._flops + work.flops
+    def add(self, tokens: int, flops: float) -> None:
+        self._steps, self._tokens, self._flops = self._steps + 1, self._tokens + tokens, self._flops + flops
 
     def rates(self) -> dict[str, float]:
         seconds = time.perf_counter() - self._start

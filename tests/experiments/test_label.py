@@ -59,7 +59,7 @@ def test_a_second_run_writes_what_is_missing_only(labelled, capsys):
     content = [file.read_bytes() for file in files]
     files[3].write_bytes(content[3][:100])  # stopped while writing
     label.label_rooms(labelled / "teacher", labelled / "data" / "rooms", labelled / "label", ("train",))
-    assert "1 written, 7 there already" in capsys.readouterr().out
+    assert "written 1, kept 7" in capsys.readouterr().out
     assert [file.read_bytes() for file in files] == content
 
 

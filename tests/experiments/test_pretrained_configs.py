@@ -9,6 +9,7 @@ import pytest
 from flax import traverse_util
 
 from experiments.configs.pretrained import PRESETS
+from experiments.evaluate import evaluate_run
 from experiments.train import train_and_evaluate
 from spatialsv_jax import assembly, load
 from spatialsv_jax.model import SpatialMLLM
@@ -120,3 +121,7 @@ def test_any_resolution_pictures_train(tiny_run, tmp_path):
     assert loaded.processor.image_size == (56, 112)
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["total"]) for row in rows) and rows[-1]["gradient_norm/all"] > 0
+    evaluation = evaluate_run(str(tmp_path / "run"), out=str(tmp_path / "evaluation"), max_scenes=1, report=False)
+    assert (
+        evaluation["questions"]["n"] > 0 and evaluation["depth"]["model"]["none"]["n"] == 1
+    )  # black pictures have tiles too

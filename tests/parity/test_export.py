@@ -102,7 +102,6 @@ def test_peft_loads_our_adapters_and_gives_our_logits(rooms, tmp_path):
     import peft
     import torch
     import transformers
-    from safetensors.torch import load_file
 
     import tests.goldens  # noqa: F401
 
@@ -111,9 +110,7 @@ def test_peft_loads_our_adapters_and_gives_our_logits(rooms, tmp_path):
     assert export_hf.main(["--model", str(run), "--out", str(tmp_path / "adapters"), "--adapters"]) == 0
     assert json.loads((tmp_path / "adapters/adapter_config.json").read_text())["r"] == 4
     base = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "A", attn_implementation="eager")
-    projector = load_file(tmp_path / "adapters/projector.safetensors")
-    projector = {f"model.{name}": value for name, value in projector.items()}
-    assert not base.load_state_dict(projector, strict=False).unexpected_keys
+    assert not (tmp_path / "adapters/projector.safetensors").exists()  # peft alone reads everything
     theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapters").eval()
     asked, pictures, question = inputs_of("qwen2_5_vl")
     with torch.no_grad():

@@ -34,7 +34,8 @@ _VISION = Fields(
         "use_mean_pooling": (True,),
         "use_qk_norm": (False,),
     },
-    ignored=BOOKKEEPING | {"layer_scale_init_value", "hidden_dropout_prob", "projection_dropout"},
+    ignored=BOOKKEEPING
+    | {"layer_scale_init_value", "hidden_dropout_prob", "projection_dropout", "dropout", "initializer_factor"},
 )
 _TOP = Fields(
     needed=(),
@@ -66,10 +67,17 @@ _VISION_ORIGINAL = Fields(
 _TOP_ORIGINAL = Fields(
     needed=(),
     read=("llm_config", "vision_config", "downsample_ratio", "model_type", "tie_word_embeddings", "force_image_size"),
-    fixed={"ps_version": ("v2",), "select_layer": (-1,), "pad2square": (False,)},
+    fixed={
+        "ps_version": ("v2",),
+        "select_layer": (-1,),
+        "pad2square": (False,),
+        "dynamic_image_size": (True,),
+        "use_thumbnail": (True,),
+        "template": ("internvl2_5",),
+        "system_message": (None,),
+    },
     ignored=BOOKKEEPING
-    | {"dynamic_image_size", "max_dynamic_patch", "min_dynamic_patch", "template", "use_backbone_lora", "use_llm_lora",
-       "use_thumbnail", "system_message", "hidden_size", "img_context_token_id", "image_fold", "output_attentions"},
+    | {"max_dynamic_patch", "min_dynamic_patch", "use_backbone_lora", "use_llm_lora", "hidden_size", "img_context_token_id", "image_fold", "output_attentions"},
 )  # fmt: skip
 
 

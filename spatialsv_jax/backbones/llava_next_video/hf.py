@@ -73,6 +73,11 @@ def read(values: Mapping[str, Any], where: str = "config.json") -> tuple[VisionC
     text = {**_LLAMA, **part(values, "text_config", where)}
     if text.get("model_type") != "llama":
         raise ConversionError(f"{where}, text_config: model_type is {text.get('model_type')!r}, supported: 'llama'.")
+    for stray in (
+        "type",
+        "factor",
+    ):  # the published converter put these beside `rope_scaling`, where nothing reads them
+        text.pop(stray, None)
     text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
     layer, depth = values.get("vision_feature_layer", -2), seen["num_hidden_layers"]
     if not isinstance(layer, int) or not -depth <= layer <= depth or layer == 0:

@@ -9,7 +9,7 @@ from spatialsv_jax.backbones.decoder import LanguageConfig
 from spatialsv_jax.backbones.qwen2_5_vl.model import VisionConfig
 from spatialsv_jax.interop.config_fields import BOOKKEEPING, Fields, part
 from spatialsv_jax.interop.conversion import SAME, Rule, linear, patches
-from spatialsv_jax.interop.decoders import decoder_rules, language_config
+from spatialsv_jax.interop.decoders import TEXT_FIELDS, decoder_rules, language_config
 from spatialsv_jax.interop.tensor_files import ConversionError
 
 # Prefixes of models that were saved as they are in memory.
@@ -45,9 +45,11 @@ def read(values: Mapping[str, Any], where: str = "config.json") -> tuple[VisionC
     seen = part(values, "vision_config", where)
     _VISION.check(seen, f"{where}, vision_config")
     if "text_config" in values:
-        text, own = dict(part(values, "text_config", where)), set(values) - _TOP - BOOKKEEPING
+        # Some versions of transformers wrote the text model's fields twice; then those of text_config count.
+        text, own = dict(part(values, "text_config", where)), set(values) - _TOP - TEXT_FIELDS
         text.setdefault("tie_word_embeddings", values.get("tie_word_embeddings", False))
-        if unknown := sorted(own - {"text_config", "model_type", "tie_word_embeddings"}):
+        text = {name: value for name, value in text.items() if name not in _TOP or value is not None}
+        if unknown := sorted(own - {"text_config"}):
             raise ConversionError(f"{where}: unknown fields {unknown}.")
     else:
         text = {name: value for name, value in values.items() if name not in _TOP}

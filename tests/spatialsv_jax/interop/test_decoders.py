@@ -108,3 +108,22 @@ def test_a_broken_config_is_explained(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps([1]))
     with pytest.raises(ConversionError, match="must hold a JSON object"):
         read_config(tmp_path / "config.json")
+
+
+def test_linear_rotary_positions_are_divided():
+    from spatialsv_jax.backbones.layers import rotary_table
+
+    plain = dict(
+        model_type="llama", vocab_size=10, hidden_size=32, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=4096,
+    )  # fmt: skip
+    found = language_config({**plain, "rope_scaling": {"factor": 2.5, "rope_type": "linear"}})
+    assert found.rope_factor == 2.5 and found.max_length == 10240
+    positions = np.arange(7, dtype=np.int32)[None, :, None]
+    cos, sin = rotary_table(positions, 16, 1e4, factor=found.rope_factor)
+    angle = positions.astype(np.float64) / 2.5 * 1e4 ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(cos, np.cos(angle), atol=1e-6)
+    np.testing.assert_allclose(sin, np.sin(angle), atol=1e-6)
+    for factor in (None, 0.5, "2"):
+        with pytest.raises(ConversionError, match="the factor of linear rotary positions is"):
+            language_config({**plain, "rope_scaling": {"factor": factor, "type": "linear"}})

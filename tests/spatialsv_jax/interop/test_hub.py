@@ -149,3 +149,46 @@ def test_pictures_and_texts_that_are_refused(name):
         processor.encode_question(f"What is {processor.special['image']}?")
     with pytest.raises(ValueError, match="The question is empty"):
         processor.encode_question("  ")
+
+
+def test_text_fields_written_on_both_levels_are_read_from_text_config(folder):
+    """As versions 4.52 to 4.56 of transformers wrote them."""
+    config = json.loads((folder / "config.json").read_text())
+    wanted = open_checkpoint(folder).language
+    text = config.get("text_config") or {k: v for k, v in config.items() if k not in ("vision_config", "architectures")}
+    ids = {name: None for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")}
+    top = {k: v for k, v in text.items() if k != "model_type"} | {"sliding_window": 99, "torch_dtype": "float16"}
+    both = {**top, **{k: v for k, v in config.items() if k not in text or k in ids}, "model_type": "qwen2_5_vl"}
+    text = {k: v for k, v in text.items() if k not in ids}
+    both |= {"text_config": {**text, **ids, "model_type": "qwen2_5_vl_text"}, "vision_config": config["vision_config"]}
+    (folder / "config.json").write_text(json.dumps(both))
+    assert open_checkpoint(folder).language == wanted
+    (folder / "config.json").write_text(json.dumps({**both, "made_up": 1}))
+    with pytest.raises(ValueError, match="unknown fields \\['made_up'\\]"):
+        open_checkpoint(folder)
+
+
+def test_a_tokenizer_without_the_padding_token_takes_another(tmp_path):
+    """Vicuna's has no <pad>; padding is masked, so any token does."""
+    shutil.copytree(GOLDENS / "llava_next_video", tmp_path / "model", ignore=shutil.ignore_patterns("reference*"))
+    path = tmp_path / "model/tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    tokenizer["added_tokens"] = [token for token in tokenizer["added_tokens"] if token["content"] != "<pad>"]
+    vocabulary = tokenizer["model"]["vocab"]
+    if "<pad>" in vocabulary:
+        vocabulary["<unused>"] = vocabulary.pop("<pad>")
+    path.write_text(json.dumps(tokenizer))
+    change_json(tmp_path / "model/tokenizer_config.json", pad_token="</s>")
+    found = PROCESSORS["llava_next_video"].from_checkpoint(tmp_path / "model")
+    assert found.pad_id == found.end_id
+
+
+def test_fields_of_published_internvl_folders(tmp_path):
+    """What published configs hold beside transformers' own fields; another template or no thumbnail is refused."""
+    shutil.copytree(GOLDENS / "internvl3", tmp_path / "model", ignore=shutil.ignore_patterns("reference*"))
+    path = tmp_path / "model/config.json"
+    config = json.loads(path.read_text())
+    config["vision_config"] |= {"dropout": 0.0, "initializer_factor": 0.1}
+    config["text_config"] |= {"moe_config": None}
+    path.write_text(json.dumps(config))
+    open_checkpoint(tmp_path / "model")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from step_cases import tiny_batch, tiny_config
 
+from data_pipelines.config import DataConfig
 from experiments import startup
 from experiments.train import model_functions
 from spatialsv_jax import assembly
@@ -16,7 +17,7 @@ class FakeLoader:
     """Says what a loader says of its sources."""
 
     def __init__(self, shares=(1.0,)):
-        self.shares = shares
+        self.shares, self.config = shares, DataConfig(buckets=4)
 
     def describe(self):
         source = dict(
@@ -27,7 +28,7 @@ class FakeLoader:
         sampled = {"rows": 64, **shares, **lacking}
         bucket = dict(share=1.0, grid_hw=[2, 2], views=2, records=8, sampled=sampled)
         several = [{**bucket, "share": share} for share in self.shares]
-        wasted = dict(wasted_share=0.1, wasted_share_in_one_bucket=0.5) if len(several) > 1 else {}
+        wasted = dict(wasted_share=0.1, wasted_share_in_one_bucket=0.5, skew=[1.25]) if len(several) > 1 else {}
         empty = dict(wasted_share=None, wasted_share_in_one_bucket=None)
         return {"sources": [source], "sampled": sampled, "buckets": several, **empty, **wasted}
 
@@ -100,6 +101,7 @@ def test_several_buckets_have_a_line_each_and_their_mean():
     assert rows["FLOPs per step"].startswith("3.62 G (vision 28%, language 72%), compiled in 3.0 s (2 programs")
     lines = [line for line in table.text().splitlines() if line.startswith("  bucket ")]
     assert ["75% of the steps" in lines[0], "25% of the steps" in lines[1]] == [True, True]
-    assert rows["buckets"].startswith("2: 10% of the tokens carry nothing") and "50% if all" in rows["buckets"]
+    assert rows["buckets"].startswith("2 of at most 4: 10% of the tokens carry nothing")
+    assert "50% if all" in rows["buckets"] and "at most 1.25 times" in rows["buckets"]
     real = int(batch["prefix_mask"].sum() + batch["question_mask"].sum())
-    assert [work.tokens for work in table.work] == [real, real] and [work.flops for work in table.work] == [4e9, 2.5e9]
+    assert table.tokens == [real, real] and table.flops == [4e9, 2.5e9]
