@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from flax import traverse_util
 from ml_collections import ConfigDict
 
 from data_pipelines.rooms.questions import vocabulary
@@ -17,6 +18,7 @@ from spatialsv_jax.interop.base_record import write_record
 from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer, load_processor
 from spatialsv_jax.processing.smol import SmolProcessor
 from spatialsv_jax.training import state
+from spatialsv_jax.training.checkpoints import Checkpoints
 
 MAY_BE_NEW = ("lifting",)  # parts that the checkpoint to start from need not have, or may have of another size
 
@@ -128,7 +130,11 @@ class Start:
     def __init__(self, init_from: str):
         self._path = init_from
         self._checkpoint = hub.open_checkpoint(init_from) if hub.is_checkpoint(init_from) else None
-        self._own = loading.read_params(init_from) if init_from and self._checkpoint is None else None
+        self._own, self._step, self._shapes = None, None, {}
+        if init_from and self._checkpoint is None:
+            location = loading.locate(init_from)
+            self._own = Checkpoints(location.workdir / "checkpoints", create=False)
+            self._step, self._shapes = self._own.saved_shapes(location.step)
 
     def check(self, shapes: Mapping) -> None:
         """Compares them with the model's (nested dicts of shapes), before a minute of compiling.
@@ -139,7 +145,7 @@ class Start:
         if self._checkpoint is not None:
             hub.match_folder(self._checkpoint, self._checkpoint.tensors(), shapes, hf_models.NEW)
         elif self._own is not None:
-            state.check_loaded(shapes, self._own, MAY_BE_NEW)
+            state.check_loaded(shapes, self._shapes, MAY_BE_NEW)
 
     def parameters(self, shapes: Mapping) -> dict:
         """Device arrays in the places and types of `shapes`; {} when the phase starts from nothing."""
@@ -152,7 +158,15 @@ class Start:
         if self._own is None:
             return {}
         hosts.say(f"Starting from the parameters of {self._path}.")
-        return state.place(self._own, shapes, MAY_BE_NEW)
+        target = traverse_util.flatten_dict(shapes, sep="/")
+
+        def place(saved: dict) -> dict:  # what fits goes straight to its devices
+            flat = traverse_util.flatten_dict(saved, sep="/")
+            fits = lambda name: name in target and target[name].shape == flat[name].shape
+            return traverse_util.unflatten_dict({n: target[n] if fits(n) else flat[n] for n in flat}, sep="/")
+
+        found, _, _ = self._own.restore_params(self._step, place, verified=True)
+        return state.place(found, shapes, MAY_BE_NEW)
 
     def remember(self, processor: Path, shapes: Mapping) -> None:
         """Writes what an export will need beside the saved processor (a run of ours has it there already)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -57,12 +56,6 @@ def locate(path: str | Path) -> Location:
 def load_processor(path: str | Path) -> processing.Processor:
     """The processor that was saved with the model at `path`."""
     return processing.load_processor(locate(path).workdir / "processor")
-
-
-def read_params(path: str | Path) -> dict[str, Any]:
-    """The parameters of the model at `path` as NumPy arrays."""
-    location = locate(path)
-    return Checkpoints(location.workdir / "checkpoints", create=False).restore_params(location.step)[0]
 
 
 def load(

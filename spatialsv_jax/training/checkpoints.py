@@ -110,39 +110,52 @@ class Checkpoints:
         _check_version(restored["meta"], self.directory / str(step))
         return TrainState(params=restored["params"], **restored["optimizer"]), restored["meta"]
 
+    def saved_shapes(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
+        """(step, shapes and types of its parameters), its files verified but the parameters not read.
+
+        Raises:
+          CheckpointError: nothing there, a damaged file, or another format.
+        """
+        step = self._resolve(step)
+        verify(self.directory, step)
+        self._meta(step)
+        with _reader() as reader:
+            return step, _shapes_in(reader, self._params(step))
+
     def restore_params(
-        self, step: int | None = None, place: Callable[[dict], dict | None] | None = None
+        self,
+        step: int | None = None,
+        place: Callable[[dict], dict | None] | None = None,
+        verified: bool = False,
     ) -> tuple[dict[str, Any], dict, int]:
         """(parameters, meta, step): what inference, evaluation and a next phase need.
 
         Args:
           step: the newest by default.
           place: shapes and types as they are stored -> those that are wanted, with shardings: every device reads its
-            part alone. None, or where it returns None: NumPy arrays as they are stored.
+            part alone. None, where it returns None, or for a leaf without sharding: NumPy arrays as they are stored.
+          verified: the files were verified already (`saved_shapes`).
 
         Raises:
           CheckpointError: nothing there, a damaged file, or another format; and what `place` raises.
         """
         step = self._resolve(step)
-        verify(self.directory, step)
+        if not verified:
+            verify(self.directory, step)
+        meta = self._meta(step)
+        with _reader() as reader:
+            saved = _shapes_in(reader, self._params(step))
+            wanted = (place(saved) if place else None) or saved
+            restore_args = jax.tree.map(_restore_args, wanted)
+            return reader.restore(self._params(step), restore_args=restore_args), meta, step
+
+    def _params(self, step: int) -> Path:
+        return self.directory / str(step) / "params"
+
+    def _meta(self, step: int) -> dict:
         meta = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
         _check_version(meta, self.directory / str(step))
-        folder = self.directory / str(step) / "params"
-        handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone())
-        with ocp.Checkpointer(handler, multiprocessing_options=_alone()) as reader:
-            saved = reader.metadata(folder).item_metadata.tree
-            saved = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), saved)
-            wanted = place(saved) if place else None
-            if wanted is None:
-                restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
-            else:
-                restore_args = jax.tree.map(
-                    lambda leaf: ocp.ArrayRestoreArgs(
-                        sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
-                    ),
-                    wanted,
-                )
-            return reader.restore(folder, restore_args=restore_args), meta, step
+        return meta
 
     def close(self) -> None:
         """Finishes the save in flight and frees the manager."""
@@ -158,6 +171,24 @@ class Checkpoints:
                 f"No checkpoint {'' if step is None else step} in {self.directory}; it has {sorted(steps)}."
             )
         return step
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads parameters, each process by itself."""
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone()), multiprocessing_options=_alone()
+    )
+
+
+def _shapes_in(reader: ocp.Checkpointer, folder: Path) -> dict[str, Any]:
+    saved = reader.metadata(folder).item_metadata.tree
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), saved)
+
+
+def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+    if leaf.sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray)
+    return ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:

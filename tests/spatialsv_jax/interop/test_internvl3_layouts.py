@@ -40,7 +40,8 @@ def original(tmp_path_factory):
     config = {
         "model_type": "internvl_chat", "architectures": ["InternVLChatModel"], "downsample_ratio": 0.5,
         "force_image_size": 28, "max_dynamic_patch": 12, "min_dynamic_patch": 1, "ps_version": "v2", "select_layer": -1,
-        "template": "internvl2_5", "use_thumbnail": True, "llm_config": {**text, "do_sample": False, "top_k": 50},
+        "template": "internvl2_5", "use_thumbnail": True, "dynamic_image_size": True, "system_message": None, "pad2square": False, "use_backbone_lora": 0, "use_llm_lora": 0,
+        "llm_config": {**text, "do_sample": False, "top_k": 50, "moe_config": None},
         "vision_config": {
             "model_type": "intern_vit_6b", "hidden_size": seen["hidden_size"], "image_size": 28, "patch_size": 7,
             "num_hidden_layers": seen["num_hidden_layers"], "num_attention_heads": seen["num_attention_heads"],
@@ -118,6 +119,8 @@ def test_models_saved_as_they_are_in_memory(tmp_path):
     [
         ({"ps_version": "v1"}, "ps_version is 'v1', supported: 'v2'"),
         ({"new": 1}, "unknown field 'new'"),
+        ({"use_thumbnail": False, "dynamic_image_size": False}, "dynamic_image_size is False.*use_thumbnail is False"),
+        ({"template": "Hermes-2"}, "template is 'Hermes-2', supported: 'internvl2_5'"),
         ({"vision_config": {"qk_normalization": True}}, "qk_normalization is True"),
         ({"llm_config": {"model_type": "internlm2"}}, "model_type is 'internlm2'"),
         ({"model_type": "chatglm"}, "model_type is 'chatglm'. Models that can be read: qwen2_5_vl"),
