@@ -27,6 +27,7 @@ from data_pipelines.sources.posed.scene import (
     Unusable,
     View,
     content_state,
+    flat_numbers,
     inside,
     natural,
     picture_state,
@@ -84,13 +85,13 @@ class Transforms:
         values = _read(Path(scene.path) / "transforms.json")
         back = np.eye(4)
         if (applied := values.get("applied_transform")) is not None:
-            pose = check_pose(_numbers(applied))
+            pose = check_pose(flat_numbers(applied))
             if pose.matrix is None:
                 raise PrepareError(f"{scene.path}/transforms.json: applied_transform is no rigid motion: {applied}.")
             back = np.linalg.inv(pose.matrix)
         found = {}
         for view in scene.views:
-            pose = check_pose(_numbers(values["frames"][view.key[2]].get("transform_matrix")))
+            pose = check_pose(flat_numbers(values["frames"][view.key[2]].get("transform_matrix")))
             found[view.number] = Pose(back @ pose.matrix @ FLIP_YZ) if pose.matrix is not None else pose
         return found
 
@@ -141,13 +142,6 @@ def _picture(folder: Path, name: str) -> Path:
     path = inside(folder, name)
     endings = [ending for suffix in COLOUR_SUFFIXES for ending in (suffix, suffix.upper())]
     return next((found for found in (path, *(path.with_name(path.name + e) for e in endings)) if found.is_file()), path)
-
-
-def _numbers(value: object) -> np.ndarray | None:
-    try:
-        return np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        return None
 
 
 def _cameras(values: dict, file: Path) -> tuple[tuple, ...]:

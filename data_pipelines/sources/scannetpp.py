@@ -28,6 +28,7 @@ from data_pipelines.sources.posed.scene import (
     Unusable,
     View,
     content_state,
+    flat_numbers,
     inside,
     natural,
     numbered_files,
@@ -86,7 +87,7 @@ class ScanNetPP:
             found = {image.name: image.pose for image in read_model(Path(scene.path) / "colmap")[1]}
             return {view.number: found[view.name] for view in scene.views}
         frames = _frames(Path(scene.path))
-        return {view.number: check_pose(_numbers(frames[view.name].get("aligned_pose"))) for view in scene.views}
+        return {view.number: check_pose(flat_numbers(frames[view.name].get("aligned_pose"))) for view in scene.views}
 
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
         """See `Layout`."""
@@ -145,7 +146,7 @@ def _open_iphone(folder: Path, place: Path) -> Scene | str:
     ]
     matrices = []
     for name in (names[number] for number in sorted(names)):
-        matrix = _numbers(frames[name].get("intrinsic"))
+        matrix = flat_numbers(frames[name].get("intrinsic"))
         if matrix is None or matrix.size != 9 or not np.isfinite(matrix).all() or min(matrix[0], matrix[4]) <= 0:
             raise PrepareError(f"{place}/pose_intrinsic_imu.json, {name}: 'intrinsic' is no 3 x 3 camera matrix.")
         matrices.append(tuple(map(tuple, matrix.reshape(3, 3).tolist())))
@@ -180,13 +181,6 @@ def _frames(place: Path) -> dict[str, dict]:
     if not good or not frames:
         raise PrepareError(f"{file}: expected an object of frames named frame_NNNNNN.")
     return frames
-
-
-def _numbers(value: object) -> np.ndarray | None:
-    try:
-        return np.asarray(value, np.float64).reshape(-1)
-    except (TypeError, ValueError):
-        return None
 
 
 SOURCE = posed_source("scannetpp", "1", Settings, ScanNetPP(), __file__)

@@ -8,13 +8,13 @@ of it follows as one more tile; that thumbnail is the view's lifting grid.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, check_pictures, compose
+from spatialsv_jax.processing.base import Pixels, Prefix, check_pictures
 from spatialsv_jax.processing.pretrained import (
     PretrainedText,
     TextSettings,
@@ -248,12 +248,3 @@ class InternVL3Processor(PretrainedText):
             feature_slots=np.stack(slots) if len(slots) > len(shown) else None,
             feature_valid=np.ones((len(slots), size), bool) if len(slots) > len(shown) else None,
         )
-
-    def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        messages: Sequence[Mapping[str, str]],
-        label_size: tuple[int, int] | None = None,
-    ) -> ModelInputs:
-        """Prefix, questions and pixels of one sample; see `processing.base.compose`."""
-        return compose(self, images, messages, label_size)

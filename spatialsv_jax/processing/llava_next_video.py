@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, check_pictures, compose
+from spatialsv_jax.processing.base import Pixels, Prefix, check_pictures
 from spatialsv_jax.processing.pretrained import (
     PretrainedText,
     TextSettings,
@@ -329,15 +329,6 @@ class LlavaNextVideoProcessor(PretrainedText):
             feature_slots=np.maximum(slots, 0).astype(np.int32),
             feature_valid=slots >= 0,
         )
-
-    def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        messages: Sequence[Mapping[str, str]],
-        label_size: tuple[int, int] | None = None,
-    ) -> ModelInputs:
-        """Prefix, questions and pixels of one sample; see `processing.base.compose`."""
-        return compose(self, images, messages, label_size)
 
 
 def _stretch(image: np.ndarray, size: Sequence[int]) -> np.ndarray:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from spatialsv_jax.processing.base import EncodedQuestion
+from spatialsv_jax.processing.base import EncodedQuestion, ModelInputs, compose
 
 SETTINGS_FILE = "processor.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".msgpack", ".onnx")
@@ -298,6 +298,15 @@ class PretrainedText:
     def fitting_size(self, height: int, width: int):
         """The one size of the family; those that have several override this."""
         return self.image_size
+
+    def __call__(
+        self,
+        images: Sequence[np.ndarray],
+        messages: Sequence[Mapping[str, str]],
+        label_size: tuple[int, int] | None = None,
+    ) -> ModelInputs:
+        """Prefix, questions and pixels of one sample; see `processing.base.compose`."""
+        return compose(self, images, messages, label_size)
 
     def save_text(self, directory: str | Path, settings: dict) -> None:
         """Copies the side files into `directory` and writes processor.json."""

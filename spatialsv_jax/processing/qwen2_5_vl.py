@@ -6,12 +6,12 @@ A prompt is: system message, then in the user's turn all pictures, the question,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, check_pictures, compose
+from spatialsv_jax.processing.base import Pixels, Prefix, check_pictures
 from spatialsv_jax.processing.grid_pictures import CLIP_MEAN, CLIP_STD, GridPictures, pixel_budget
 from spatialsv_jax.processing.pretrained import (
     PretrainedText,
@@ -227,15 +227,6 @@ class Qwen25VLProcessor(PretrainedText):
             question_start=here,
             feature_valid=None if valid.all() else valid,
         )
-
-    def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        messages: Sequence[Mapping[str, str]],
-        label_size: tuple[int, int] | None = None,
-    ) -> ModelInputs:
-        """Prefix, questions and pixels of one sample; see `processing.base.compose`."""
-        return compose(self, images, messages, label_size)
 
 
 def _same(start: int, count: int) -> np.ndarray:

@@ -6,13 +6,13 @@ A prompt announces each picture as "image 1: "; the picture's places are an unus
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from spatialsv_jax.processing.base import ModelInputs, Pixels, Prefix, compose
+from spatialsv_jax.processing.base import Pixels, Prefix
 from spatialsv_jax.processing.pretrained import (
     PretrainedText,
     TextSettings,
@@ -105,15 +105,6 @@ class SmolProcessor(PretrainedText):
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8[h,w,3] stretched to the square."""
         return self.pictures.resize(image)
-
-    def __call__(
-        self,
-        images: Sequence[np.ndarray],
-        messages: Sequence[Mapping[str, str]],
-        label_size: tuple[int, int] | None = None,
-    ) -> ModelInputs:
-        """Prefix, questions and pixels of one sample; see `processing.base.compose`."""
-        return compose(self, images, messages, label_size)
 
 
 def _pictures(vision) -> SquarePictures:

@@ -157,6 +157,14 @@ def numbers_in(file: Path) -> np.ndarray | None:
         return None
 
 
+def flat_numbers(value: object) -> np.ndarray | None:
+    """All numbers of a nested list of JSON, None if it holds anything else."""
+    try:
+        return np.asarray(value, np.float64).reshape(-1)
+    except (TypeError, ValueError):
+        return None
+
+
 def content_state(file: Path) -> str:
     """A line that changes with a small file's content."""
     return f"{file.name} {sha256_of(file)}"
