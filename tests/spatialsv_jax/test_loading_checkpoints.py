@@ -5,9 +5,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import spatialsv_jax
+from data_pipelines.packing import QuestionSet
+from data_pipelines.records import Question
 from experiments.evaluate import evaluate_run
+from spatialsv_jax.generation import decoding
 from spatialsv_jax.training.sharding import MeshConfig
 
 GOLDEN = Path(__file__).parents[1] / "goldens/internvl3"
@@ -48,3 +52,23 @@ def test_evaluating_a_folder_of_others_needs_data_and_a_place_for_results():
     with pytest.raises(ValueError, match="give --data and --out"):
         evaluate_run(str(GOLDEN), None, "test", None)
     assert set(GOLDEN.iterdir()) == before
+
+
+def test_temperatures_and_pictures_of_other_kinds(loaded):
+    for temperature in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match="temperature is"):
+            loaded.answer(PICTURES, QUESTIONS, 8, temperature=temperature)
+    opened = [Image.fromarray(picture) for picture in PICTURES]
+    assert loaded.answer(opened, QUESTIONS, 8) == loaded.answer(PICTURES, QUESTIONS, 8)
+
+
+def test_a_training_batch_of_a_conversation_is_asked_its_first_question(loaded):
+    """Answers, and what comes behind the first of them, are no part of the prompt."""
+    asked = Question("q", "t", "spatial", "word", QUESTIONS[0], "red", turns=(("And now?", "blue"), ("Sure?", "yes")))
+    fields = QuestionSet([asked], "r", 160, 24, loaded.processor.pad_id).pack(np.array([0]), 1, loaded.processor)
+    plain = loaded.inputs(PICTURES, QUESTIONS[:1])
+    whole = {**plain, **{name: value[None] for name, value in fields.items()}}
+    first, second = (
+        decoding.greedy(loaded.model, loaded.params, batch, 8, loaded.processor.stop_ids) for batch in (plain, whole)
+    )
+    np.testing.assert_array_equal(first, second)
