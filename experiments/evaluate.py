@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines import storage
-from data_pipelines.manifest import MANIFEST_NAME, PrepareError
+from data_pipelines.manifest import MANIFEST_NAME
 from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
@@ -87,7 +87,7 @@ def evaluate_run(
     groups = Groups(loaded, records, chosen, training, batch_size, seed)
     chosen = groups.indices
     result = runner.evaluate(groups.outcomes(range(len(chosen)), blind), groups.constants, len(chosen))
-    constant = groups.constants[0]
+    constant = groups.constants[0] if groups.constants else None
     scenes = [row["scene"] for row in records.rows]
     evaluation = {
         "format_version": runner.FORMAT_VERSION,
@@ -97,7 +97,8 @@ def evaluate_run(
             "split": split,
             "records": len(chosen),
             "scenes": len({scenes[index] for index in chosen}),
-            "constant_predictor": {"records": constant.records, "scenes": len(constant.scenes), "split": "train"},
+            "constant_predictor": constant
+            and {"records": constant.records, "scenes": len(constant.scenes), "split": "train"},
             "picture_sizes": groups.describe(),
             "data_sha256": records.manifest["data_sha256"],
         },
@@ -185,7 +186,7 @@ def _summary(evaluation: dict, out: Path, report: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    from experiments import placing
+    from experiments import hosts, placing
 
     result = argparse.ArgumentParser(prog="python -m experiments.evaluate", description="Evaluates a model.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
@@ -201,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
     result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
     placing.add_flags(result)
+    hosts.add_arguments(result)
     return result
 
 
@@ -210,15 +212,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("max_scenes", "batch_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
-    try:
+    from experiments import failures, hosts, stopping
+
+    def work() -> None:
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
             flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed, None, flags.dtype, flags.fsdp, flags.tensor,
         )  # fmt: skip
-    except (FileNotFoundError, PrepareError, ValueError, FloatingPointError) as error:
+
+    try:
+        hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
+        if warning := failures.check_accelerator():
+            hosts.say(warning)
+        with hosts.stopping(flags.grace_s), failures.named_memory(dict):
+            hosts.on_first(work)
+    except stopping.Interrupted as reason:
+        hosts.stopped(reason)
+    except (*failures.REPORTED, FloatingPointError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{hosts.label()}error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -58,7 +58,7 @@ class Groups:
 
     Attributes:
       indices: `chosen`, in the order of evaluation.
-      constants: one constant predictor for each size.
+      constants: one constant predictor for each size; none where the training records have no depth.
       meter: counts generated tokens.
     """
 
@@ -67,13 +67,14 @@ class Groups:
         by_size: dict = {}
         for index in chosen:
             row = records.rows[index]
-            fitted = loaded.fitted([(row["height"], row["width"])])
+            fitted = loaded.fitted([(row["height"], row["width"])]) if row["views"] else loaded
             by_size.setdefault(fitted.processor.image_size, (fitted, []))[1].append(index)
         self.indices: list[int] = []
         self._groups: list[_Group] = []
         for fitted, own in by_size.values():
             config = shapes_for(fitted, records, own)
-            self.constants.append(fit_constant(config, fitted.processor, training, seed))
+            constant = fit_constant(config, fitted.processor, training, seed)
+            self.constants += [] if constant is None else [constant]
             engine = engine_of(fitted, config.answer_tokens, self.meter)
             places = range(len(self.indices), len(self.indices) + len(own))
             self._groups.append(_Group(config, fitted.processor, engine, places))
@@ -111,9 +112,9 @@ def shapes_for(loaded, records, chosen: Sequence[int]) -> DataConfig:
         asked = [question for question in record.questions if question.group in GROUPS]
         most = max(most, len(asked))
         for question in asked:
-            pair = (question_prompt(question, *loaded.processor.option_form), question.answer)
+            pair = (question_prompt(question, *loaded.processor.option_form), question.answer, bool(record.view_ids))
             if pair not in known:
-                mask = encode(*pair).answer_mask
+                mask = encode(*pair[:2], **({} if pair[2] else {"pictures": False})).answer_mask
                 known[pair] = (len(mask), int(mask.sum()))
             tokens, answer = max(tokens, known[pair][0]), max(answer, known[pair][1])
     rows = -(-most // 128)
@@ -127,8 +128,8 @@ def shapes_for(loaded, records, chosen: Sequence[int]) -> DataConfig:
     )
 
 
-def fit_constant(config: DataConfig, processor, training, seed: int) -> baselines.ConstantPredictor:
-    """The constant predictor of at most `MOST_FITTED` training records (a fixed random choice)."""
+def fit_constant(config: DataConfig, processor, training, seed: int) -> baselines.ConstantPredictor | None:
+    """The constant predictor of at most `MOST_FITTED` training records (a fixed random choice); None without depth."""
     chosen = choose(len(training), MOST_FITTED, seed)
     samples = []
     shown = Subset(training, chosen, config.views)
@@ -150,7 +151,7 @@ def fit_constant(config: DataConfig, processor, training, seed: int) -> baseline
                     }
                 )
                 bar.update(1)
-    return baselines.fit_constant(samples)
+    return baselines.fit_constant(samples) if any(sample["depth_mask"].any() for sample in samples) else None
 
 
 def choose(available: int, count: int | None, seed: int) -> list[int]:

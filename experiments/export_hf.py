@@ -11,6 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from experiments import stopping
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
@@ -27,9 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
     try:
-        from spatialsv_jax import exporting, loading
+        with stopping.Stopping():
+            from spatialsv_jax import exporting, loading
 
-        exporting.export(loading.load(flags.model, on_host=True), flags.out, flags.adapters, progress=True)
+            exporting.export(loading.load(flags.model, on_host=True), flags.out, flags.adapters, progress=True)
+    except stopping.Interrupted:
+        print(f"Interrupted. The same command writes {flags.out} anew.", file=sys.stderr)
+        return stopping.RESUMABLE
     except (OSError, ValueError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise

@@ -36,7 +36,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "aut
     from spatialsv_jax.loaded_model import LoadedModel
     from spatialsv_jax.training import sharding
     from spatialsv_jax.training.checkpoints import Checkpoints
-    from spatialsv_jax.training.state import TrainState
+    from spatialsv_jax.training.state import BEGINNINGS, TrainState
 
     out = Path(out)
     if out.exists() and any(out.iterdir()):
@@ -60,7 +60,7 @@ def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "aut
     (out / "import.txt").write_text("\n".join(conversion.report(folder.tensors)) + "\n", encoding="utf-8")
     checkpoints = Checkpoints(out / "checkpoints")
     zero = jnp.zeros((), jnp.int32)
-    checkpoints.save(TrainState(zero, params, {}, zero - 1), {"data": {}, "objective": "none"})
+    checkpoints.save(TrainState(zero, params, {}, zero - 1, {}, {}, **BEGINNINGS), {"data": {}, "objective": "none"})
     checkpoints.close()
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")  # last: now it is a model
     print(

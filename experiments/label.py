@@ -3,19 +3,22 @@
 python -m experiments.label --teacher rooms --model DIR --data DIR --out DIR [--splits train,test]
 python -m experiments.label --teacher da3 --from EXPORTS --data DIR --out DIR
 python -m experiments.label --pictures --data DIR --out PICTURES        (for those teachers' own programs)
+python -m experiments.label --check --data DIR --out LABELS             (files of tools/label_da3.py, or of a run before)
 
 The files hold depth, confidence, cameras and features in the teacher's own unit and world (the
-first view's frame). Records that have a file already are left alone, so a stopped run goes on.
-On arrival the agreement between the views is measured; --min_agreement masks scenes below it.
+first view's frame). Files that are there already and would be made the same are kept, so a stopped run goes
+on. Of all files, new and kept, the agreement between the views is measured; --min_agreement masks scenes below it.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
 import json
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -23,54 +26,127 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from data_pipelines.labels.arrival import check_arrival
-from data_pipelines.labels.exports import NAMES, RESIZES, export_file, read_export
-from data_pipelines.labels.files import LabelError, LabelFile, images_hash, label_path, read_labels, write_labels
-from data_pipelines.manifest import PrepareError
-from data_pipelines.records import Record
-from data_pipelines.storage import RecordSource, open_split
-from data_pipelines.transforms.decode import decode_image
-from experiments import hosts
-from spatialsv_jax import loading
-from spatialsv_jax.geometry import solve_camera
+from data_pipelines.labels.exports import NAMES
+from data_pipelines.labels.files import UNFINISHED, label_path
+from data_pipelines.labels.pictures import RESIZES, SIDES
+from data_pipelines.manifest import PrepareError, write_atomically
+from data_pipelines.paths import as_path, is_remote
+from data_pipelines.storage import open_split
+from experiments import failures, hosts, stopping
+from experiments.label_makers import (
+    COUNTS,
+    Exports,
+    Present,
+    Rooms,
+    Written,
+    differing_views,
+    label_records,
+    parameters_hash,
+    views_of,
+)
 from spatialsv_jax.training.checkpoints import CheckpointError
 
+__all__ = ["check_labels", "label_data", "label_exports", "label_rooms", "parameters_hash", "write_pictures"]
+
 PNG = b"\x89PNG"  # how such a file begins
+
+
+def label_data(
+    maker: Exports | Present | Rooms,
+    data: Path | str,
+    out: Path | str,
+    splits: Sequence[str],
+    least: float = 0.0,
+    beam: Sequence[str] | None = None,
+) -> dict:
+    """Labels every record of `splits`; hosts share the records among them, or the workers of a Beam pipeline do.
+
+    Args:
+      maker: what makes the labels; `Present` only checks those that are there.
+      data: a prepared data set.
+      out: folder for the label files.
+      splits: splits of the data set.
+      least: agreement between its views below which a scene's depth is masked.
+      beam: options of a Beam pipeline; None = in this process.
+
+    Returns:
+      The manifest: teacher, checkpoint hash, counts on all hosts, quantiles of the agreement.
+
+    Raises:
+      ValueError: a maker without labels for any record, or a broken export; on every host.
+    """
+    folder = as_path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    hosts.on_first(lambda: _remove_leftovers(folder))
+    total, failure = Written(), None
+    try:
+        if beam is not None:
+            from experiments import label_pipeline
+
+            total.add(label_pipeline.label(maker, data, folder, splits, least, beam))
+        for split in splits if beam is None else ():
+            source = open_split(data, split)
+            own = range(jax.process_index(), len(source), jax.process_count())
+            with tqdm(
+                total=len(own), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0, disable=not hosts.is_first()
+            ) as bar:  # fmt: skip
+                for number, done in label_records(maker, folder, least, (source[index] for index in own)):
+                    total.add(done)
+                    bar.update(number)
+    except (CheckpointError, PrepareError, ValueError, OSError) as error:
+        failure = error
+    _fail_together(failure)
+    counts = _sums({name: total.counts[name] for name in (*COUNTS, *maker.counts, "without_pictures")})
+    if not counts["written"] + counts["kept"]:  # summed over the hosts: all see the same and end alike
+        first = open_split(data, splits[0]).ids[0]
+        if isinstance(maker, Exports):
+            raise ValueError(
+                f"{maker.folder} has no export of any record. That of record '{first}' is looked for in {maker.expected_file(first)}."
+            )
+        if isinstance(maker, Present):
+            raise ValueError(f"{folder} has no label file of any record, e.g. no {label_path(folder, first)}.")
+    facts = {**maker.facts, "data": str(data), "splits": list(splits)}
+    return _finish(maker, folder, least, total, counts, facts)
+
+
+def _fail_together(failure: Exception | None) -> None:
+    """Raises this host's failure; on the others that one failed, so that none waits for it."""
+    failed = failure is not None
+    if jax.process_count() > 1:
+        failed = bool(np.any(multihost_utils.process_allgather(np.int32(failed))))
+    if failure is not None:
+        raise failure
+    if failed:
+        raise ValueError("Another host failed, which says why; the same command goes on where this one ended.")
+
+
+def _sums(counts: dict[str, int]) -> dict[str, int]:
+    """The counts of all hosts."""
+    if jax.process_count() > 1:
+        found = multihost_utils.process_allgather(counts)
+        return {name: int(found[name].sum()) for name in counts}
+    return counts
+
+
+def _remove_leftovers(folder: Path, older_s: float = 60.0) -> None:
+    """Removes files that killed attempts had begun; younger ones may be another machine's, which takes a moment each."""
+    if is_remote(folder):
+        return
+    for leftover in folder.glob(UNFINISHED):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - leftover.stat().st_mtime > older_s:
+                leftover.unlink()
 
 
 def label_rooms(
     model: Path | str, data: Path | str, out: Path | str, splits: Sequence[str], rows: int = 8, least: float = 0.0
 ) -> dict:
-    """Labels every record of `splits` with the rooms teacher; hosts share the records among them.
-
-    Args:
-      model: where the teacher was trained (a workdir or checkpoint step).
-      data: a prepared data set.
-      out: folder for the label files.
-      splits: splits of the data set.
-      rows: records per forward pass.
-      least: agreement between its views below which a scene's depth is masked.
-
-    Returns:
-      The manifest: teacher, checkpoint hash, counts on all hosts, agreement per scene.
+    """`label_data` with the rooms teacher trained in `model`, `rows` records a forward pass.
 
     Raises:
       ValueError: the model is no teacher.
     """
-    teacher = loading.load(model)
-    if teacher.settings.model != "teacher":
-        raise ValueError(
-            f"{model} is a '{teacher.settings.model}', not a teacher; train experiments/configs/teacher_rooms.py."
-        )
-    forward = jax.jit(teacher.apply)
-    run = _Run(out, "rooms", parameters_hash(teacher.params), least)
-
-    def label(records: list[Record]) -> None:
-        _label(teacher, forward, records, rows, run)
-
-    for split in splits:
-        run.over(open_split(data, split), label, rows, split)
-    return run.finish({"model": str(teacher.path), "step": teacher.step, "data": str(data), "splits": list(splits)})
+    return label_data(Rooms(str(model), rows), data, out, splits, least)
 
 
 def label_exports(
@@ -84,210 +160,118 @@ def label_exports(
     metric: bool = False,
     licence: str = "",
     least: float = 0.0,
+    process_res: int = 0,
+    views: str = "",
 ) -> dict:
-    """Makes label files of what another teacher exported (`labels.exports`); records without an export are counted.
+    """`label_data` with what another teacher exported (`label_makers.Exports`); records without an export are counted."""
+    maker = Exports(teacher, str(exports), checkpoint, resize, metric, licence, process_res, views)
+    return label_data(maker, data, out, splits, least)
 
-    Args:
-      teacher: "da3" or "vggt".
-      exports: the folder of exports.
-      data, out, splits, least: as for `label_rooms`.
-      checkpoint: name or hash of the weights, for the key of the files.
-      resize: how the teacher brought pictures to its size; its default if "".
-      metric: lengths are metres.
-      licence: of the weights.
+
+def check_labels(data: Path | str, out: Path | str, splits: Sequence[str], least: float = 0.0) -> dict:
+    """`label_data` with the files that are in `out`: the agreement of their views is measured, scenes below `least` masked.
 
     Raises:
-      ValueError: an unknown way of resizing, a broken export, or none for any record.
+      ValueError: a damaged file or one of other pictures, no file at all, or files of several teachers.
     """
-    if resize and resize not in RESIZES[teacher]:
-        raise ValueError(f"--resize is '{resize}'; {teacher} has {', '.join(RESIZES[teacher])}.")
-    if not Path(exports).is_dir():
-        raise ValueError(f"--from '{exports}' is not a folder.")
-    run = _Run(out, teacher, checkpoint, least)
-    run.counts["without_export"] = 0
+    return label_data(Present(), data, out, splits, least)
 
-    def label(records: list[Record]) -> None:
-        for record in records:
-            file = export_file(Path(exports), record.id, teacher)
-            if file is None:
-                run.counts["without_export"] += 1
-                continue
-            sizes = [decode_image(image, f"record '{record.id}'").shape[1::-1] for image in record.images]
-            texts = dict(
-                view_ids=record.view_ids, checkpoint=checkpoint, images_hash=images_hash(record.images), licence=licence
-            )
-            run.write(record, read_export(file, teacher, sizes, resize or RESIZES[teacher][0], metric, **texts))
 
-    for split in splits:
-        run.over(open_split(data, split), label, 1, split)
-    if not run.counts["written"] + run.counts["kept"]:
-        first = open_split(data, splits[0]).ids[0]
-        raise ValueError(
-            f"{exports} has no export of any record. That of record '{first}' is looked for in "
-            f"{label_path(exports, first).with_suffix('')}/{' or '.join(NAMES[teacher])}."
-        )
-    return run.finish({"exports": str(exports), "data": str(data), "splits": list(splits), "licence": licence})
+def _finish(maker, out: Path, least: float, done: Written, counts: dict, facts: dict) -> dict:
+    """Writes labels.json and agreement.jsonl of all hosts' records."""
+    own = [{"id": name, "agreement": round(value, 4), "masked": masked} for name, value, masked in done.agreements]
+    write_atomically(_part(out, jax.process_index()), "".join(json.dumps(line) + "\n" for line in own).encode())
+    hosts.wait()  # all parts are there
+    values = hosts.on_first(lambda: _merge_agreements(out, jax.process_count()))
+    quantiles = [float(np.quantile(values, share)) for share in (0.05, 0.5, 0.95)] if values else []
+    known = {"teacher": maker.teacher, "checkpoint": maker.checkpoint}
+    if isinstance(maker, Present):
+        known = _kind_of(out, done)
+    manifest = {**known, "min_agreement": least, **facts, **counts, "agreement_5_50_95_percent": quantiles}
+    hosts.write_json(out / "labels.json", manifest)
+    hosts.say(f"labels in {out}: " + ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in counts.items()))
+    if quantiles:
+        hosts.say(
+            "agreement of the views (5, 50, 95 % of the records): "
+            + ", ".join(f"{value:.2f}" for value in quantiles) + "; by record in agreement.jsonl"
+        )  # fmt: skip
+    return manifest
+
+
+def _part(out: Path, host: int) -> Path:
+    return out / f"agreement-{host}.jsonl"
+
+
+def _merge_agreements(out: Path, count: int) -> list[float]:
+    """Takes the hosts' parts into agreement.jsonl, which has a line for each file that can be judged; their values."""
+    whole = out / "agreement.jsonl"
+    parts = [_part(out, host) for host in range(count)]
+    others = sorted({file.name for file in out.glob("agreement-*.jsonl")} - {part.name for part in parts})
+    older = [whole] * whole.exists() + [out / name for name in others]  # of hosts that a run before had
+    read = lambda file: [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    own = [line for part in parts for line in read(part)]
+    lines = {line["id"]: line for line in [*(line for file in older for line in read(file)), *own]}
+    names = {file.name for file in out.glob("*.npz")}
+    kept = [lines[name] for name in sorted(lines) if label_path(out, name).name in names]
+    write_atomically(whole, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    for file in {*older, *parts} - {whole}:
+        file.unlink()
+    return [line["agreement"] for line in own]
+
+
+def _kind_of(out: Path, done: Written) -> dict:
+    """Teacher and checkpoint of files that were checked, and what labels.json said of them before.
+
+    Raises:
+      ValueError: they are of several.
+    """
+    file, before = out / "labels.json", {}
+    if file.exists():
+        before = json.loads(file.read_text(encoding="utf-8"))
+    kinds = done.kinds or {(before.get("teacher"), before.get("checkpoint"))}
+    if len(kinds) > 1:
+        raise ValueError(f"{out} holds labels of several teachers or weights: {sorted(kinds)}. Give each a folder.")
+    teacher, checkpoint = next(iter(kinds))
+    same = (before.get("teacher"), before.get("checkpoint")) == (teacher, checkpoint)
+    return {**(before if same else {}), "teacher": teacher, "checkpoint": checkpoint}
 
 
 def write_pictures(data: Path | str, out: Path | str, splits: Sequence[str]) -> int:
     """Writes every record's pictures as files, for programs that do not read our data: OUT/NAME/00.png, ... and views.json.
 
+    Numbers have as many digits as the last, so that programs that sort names as text keep the order.
+
     Returns:
       The number of records.
+
+    Raises:
+      ValueError: a folder that holds other pictures, which exports in it may have been made of.
     """
     number = 0
     for split in splits:
         source = open_split(data, split)
         for index in range(jax.process_index(), len(source), jax.process_count()):
             record = source[index]
+            if not record.view_ids:  # questions without pictures
+                continue
             folder = label_path(out, record.id).with_suffix("")
+            digits = max(2, len(str(len(record.images) - 1)))
+            kinds = ["png" if image.startswith(PNG) else "jpg" for image in record.images]
+            files = [f"{place:0{digits}d}.{kind}" for place, kind in enumerate(kinds)]
+            views, there = {**views_of(record), "files": files}, folder / "views.json"
+            if there.is_file() and (
+                differing_views(there, record) or json.loads(there.read_text(encoding="utf-8")).get("files") != files
+            ):
+                raise ValueError(
+                    f"{folder} holds pictures of before: exports made of them would be taken for those of the new ones. Give "
+                    "another --out, or delete the folder."
+                )
             folder.mkdir(parents=True, exist_ok=True)
-            files = []
-            for place, image in enumerate(record.images):
-                kind = "png" if image.startswith(PNG) else "jpg"
-                files.append(f"{place:02d}.{kind}")
-                (folder / files[-1]).write_bytes(image)
-            views = {
-                "record_id": record.id,
-                "view_ids": list(record.view_ids),
-                "files": files,
-                "images_hash": images_hash(record.images),
-            }
-            (folder / "views.json").write_text(json.dumps(views) + "\n", encoding="utf-8")
+            for file, image in zip(files, record.images, strict=True):
+                (folder / file).write_bytes(image)
+            write_atomically(there, (json.dumps(views) + "\n").encode())
             number += 1
     return number
-
-
-class _Run:
-    """Label files of one teacher in one folder: what is there already, what is written, and how views agree.
-
-    Args:
-      out: the folder.
-      teacher, checkpoint: of the files.
-      least: agreement below which a scene is masked.
-    """
-
-    def __init__(self, out: Path | str, teacher: str, checkpoint: str, least: float):
-        self.out, self.teacher, self.checkpoint, self.least = Path(out), teacher, checkpoint, least
-        self.out.mkdir(parents=True, exist_ok=True)
-        self.counts = {"written": 0, "kept": 0, "views": 0, "views_without_camera": 0, "masked_for_disagreement": 0}
-        self.agreements: list[tuple[str, float]] = []
-
-    def over(self, source: RecordSource, label: Callable[[list[Record]], None], rows: int, split: str) -> None:
-        """Labels this host's share of a split."""
-        own = range(jax.process_index(), len(source), jax.process_count())
-        bar = tqdm(
-            total=len(own), desc=f"label {split}", unit="record", file=sys.stdout, mininterval=2.0, disable=not hosts.is_first()
-        )  # fmt: skip
-        with bar:
-            for records in _groups(self._unlabelled(source, own, bar), rows):
-                label(records)
-                bar.update(len(records))
-
-    def _unlabelled(self, source: RecordSource, indices: range, bar: tqdm) -> Iterator[Record]:
-        """The records without a good file of this teacher; the others are counted as kept."""
-        for index in indices:
-            record = source[index]
-            known = dict(
-                view_ids=record.view_ids, images=record.images, teacher=self.teacher, checkpoint=self.checkpoint
-            )
-            try:
-                read_labels(self.out, record.id, **known)
-                self.counts["kept"] += 1
-                bar.update(1)
-            except LabelError:
-                yield record
-
-    def write(self, record: Record, labels: LabelFile) -> None:
-        """Checks labels and writes their file."""
-        labels, found = check_arrival(labels, self.least)
-        write_labels(self.out, record.id, labels)
-        self.counts["written"] += 1
-        self.counts["views"] += len(labels.view_ids)
-        self.counts["masked_for_disagreement"] += found.masked
-        if found.agreement is not None:
-            self.agreements.append((record.id, found.agreement))
-
-    def finish(self, facts: dict) -> dict:
-        """Sums over the hosts and writes labels.json, and agreement.jsonl of this host's new files."""
-        counts, values = self.counts, np.array([value for _, value in self.agreements])
-        quantiles = [float(np.quantile(values, share)) for share in (0.05, 0.5, 0.95)] if len(values) else []
-        own = self.out / f"agreement-{jax.process_index()}.jsonl"
-        with open(own, "a", encoding="utf-8") as file:
-            file.writelines(
-                json.dumps({"id": name, "agreement": round(value, 4)}) + "\n" for name, value in self.agreements
-            )
-        if jax.process_count() > 1:
-            counts = jax.tree.map(lambda mine: int(mine.sum()), multihost_utils.process_allgather(counts))
-        manifest = {
-            "teacher": self.teacher,
-            "checkpoint": self.checkpoint,
-            "min_agreement": self.least,
-            **facts,
-            **counts,
-        }
-        manifest["agreement_5_50_95_percent"] = quantiles
-        hosts.write_json(self.out / "labels.json", manifest)
-        hosts.say(
-            f"labels in {self.out}: "
-            + ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in counts.items())
-        )
-        if quantiles:
-            hosts.say(
-                "agreement of the views (5, 50, 95 % of the new records on this host): "
-                + ", ".join(f"{value:.2f}" for value in quantiles) + f"; by record in {own.name}"
-            )  # fmt: skip
-        return manifest
-
-
-def parameters_hash(params) -> str:
-    """SHA-256 over all parameters with their paths: the identity of a teacher's weights."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(path).encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
-
-
-def _groups(records: Iterator[Record], rows: int) -> Iterator[list[Record]]:
-    """Up to `rows` records with the same number of views at a time."""
-    waiting: dict[int, list[Record]] = {}
-    for record in records:
-        same = waiting.setdefault(len(record.view_ids), [])
-        same.append(record)
-        if len(same) == rows:
-            yield waiting.pop(len(record.view_ids))
-    yield from waiting.values()
-
-
-def _label(teacher, forward, records: list[Record], rows: int, run: _Run) -> None:
-    images = [
-        [decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)]
-        for record in records
-    ]
-    inputs = [teacher.inputs(pictures, ()) for pictures in images]
-    inputs += inputs[:1] * (rows - len(inputs))  # one shape, one program
-    batch = {name: np.concatenate([row[name] for row in inputs]) for name in inputs[0]}
-    found = {name: np.asarray(value) for name, value in forward(teacher.params, batch).items()}
-    fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
-    for row, record in enumerate(records):
-        features = found["teacher_features"][row]
-        ok = np.asarray(fit.ok[row])
-        labels = LabelFile(
-            depth=np.where(ok[:, None, None], found["depth"][row], 0.0).astype(np.float32),
-            confidence=found["depth_confidence"][row],
-            intrinsics=fit.intrinsics[row],
-            camera_to_world=fit.camera_to_world[row],
-            valid=np.broadcast_to(ok[:, None, None], found["depth"][row].shape).copy(),
-            label_affine=teacher.processor.pixels(images[row], teacher.label_hw).label_affine,
-            view_ids=record.view_ids,
-            teacher="rooms",
-            checkpoint=run.checkpoint,
-            images_hash=images_hash(record.images),
-            features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
-        )
-        run.write(record, labels)
-        run.counts["views_without_camera"] += int((~ok).sum())
 
 
 def parser() -> argparse.ArgumentParser:
@@ -299,12 +283,21 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", help="rooms: workdir of the trained teacher")
     result.add_argument("--from", dest="exports", help="da3, vggt: folder of their exports, one folder a record")
     result.add_argument("--checkpoint", default="", help="da3, vggt: name or hash of the weights (needed)")
-    result.add_argument("--resize", default="", help="da3: resize (default) or crop; vggt: crop (default) or pad")
+    result.add_argument(
+        "--resize", default="", help=f"how pictures were brought to size, the first by default: {RESIZES}"
+    )
+    result.add_argument(
+        "--process_res", type=int, default=0, help=f"to what size (default {SIDES}, or the maps' sides)"
+    )
+    result.add_argument(
+        "--views", default="", help="da3, vggt: folder that --pictures wrote, to compare the exports with"
+    )
     result.add_argument("--metric", action="store_true", help="da3, vggt: lengths are metres")
     result.add_argument("--licence", default="", help="da3, vggt: licence of the weights, kept in the files")
     result.add_argument(
         "--pictures", action="store_true", help="write the records' pictures for other programs, no labels"
     )
+    result.add_argument("--check", action="store_true", help="check and mask the label files that are there, make none")
     result.add_argument("--data", required=True, help="a prepared data set")
     result.add_argument("--out", required=True, help="folder for the label files (or pictures)")
     result.add_argument("--splits", default="train", help="comma-separated splits (default train)")
@@ -312,6 +305,13 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--min_agreement", type=float, default=0.0, help="mask scenes whose views agree less, 0..1 (default 0: none)"
     )
+    result.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        help='as a Beam pipeline with these options, --beam="--runner=..." (docs/at_scale.md)',
+    )
+    hosts.add_arguments(result)
     return result
 
 
@@ -320,25 +320,36 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     splits = args.splits.split(",")
     needed = {"rooms": ("model",)}.get(args.teacher, ("exports", "checkpoint"))
-    if missing := [name for name in needed if not getattr(args, name) and not args.pictures]:
+    if missing := [name for name in needed if not (getattr(args, name) or args.pictures or args.check)]:
         parser().error(
             f"--teacher {args.teacher} needs --{' --'.join('from' if n == 'exports' else n for n in missing)}."
         )
     if not 0 <= args.min_agreement <= 1:
         parser().error("--min_agreement lies between 0 and 1.")
     try:
-        hosts.join()
-        if args.pictures:
-            hosts.say(f"pictures of {write_pictures(args.data, args.out, splits)} records in {args.out}")
-        elif args.teacher == "rooms":
-            label_rooms(args.model, args.data, args.out, splits, args.rows, args.min_agreement)
-        else:
-            label_exports(
-                args.teacher, args.exports, args.data, args.out, splits, args.checkpoint, args.resize, args.metric,
-                args.licence, args.min_agreement,
-            )  # fmt: skip
-    except (CheckpointError, PrepareError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        hosts.join(args.coordinator, args.num_processes, args.process_id)
+        if warning := failures.check_accelerator():
+            hosts.say(warning)
+        with hosts.stopping(args.grace_s), failures.named_memory(dict):
+            _run(args, splits)
+    except stopping.Interrupted as reason:
+        hosts.stopped(reason)
+    except failures.REPORTED as error:
+        hosts.fail(error)
+
+
+def _run(args: argparse.Namespace, splits: list[str]) -> None:
+    if args.pictures:
+        hosts.say(f"pictures of {write_pictures(args.data, args.out, splits)} records in {args.out}")
+        return
+    maker = Present()
+    if not args.check and args.teacher == "rooms":
+        maker = Rooms(args.model, args.rows)
+    elif not args.check:
+        how = (args.resize, args.metric, args.licence, args.process_res, args.views)
+        maker = Exports(args.teacher, args.exports, args.checkpoint, *how)
+    beam = None if args.beam is None else shlex.split(args.beam)
+    label_data(maker, args.data, args.out, splits, args.min_agreement, beam)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,9 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import functools
+import os
+import shlex
 import sys
 import time
 import types
@@ -21,13 +24,28 @@ import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipelines.archives.parts import archives_in
 from data_pipelines.builder import SpatialRecords, finished_manifest
+from data_pipelines.flags import wrong_numbers
 from data_pipelines.manifest import PrepareError
+from data_pipelines.paths import as_path
+from data_pipelines.raw_copies import localised, origin_of
 from data_pipelines.shards import usable_cores
 from data_pipelines.sources import SOURCES
+from data_pipelines.sources.base import Plan
+from data_pipelines.sources.qa.problems import RowsRefused
+from experiments import stopping
 
 
-def prepare(source: str, settings: object, out: str | Path, *, workers: int | None = 0, progress: bool = True) -> dict:
+def prepare(
+    source: str,
+    settings: object,
+    out: str | Path,
+    *,
+    workers: int | None = 0,
+    progress: bool = True,
+    beam: Sequence[str] | None = None,
+) -> dict:
     """Makes the data set or, where `out` already holds it, returns at once.
 
     Args:
@@ -36,6 +54,7 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
       out: folder for the data set; new, empty, or begun with the same settings.
       workers: processes; 0 = one per usable core; None = none, all in this process.
       progress: bar on stderr and summary on stdout.
+      beam: options of a Beam pipeline that makes the shards; None = processes of this machine.
 
     Returns:
       The manifest.
@@ -43,9 +62,13 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
     Raises:
       PrepareError: see `SpatialRecords.download_and_prepare`.
     """
+    _check_numbers(source, settings)
     start = time.monotonic()
-    directory = Path(out).expanduser()
-    plan = SOURCES[source].plan(settings)
+    directory = as_path(os.path.expanduser(out))
+    try:
+        plan = planned(source, settings, progress)
+    except RowsRefused as error:
+        raise PrepareError(f"{error}\nAll of them: {error.write(directory)}") from error
     if manifest := finished_manifest(plan, directory):
         if progress:
             print(f"{directory} is already prepared with these arguments.")
@@ -55,7 +78,12 @@ def prepare(source: str, settings: object, out: str | Path, *, workers: int | No
                 )
         return manifest
     builder = SpatialRecords(data_dir=directory, plan=plan)
-    manifest = builder.download_and_prepare(workers=workers, progress=progress)
+    build = None
+    if beam is not None:
+        from data_pipelines.beam import shards
+
+        build = functools.partial(shards.build, options=beam)
+    manifest = builder.download_and_prepare(workers=workers, progress=progress, build=build)
     if progress:
         _print_summary(source, directory, manifest, time.monotonic() - start)
     return manifest
@@ -67,12 +95,46 @@ def look(source: str, settings: object) -> None:
     Raises:
       PrepareError: what would stop `prepare` before its work begins.
     """
-    plan = SOURCES[source].plan(settings)
+    _check_numbers(source, settings)
+    plan = planned(source, settings)
     for line in SOURCES[source].look(plan):
         print(f"  {line}")
     for split, items in plan.items.items():
         print(f"{split}: {items} {'items' if plan.unit != 'room' else 'rooms'} of work")
     print(f"{plan.steps} {plan.unit}s to read. Nothing was written.")
+    if hint := _archives_hint(settings):
+        print(hint)
+
+
+def planned(source: str, settings: object, progress: bool = True) -> Plan:
+    """The plan of a data set; raw folders in an object store are copied to this machine first.
+
+    Raises:
+      PrepareError: what is wrong with the settings or with what lies there.
+    """
+    local, copies = localised(settings, progress)
+    plan = SOURCES[source].plan(local)
+    return dataclasses.replace(plan, copies=copies, origin=origin_of(plan.origin, copies)) if copies else plan
+
+
+def _check_numbers(source: str, settings: object) -> None:
+    """Raises PrepareError for settings with numbers that are not finite or out of their bounds."""
+    if problems := wrong_numbers(settings):
+        raise PrepareError(f"Source {source}: {'; '.join(problems)}.")
+
+
+def _archives_hint(settings: object) -> str:
+    """What to do about archives that lie in the raw folder; "" without any."""
+    folder = Path(getattr(settings, "media", "") or getattr(settings, "raw", "") or "/nowhere").expanduser()
+    found = archives_in(folder)
+    if not found:
+        return ""
+    names = ", ".join(path.name for path in found[:5]) + (", ..." if len(found) > 5 else "")
+    files = " ".join(map(str, found)) if len(found) <= 5 else f"{folder}/..."
+    return (
+        f"{len(found)} archives lie in {folder} ({names}). If what they hold is missing, unpack them: "
+        f"python -m experiments.extract --archives {files} --raw {folder}"
+    )
 
 
 def prepare_rooms(
@@ -123,6 +185,12 @@ def _parser(source: str) -> argparse.ArgumentParser:
     parser.add_argument("--source", choices=sorted(SOURCES), required=True)
     parser.add_argument("--out", help="folder for the data set")
     parser.add_argument("--workers", type=int, default=0, help="processes [0: one per core]")
+    parser.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        help='as a Beam pipeline with these options, --beam="--runner=..." (docs/at_scale.md)',
+    )
     parser.add_argument("--dry_run", action="store_true", help="list what is there and what is missing; write nothing")
     parser.add_argument("--quiet", action="store_true", help="no bar and no summary")
     settings = SOURCES[source].settings
@@ -153,6 +221,8 @@ def _reader(hint):
         hint = next(option for option in typing.get_args(hint) if option is not type(None))
     if hint is bool:
         return _boolean
+    if typing.get_origin(hint) is tuple:  # tuple[str, ...]
+        return _texts
     return _tuple if hint is tuple else hint
 
 
@@ -160,6 +230,11 @@ def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"'{text}' is not true or false")
     return text.lower() in ("true", "1")
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """ "a.jsonl,b=1.jsonl" -> ("a.jsonl", "b=1.jsonl"): names, whatever they look like."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _tuple(text: str) -> tuple | str:
@@ -186,24 +261,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = first.parse_known_args(argv)[0].source
     parser = _parser(source or "rooms")
     values = vars(parser.parse_args(argv))
-    names = ("source", "out", "workers", "quiet", "dry_run")
-    source, out, workers, quiet, dry_run = (values.pop(name) for name in names)
+    names = ("source", "out", "workers", "quiet", "dry_run", "beam")
+    source, out, workers, quiet, dry_run, beam = (values.pop(name) for name in names)
     if not (out or dry_run):
         parser.error("--out is needed (or --dry_run).")
     if not 0 <= workers <= 4 * usable_cores():
         print(f"error: --workers {workers}; expected 0 to {4 * usable_cores()}.", file=sys.stderr)
         return 2
+    settings = None
     try:
+        settings = SOURCES[source].settings(**values)
         if dry_run:
-            look(source, SOURCES[source].settings(**values))
+            look(source, settings)
             return 0
-        prepare(source, SOURCES[source].settings(**values), out, workers=workers, progress=not quiet)
+        options = None if beam is None else shlex.split(beam)
+        with stopping.Stopping():
+            prepare(source, settings, out, workers=workers, progress=not quiet, beam=options)
     except (PrepareError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("\n".join(filter(None, (f"error: {error}", _archives_hint(settings)))), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"Interrupted. The same command goes on where {out} stopped.", file=sys.stderr)
-        return 130
+        return stopping.RESUMABLE
     return 0
 
 

@@ -8,14 +8,16 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from data_pipelines.loader import DataConfig
+from data_pipelines.paths import as_path
 from experiments import hosts
+from experiments.configs import common
 from spatialsv_jax.processing import load_processor
 from spatialsv_jax.training.checkpoints import Checkpoints
 from spatialsv_jax.training.state import TrainState
 
 # What may differ when a run goes on: where and how it is computed, not what.
 MAY_CHANGE = ("name", "mesh", "training", "checkpoint", "evaluation")
-READING = ("threads", "buffer", "cache_mb", "verify")  # keys of config.data of that kind
+READING = ("threads", "buffer", "cache_mb", "verify", "vision_cache")  # keys of config.data of that kind
 
 
 def check_unchanged(config: ConfigDict, workdir: Path, processor) -> None:
@@ -27,8 +29,8 @@ def check_unchanged(config: ConfigDict, workdir: Path, processor) -> None:
     saved = (workdir / "checkpoints").glob("[0-9]*")
     if not (workdir / "config.json").exists() or not any(saved):
         return
-    kept = json.loads((workdir / "config.json").read_text())
     new = json.loads(config.to_json_best_effort())
+    kept = _with_later_keys(json.loads((workdir / "config.json").read_text()), new)
     for values in (kept, new):
         values["data"] = {key: value for key, value in values["data"].items() if key not in READING}
     changed = [key for key in new if key not in MAY_CHANGE and kept.get(key) != new[key]]
@@ -43,6 +45,33 @@ def check_unchanged(config: ConfigDict, workdir: Path, processor) -> None:
         )
 
 
+def _with_later_keys(kept: dict, new: dict) -> dict:
+    """A stored config with the keys that came after it at their defaults, which is what it ran with."""
+    defaults = json.loads(common.get_config().to_json_best_effort())
+    filled = dict(kept)
+    for section, values in kept.items():
+        if isinstance(values, dict) and isinstance(defaults.get(section), dict):
+            later = [key for key in new.get(section, {}) if key not in values and key in defaults[section]]
+            filled[section] = {**values, **{key: defaults[section][key] for key in later}}
+    return filled
+
+
+def is_finished(phase: ConfigDict, folder: Path) -> bool:
+    """Whether `folder` holds this phase (with its places), trained to its end (label files: written to their end).
+
+    Raises:
+      ValueError: it is there with other settings, so that taking it over would not be what was asked.
+    """
+    if not (folder / "finished.json").exists():
+        return False
+    kept, new = json.loads((folder / "config.json").read_text()), json.loads(phase.to_json_best_effort())
+    kept = _with_later_keys(kept, new)
+    changed = [key for key in new if key != "evaluation" and kept.get(key) != new[key]]
+    if changed:
+        raise ValueError(f"config.reuse: {folder} was made with other settings of {changed}. Leave config.reuse empty.")
+    return True
+
+
 def finished_step(workdir: Path) -> int:
     """The step that a finished phase in `workdir` was trained to; -1 when there is none."""
     file = workdir / "finished.json"
@@ -54,7 +83,7 @@ def labels_used(config: DataConfig) -> dict[str, str]:
     sources = config.source_configs
     folders = {source.labels for source in sources if source.labels != "measured"}
     folders |= {source.feature_folder for source in sources if source.feature_folder}
-    manifests = {folder: Path(folder) / "labels.json" for folder in sorted(folders)}
+    manifests = {folder: as_path(folder) / "labels.json" for folder in sorted(folders)}
     return {
         folder: json.loads(file.read_text())["checkpoint"] if file.exists() else ""
         for folder, file in manifests.items()

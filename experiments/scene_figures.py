@@ -26,7 +26,7 @@ def scene_figure(outcome: Outcome, why: str, abs_rel: float | None = None):
             depth, outcome.depth_mask[:views], outcome.points_mask[:views], intrinsics, pose, posed, {"true": points}
         )
     predicted = None
-    if "depth" in maps:
+    if "depth" in maps and views:
         clouds = {}
         if "ray" in maps:
             clouds["depth + rays"] = geometry.points_from_rays(maps["ray"], maps["depth"])[:views]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from data_pipelines.paths import as_path
 from data_pipelines.rooms.questions import vocabulary
 from experiments import hosts
 from spatialsv_jax import hf_models, loading
@@ -60,6 +61,22 @@ def resolve_sizes(
             kept = {key: value for key, value in phase[section].items() if key in chosen}
             phase[section] = ConfigDict({**start[section], **kept})
     return phase
+
+
+def check_labels(phase: ConfigDict, where: str, phases: Sequence[str]) -> None:
+    """Looks for the folders of label files that the sources name, before any work.
+
+    Raises:
+      ValueError: neither a folder nor one of `phases`.
+    """
+    for name, source in phase.data.sources.items():
+        for key, words in (("labels", ("measured",)), ("features", ("auto", "none"))):
+            value = source[key]
+            if value not in (*words, *phases) and not as_path(value).is_dir():
+                raise ValueError(
+                    f"{where}.data.sources.{name}.{key} is '{value}', which is no folder. Make label files with python -m "
+                    f"experiments.label and give their folder, or set it to '{words[-1]}'."
+                )
 
 
 def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, dict], workdir: Path) -> Processor:

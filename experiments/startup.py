@@ -37,18 +37,24 @@ class CompiledStep:
     flops: dict[str, float]
 
 
-def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh) -> CompiledStep:
-    """Compiles the step for the shapes of a batch before any memory is taken."""
+def trace_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh):
+    """The step traced for the shapes of a batch (this process's rows of it); `lower().compile()` compiles it."""
     layout = sharding.batch_sharding(mesh)
     processes = jax.process_count()
     abstract = {
         name: jax.ShapeDtypeStruct((value.shape[0] * processes, *value.shape[1:]), value.dtype, sharding=layout)
         for name, value in batch.items()
     }
-    began = time.perf_counter()
     with jax.set_mesh(mesh):  # kernels that XLA cannot split ask for it
-        traced = step.jit_step(parts, shapes).trace(shapes, abstract)
-        counted = flops_lib.count_traced(traced.jaxpr)
+        return step.jit_step(parts, shapes).trace(shapes, abstract)
+
+
+def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh) -> CompiledStep:
+    """Compiles the step for the shapes of a batch before any memory is taken."""
+    began = time.perf_counter()
+    traced = trace_step(parts, shapes, batch, mesh)
+    counted = flops_lib.count_traced(traced.jaxpr)
+    with jax.set_mesh(mesh):
         compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
@@ -157,7 +163,7 @@ class Table:
 
     def _memory(self) -> list[tuple[str, str]]:
         params = sharding.bytes_per_device(self.shapes.params)
-        opt = sharding.bytes_per_device(self.shapes.opt_state)
+        opt = sharding.bytes_per_device((self.shapes.opt_state, self.shapes.ema))
         devices = math.prod(self.mesh.shape[axis] for axis in sharding.BATCH_AXES)
         batch = max(sum(value.nbytes for value in one.values()) for one in self.batches)
         batch = batch * jax.process_count() // devices
@@ -195,7 +201,10 @@ class Table:
                 (
                     "source",
                     f"{source['path']} ({source['split']}): {source['records_in_use']} of {source['records']} records, "
-                    f"{source['per_batch']} rows a batch, {source['steps_per_pass']:.1f} steps a pass; {source['shows']}",
+                    f"{source['scenes_with_text']} of {source['scenes']} scenes with text, "
+                    f"{source['per_batch']} rows a batch, {source['steps_per_pass']:.1f} steps a pass; {source['shows']}"
+                    + f"; {source['records_without_labels']} records have no label file"
+                    * (source["records_without_labels"] > 0),
                 )
             )
         sampled = facts["sampled"]
@@ -226,7 +235,9 @@ class Table:
         rows.append(
             (
                 "labels",
-                f"of {sampled['rows']} sampled rows lack " + ", ".join(f"{k}: {v}" for k, v in lacking.items()),
+                f"of {sampled['rows']} sampled rows lack "
+                + ", ".join(f"{k}: {v}" for k, v in lacking.items())
+                + f"; depth covers {sampled['labelled_pixel_share']:.0%} of the pixels",
             )
         )
         return rows
@@ -253,6 +264,7 @@ class Table:
             patterns.setdefault(axes, []).append(name)
         rows = [("sharding", f"{axes}: {len(names)} parameters, e.g. {names[0]}") for axes, names in patterns.items()]
         rows += [("replicated", f"{name}: {why}") for name, why in self.report.replicated.items()]
+        rows += [("on every device", f"{name} (above 64 MiB): {why}") for name, why in self.report.large.items()]
         return rows or [("sharding", "parameters are on every device; batches are split")]
 
 

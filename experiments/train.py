@@ -11,6 +11,7 @@ from experiments import cpu_settings
 if __name__ == "__main__":
     cpu_settings.apply()  # may start the program again, so it stands before the slow imports
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -20,24 +21,28 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from data_pipelines.loader import DataConfig, Loader, make_loader
-from data_pipelines.manifest import PrepareError, read_manifest
-from experiments import hosts, resume, startup
+from data_pipelines.manifest import read_manifest
+from data_pipelines.paths import local_path
+from experiments import failures, hosts, resume, startup, stopping, vision_features, workdir_lock
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
-from experiments.starting import Start, processor_for, resolve_sizes
+from experiments.starting import Start, check_labels, processor_for, resolve_sizes
 from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.settings import from_mapping
-from spatialsv_jax.training import loop, optimizer, sharding, state, step
+from spatialsv_jax.training import loop, sharding, state, step
 from spatialsv_jax.training.checkpoints import Checkpoints
-from spatialsv_jax.training.metric_writer import MetricWriter
+from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config file; it may take an argument as FILE:ARG.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives.")
+_JOB = hosts.define_flags()
+flags.adopt_module_key_flags(hosts)
 
 
 def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
@@ -52,18 +57,25 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
       hosts than the first.
 
     Raises:
-      ValueError: a wrong config, data or checkpoint; the message names the key or file.
+      ValueError: a wrong config, data or checkpoint, or another job in the workdir; the message names the key or file.
       NonFiniteError: a loss became NaN or infinite.
     """
-    workdir = Path(workdir).absolute()
+    workdir = local_path(workdir, "--workdir")
     workdir.mkdir(parents=True, exist_ok=True)
+    with workdir_lock.hold(workdir, hosts.say) if hosts.is_first() else contextlib.nullcontext():
+        return _train_and_evaluate(config, workdir)
+
+
+def _train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     run = as_run(config)
+    local_path(run.reuse, "config.reuse")
     folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
     for name in run.order:  # every mistake shows before any work starts
         where = f"config.phases.{name}" if "phases" in config else "config"
         run.phases[name] = phase = resolve_sizes(run.phases[name], where, run.phases)
         if phase.stage == "train":
             check_phase(phase, where)
+            check_labels(phase, where, run.order)
     places = dict(folders)
     for name, arguments in run.prepare.items():
         places[name] = Path(run.reuse or workdir).absolute() / "data" / name
@@ -71,7 +83,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
     for name in run.order:
         phase = run.phases[name]
         hosts.say(f"\n== {name} ==")
-        if run.reuse and is_finished(phase, Path(run.reuse) / name, places):
+        wanted = phase if phase.stage == "label" else _resolve_places(phase, places)
+        if run.reuse and resume.is_finished(wanted, Path(run.reuse) / name):
             places[name] = folders[name] = Path(run.reuse).absolute() / name
             hosts.say(f"Taken over from {folders[name]}.")
         elif phase.stage == "label":
@@ -79,7 +92,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
             hosts.write_json(folders[name] / "config.json", phase.to_dict())
             hosts.write_json(folders[name] / "finished.json", {})
         else:
-            train_phase(_resolve_places(phase, places), folders[name])
+            train_phase(wanted, folders[name])
         hosts.wait()
     hosts.write_json(
         workdir / "run.json", {"phases": {name: os.path.relpath(folders[name], workdir) for name in run.order}}
@@ -113,27 +126,19 @@ def check_phase(phase: ConfigDict, where: str) -> None:
       ValueError: a wrong setting, named under `where`, or a mesh that does not fit devices or batch.
     """
     settings = assembly.read_settings(phase, where)
+    local_path(phase.init_from, f"{where}.init_from")
+    vision_features.check_settings(settings, data_settings(phase), where)
     rows = sum(source.per_batch for source in data_settings(phase).source_configs)
     try:
-        sharding.check_rows(rows, sharding.make_mesh(settings.mesh, rows=rows))
+        sharding.check_rows(rows, phase_mesh(settings, rows), settings.training.microbatches)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def is_finished(phase: ConfigDict, folder: Path, places: dict[str, Path]) -> bool:
-    """Whether `folder` holds this phase, trained to its end (label files: written to their end).
-
-    Raises:
-      ValueError: it is there with other settings, so that taking it over would not be what was asked.
-    """
-    if not (folder / "finished.json").exists():
-        return False
-    wanted = phase if phase.stage == "label" else _resolve_places(phase, places)
-    kept, new = json.loads((folder / "config.json").read_text()), json.loads(wanted.to_json_best_effort())
-    changed = [key for key in new if key != "evaluation" and kept.get(key) != new[key]]
-    if changed:
-        raise ValueError(f"config.reuse: {folder} was made with other settings of {changed}. Leave config.reuse empty.")
-    return True
+def phase_mesh(settings: assembly.Settings, rows: int):
+    """The mesh of a phase whose global batch has `rows` rows."""
+    passes = settings.training.microbatches
+    return sharding.make_mesh(settings.mesh, rows=rows // passes if rows % passes == 0 else rows)
 
 
 def train_phase(config: ConfigDict, workdir: Path) -> None:
@@ -149,28 +154,25 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         return
     hosts.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
     hosts.on_first(lambda: processor.save(workdir / "processor"))
-    mesh = sharding.make_mesh(settings.mesh, rows=sum(source["per_batch"] for source in data_config.sources))
+    mesh = phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )
 
-    loader = make_loader(
-        data_config, processor, jax.process_index(), jax.process_count(), lengths=workdir / "question_lengths"
+    hosts_of = (jax.process_index(), jax.process_count())
+    open_loader = functools.partial(
+        make_loader, data_config, processor, *hosts_of, lengths=workdir / "question_lengths"
     )
+    loader = open_loader()
     model = assembly.build_model(settings, processor)
     batches = loader.examples()
     for batch in batches if settings.model == "mllm" else ():
         settings.language.check_length(batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2])
     init, apply, logical_axes = model_functions(model, settings, batches[0], config.seed)
-    tx = optimizer.make_optimizer(settings.optimizer, settings.training.steps)
-    parts = step.StepParts(
-        apply,
-        settings.losses,
-        tx,
-        settings.frozen_groups,
-        optimizer.schedules(settings.optimizer, settings.training.steps),
+    parts = step.make_parts(settings, apply, config.seed)
+    shapes, report = state.state_shapes(
+        init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
-    shapes, report = state.state_shapes(init, tx, settings.frozen_groups, logical_axes, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
     start = None
     if checkpoints.latest_step() is None:
@@ -178,7 +180,29 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         start.check(shapes.params)  # before a minute of compiling
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])
-    compiled = startup.CompiledSteps(parts, shapes, batches, mesh)
+    meta = {
+        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()}
+        | resume.labels_used(data_config),
+        "objective": settings.objective_name,
+    }
+
+    def begin() -> state.TrainState:
+        if start is None:
+            return resume.go_on(checkpoints, shapes, meta)
+        return state.create_state(init, parts.tx, settings.frozen_groups, shapes, start.parameters(shapes.params))
+
+    train_state = None
+    if data_config.vision_cache:
+        train_state = begin()  # the encoder is needed before the steps' shapes are known
+        root = workdir / "vision_cache" if data_config.vision_cache == "auto" else Path(data_config.vision_cache)
+        encoder = train_state.params["backbone"]["vision"]
+        loader = open_loader(vision=vision_features.Filler(root, settings, model, processor, encoder, data_config))
+        batches = loader.examples()
+    named_memory = functools.partial(
+        failures.named_memory, lambda: failures.memory_parts(shapes, batches, settings.frozen_groups)
+    )
+    with named_memory():
+        compiled = startup.CompiledSteps(parts, shapes, batches, mesh)
     probe = None
     if settings.training.gradient_norm_every:
         norms = jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b))
@@ -190,42 +214,50 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches)
     hosts.say(table.text())
 
-    meta = {
-        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()}
-        | resume.labels_used(data_config),
-        "objective": settings.objective_name,
-    }
-    if start is None:
-        train_state = resume.go_on(checkpoints, shapes, meta)
-    else:
-        train_state = state.create_state(init, tx, settings.frozen_groups, shapes, start.parameters(shapes.params))
-        del start  # its host copy
+    with named_memory():
+        train_state = begin() if train_state is None else train_state
+    start = None  # its host copy
     first = int(train_state.step)
-    writer = MetricWriter(workdir, first, settings.training.tensorboard) if hosts.is_first() else None
-    began = time.perf_counter()
-    try:
-        loop.run(
-            train_state,
-            compiled,
-            loader.iterate(first),
-            mesh=mesh,
-            config=settings.training,
-            checkpoint_config=settings.checkpoint,
-            checkpoints=checkpoints,
-            writer=writer,
-            meta=meta,
-            flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
-            explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
-            probe=probe,
-            title=config.name or workdir.name,
+    writer = records = None
+    if hosts.is_first():
+        writer = MetricWriter(
+            workdir, first, settings.training.tensorboard, settings.training.wandb, config.to_dict(), hosts.say
         )
-    finally:
-        if writer is not None:
-            writer.close()
-        checkpoints.close()
-        loader.close()
+    if settings.training.log_records:
+        records = RecordLog(workdir, first)
+    began = time.perf_counter()
+    with stopping.stepping() as stop, named_memory():
+        try:
+            train_state = loop.run(
+                train_state,
+                compiled,
+                loader.iterate(first),
+                mesh=mesh,
+                config=settings.training,
+                checkpoint_config=settings.checkpoint,
+                checkpoints=checkpoints,
+                writer=writer,
+                meta=meta,
+                flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
+                explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
+                probe=probe,
+                title=hosts.label() + (config.name or workdir.name),
+                stop=stop,
+                records=records,
+            )
+        finally:
+            for log in (writer, records):
+                if log is not None:
+                    log.close()
+            checkpoints.close()
+            loader.close()
+    seen = {name: int(train_state.seen[name]) for name in state.SEEN}
+    hosts.say(
+        "Examples seen: " + ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in seen.items()) + "."
+    )
     hosts.write_json(
-        workdir / "finished.json", {"steps": settings.training.steps, "seconds": time.perf_counter() - began}
+        workdir / "finished.json",
+        {"steps": settings.training.steps, "seconds": time.perf_counter() - began, "seen": seen},
     )
 
 
@@ -248,10 +280,13 @@ def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Load
     """Names the terms that are not finite on the batch of step `bad`, and its records."""
     batch = sharding.put_batch(loader.batch(bad), mesh)
     with jax.set_mesh(mesh):
-        _, report = jax.jit(lambda s, b: step.evaluate_losses(parts, s.params, b, bad))(train_state, batch)
+        losses = lambda s, b: step.report_losses(parts, dataclasses.replace(s, step=jnp.int32(bad)), b)
+        report = jax.jit(losses)(train_state, batch)
     values = {name: float(report[name]) for name in active_terms(parts.objective)}
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
-    what = f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not."
+    what = (
+        f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not, or it spiked."
+    )
     return f"{what} Values: {values}. Records of the batch: {loader.record_ids(bad)}."
 
 
@@ -312,12 +347,17 @@ def main(argv: list[str]) -> None:
         raise app.UsageError("--config FILE and --workdir DIR are needed.")
     logging.set_verbosity(logging.WARNING)  # Orbax and TFDS report every step of theirs
     try:
-        hosts.join()
-        train_and_evaluate(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError, PrepareError, loop.NonFiniteError) as error:
+        hosts.join(*(_JOB[name].value for name in ("coordinator", "num_processes", "process_id")))
+        if warning := failures.check_accelerator():
+            hosts.say(warning)
+        with hosts.stopping(_JOB["grace_s"].value):
+            train_and_evaluate(_CONFIG.value, _WORKDIR.value)
+    except (loop.Stopped, stopping.Interrupted) as reason:
+        hosts.stopped(reason)
+    except failures.REPORTED as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        hosts.fail(error)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ from typing import Any
 
 from spatialsv_jax.backbones import BACKBONES
 from spatialsv_jax.lifting.heads import LiftingConfig
-from spatialsv_jax.losses.objective import ObjectiveConfig, active_terms
+from spatialsv_jax.losses.objective import ObjectiveConfig, active_terms, needed_heads
 from spatialsv_jax.model import SpatialMLLM
 from spatialsv_jax.processing import Processor
 from spatialsv_jax.settings import from_mapping
 from spatialsv_jax.teacher import SpatialTeacher, TeacherConfig
 from spatialsv_jax.training.checkpoints import CheckpointConfig
+from spatialsv_jax.training.ema import EmaConfig
 from spatialsv_jax.training.loop import LoopConfig
 from spatialsv_jax.training.optimizer import OptimizerConfig
 from spatialsv_jax.training.sharding import MeshConfig
@@ -36,6 +37,7 @@ class Settings:
     mesh: MeshConfig
     training: LoopConfig
     checkpoint: CheckpointConfig
+    ema: EmaConfig = EmaConfig()
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
@@ -65,6 +67,7 @@ _SECTIONS = {
     "mesh": MeshConfig,
     "training": LoopConfig,
     "checkpoint": CheckpointConfig,
+    "ema": EmaConfig,
 }
 # Keys that the experiments read themselves.
 _OTHER = ("name", "stage", "seed", "init_from", "data", "evaluation")
@@ -89,11 +92,24 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
     classes = {"vision": BACKBONES[family].vision, "language": BACKBONES[family].language, **_SECTIONS}
     sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in classes.items()}
     settings = Settings(model=config["model"], family=family, **sections)
+    if ("ema" in active_terms(settings.losses)) != (settings.ema.decay > 0):
+        raise ValueError(
+            f"{where}.losses.ema is {settings.losses.ema} and {where}.ema.decay {settings.ema.decay}: set both, or neither."
+        )
+    if settings.losses.quantile and settings.training.microbatches > 1:
+        raise ValueError(
+            f"{where}.losses.quantile is {settings.losses.quantile} and {where}.training.microbatches "
+            f"{settings.training.microbatches}: the quantile filter needs all values of a batch at once. Set quantile 0 or "
+            "microbatches 1."
+        )
     if settings.model == "mllm":
         terms = set(active_terms(settings.losses))
-        lacking = sorted(terms & {"depth", "ray", "points"} - set(settings.lifting.heads))
-        if lacking:
-            raise ValueError(f"{where}.losses weighs {lacking}, but {where}.lifting.heads is {settings.lifting.heads}.")
+        needed = {name: set(needed_heads(name)) - set(settings.lifting.heads) for name in terms}
+        if lacking := {name: sorted(heads) for name, heads in needed.items() if heads}:
+            raise ValueError(
+                f"{where}.losses weighs {sorted(lacking)}, but {where}.lifting.heads is {settings.lifting.heads}: "
+                f"{', '.join(f'{name} reads {heads}' for name, heads in sorted(lacking.items()))}."
+            )
         if "distill" in terms and not settings.lifting.distill_features:
             raise ValueError(f"{where}.losses.distill needs {where}.lifting.distill_features, the teacher's width.")
     return settings

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from spatialsv_jax import target
 from spatialsv_jax.partitioning import declare, lecun, zeros
 
 
@@ -15,7 +16,7 @@ def as_rows(x: jax.Array) -> jax.Array:
 
     Elsewhere unchanged: leading axes that are sharded over different mesh axes must stay apart.
     """
-    return x.reshape(-1, x.shape[-1]) if jax.default_backend() == "cpu" else x
+    return x.reshape(-1, x.shape[-1]) if target.platform() == "cpu" else x
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimension_numbers: Any, **options: Any) -> jax.Array:

@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from data_pipelines.paths import local_path
 from spatialsv_jax import assembly, hf_models, processing
 from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.tensor_files import TensorFolder
@@ -33,8 +34,9 @@ def locate(path: str | Path) -> Location:
 
     Raises:
       FileNotFoundError: nothing at the path that can be loaded, with what was expected.
+      ValueError: a path into an object store.
     """
-    path = Path(path).absolute()
+    path = local_path(path, "The model")
     if (path / "run.json").exists():
         phases = json.loads((path / "run.json").read_text())["phases"]
         trained = [path / folder for folder in phases.values() if (path / folder / "config.json").exists()]

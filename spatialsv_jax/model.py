@@ -98,7 +98,7 @@ class SpatialMLLM(BatchModule):
                 raise ValueError(f"lifting.output 'token' gives maps of {grid}, but the labels are {size}.")
             taps = output.taps[: len(self.taps)] if self.lifting.heads else None
             final = output.taps[-1] if self.lifting.distill_features else None
-            predictions.update(self.lifting_part(taps, final, grid, size))
+            predictions.update(self.lifting_part(taps, final, grid, size, batch["view_valid"]))
         return predictions
 
     def _states(self) -> tuple[int, ...]:
@@ -106,6 +106,10 @@ class SpatialMLLM(BatchModule):
         states = self.taps if self.lifting.heads else ()
         check_taps(states, self.language.layers)
         return states + ((self.language.layers,) if self.lifting.distill_features else ())
+
+    def encode_pictures(self, batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The vision encoder's output [B,X,r,C], directly before the projector; see `backbones.multimodal`."""
+        return self.backbone.encode_pictures(batch)
 
     def prefill(self, batch: Mapping[str, jax.Array], new_tokens: int) -> tuple[jax.Array, Decoding]:
         """First step of generation; see `backbones.base.Backbone.prefill`. Returns logits [B,Q,N]."""

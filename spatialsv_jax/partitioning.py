@@ -37,6 +37,17 @@ LOGICAL_AXES: dict[str, str] = {
     "output": "output channels of a head, or teacher feature width",
 }
 
+BATCH_AXES = ("data", "fsdp")  # mesh axes that split the rows of a batch
+
+# Activations: logical axis -> mesh axes. Constraints stand in the program only where the mesh has a context axis of
+# more than 1; elsewhere XLA carries the split of the batch and the parameters on by itself.
+ACTIVATION_AXES: dict[str, tuple[str, ...]] = {
+    "rows": BATCH_AXES,  # rows of a batch
+    "tokens": ("context",),  # the language model's rows: prefix and questions
+    "pictures": (*BATCH_AXES, "context"),  # pictures or views of all rows in one axis
+    "heads": ("tensor",),
+}
+
 ONE_STREAM = 2**26  # numbers that are still drawn together
 
 
@@ -120,6 +131,33 @@ def declare(initial: Normal | Constant, *names: str) -> Callable:
         return Declared(initial(key, shape, dtype), names, resolved)
 
     return initialize
+
+
+def context_size() -> int:
+    """Devices that share a row's tokens, pictures and views, on the mesh that is set (`jax.set_mesh`); else 1."""
+    return jax.sharding.get_abstract_mesh().shape.get("context", 1)
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Splits an activation over the mesh as `ACTIVATION_AXES` says; `x` itself without a context axis.
+
+    An axis whose size its mesh axes do not divide keeps those of them that split the batch, or stays whole: then each
+    device of the context axis computes all of it (docs/sharding.md).
+
+    Args:
+      x: the activation.
+      names: a name of `ACTIVATION_AXES` for each axis, None = not split.
+    """
+    if context_size() == 1:
+        return x
+    sizes = jax.sharding.get_abstract_mesh().shape
+    entries = []
+    for name, size in zip(names, x.shape, strict=True):
+        axes = ACTIVATION_AXES[name] if name else ()
+        while axes and size % math.prod(sizes.get(axis, 1) for axis in axes):
+            axes = axes[:-1]
+        entries.append(axes or None)
+    return jax.lax.with_sharding_constraint(x, jax.sharding.PartitionSpec(*entries))
 
 
 def names_of(boxed: Any) -> Any:

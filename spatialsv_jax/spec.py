@@ -50,7 +50,15 @@ BATCH: dict[str, Field] = {
     "answer_positions": _field("B Q A", "int32", "-", "index into T of each answer token (>= 1), 0 where unused"),
     "answer_valid": _field("B Q A", "bool", "-", "False for unused answer slots"),
     # What the vision encoder reads.
-    "pixel_values": _field("B X *", "float32", "-", "normalised pixels; layout belongs to the family's processor"),
+    "pixel_values": _field(
+        "B X *",
+        "float32",
+        "-",
+        "normalised pixels, layout of the family's processor; no channels where features are given",
+    ),
+    "vision_features": _field(
+        "B X R C", "float32|bfloat16", "-", "the frozen encoder's output before the projector, where it was cached"
+    ),
     "image_token_index": _field(
         "B V P", "int32", "-", "index into S of each lifting-grid token, row-major over gh x gw"
     ),
@@ -76,13 +84,16 @@ BATCH: dict[str, Field] = {
     "intrinsics": _field("B V 3 3", "float32", "label pixels", "camera matrix of the H x W map"),
     "camera_to_world": _field("B V 4 4", "float32", "scene scale", "pose; identity where invalid"),
     "scene_scale_m": _field("B", "float32", "metre", "metres per scene unit; 0 when unknown"),
+    "label_weight": _field(
+        "B V H W", "float32", "-", "how much each valid pixel counts, mean 1 over a sample's; 1 if absent"
+    ),
     "teacher_features": _field("B V P F", "float32", "-", "teacher features pooled to the lifting grid"),
     # Bookkeeping.
     "record_index": _field("B", "int32", "-", "index of the record in its source (for messages)"),
     "source_index": _field("B", "int32", "-", "index of the source in the mixture"),
 }
 
-OPTIONAL = ("feature_slots", "feature_valid", "teacher_features")
+OPTIONAL = ("feature_slots", "feature_valid", "label_weight", "teacher_features", "vision_features")
 
 # Made inside the step from depth and cameras (losses.targets), so that hosts send less.
 TARGETS: dict[str, Field] = {
@@ -102,6 +113,13 @@ PREDICTIONS: dict[str, Field] = {
     "points": _field("B V H W 3", "float32", "scene scale", "world points"),
     "points_confidence": _field("B V H W", "float32", "-", "1 + exp(raw)"),
     "features": _field("B V P F", "float32", "-", "distillation output on the lifting grid"),
+    "pose": _field(
+        "B V 9",
+        "float32",
+        "scene scale, -, radian",
+        "camera_to_world: t, quaternion x y z w; vertical, horizontal field of view",
+    ),
+    "scene_scale": _field("B", "float32", "metre", "metres per scene unit"),
 }
 
 
@@ -136,7 +154,7 @@ def check(
             letters, shape = letters[:-1], shape[: len(field.shape) - 1]
         if len(shape) != len(letters):
             raise ValueError(f"Field '{name}': shape {tuple(array.shape)} does not match [{' '.join(field.shape)}].")
-        if str(array.dtype) != field.dtype:
+        if str(array.dtype) not in field.dtype.split("|"):
             raise ValueError(f"Field '{name}': dtype {array.dtype}, expected {field.dtype}.")
         for letter, size in zip(letters, shape, strict=True):
             expected = int(letter) if letter.isdigit() else sizes.setdefault(letter, int(size))

@@ -17,7 +17,7 @@ from flax.core import meta
 
 from spatialsv_jax.backbones.base import default_taps
 from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, layer_norm
-from spatialsv_jax.lifting.heads import HEADS, apply_heads
+from spatialsv_jax.lifting.heads import HEADS, LiftingConfig, apply_heads
 from spatialsv_jax.model import BatchModule
 from spatialsv_jax.partitioning import Normal, declare
 
@@ -158,4 +158,5 @@ class _TeacherHeads(nn.Module):
             for level, layer in enumerate(default_taps(config.layers)[:3])
         ]
         readouts = [x.reshape(*x.shape[:2], side, side, config.width) for x in (*readouts, final)]
-        return apply_heads(config.tasks, config.channels, config.features, config.dtype, False, readouts, size)
+        sizes = LiftingConfig(channels=config.channels, features=config.features, dtype=config.dtype)
+        return apply_heads(self, sizes, config.tasks, readouts, size)

@@ -24,13 +24,34 @@ def source(path: str = "rooms", **changes) -> ConfigDict:
         text=True,
         geometry=True,
         text_share=1.0,  # share of scenes whose questions are used
-        unlabelled="keep",  # scenes without text: "keep" them for the 3D losses, or "drop" them
+        text_seed=0,  # which scenes these are
+        unlabelled="keep",  # scenes without text: "keep" them for the 3D losses, "drop" them, or "only" them
         labels="measured",  # or a folder of label files, or the name of a label phase
+        confidence_quantile=0.0,  # this share of a label file's pixels, the least confident ones, is masked
+        confidence_weights=False,  # pixels of label files count by their confidence
+        multi_view="off",  # "agrees": keep pixels that another view confirms; "contradicts": all that none denies
         features="auto",  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
         shuffle3d=False,  # control: geometry of another record
         augment=False,  # geometry only: views mirrored, recoloured, half the time in another order
     )
     return ConfigDict({**values, **changes})
+
+
+def divided(path: str, share: float, labelled: int, unlabelled: int = 0, seed: int = 0, **changes) -> dict:
+    """Sources "labelled", the scenes with text, and with `unlabelled` rows "unlabelled", the others without.
+
+    Args:
+      path: of the data.
+      share: of the scenes that have text.
+      labelled, unlabelled: rows of every global batch.
+      seed: which scenes these are.
+      changes: further values of both.
+    """
+    same = dict(text_share=share, text_seed=seed, **changes)
+    sources = {"labelled": source(path, per_batch=labelled, unlabelled="drop", **same)}
+    if unlabelled:
+        sources["unlabelled"] = source(path, per_batch=unlabelled, unlabelled="only", text=False, **same)
+    return sources
 
 
 def get_config() -> ConfigDict:
@@ -57,24 +78,38 @@ def get_config() -> ConfigDict:
             lifting=dict(
                 heads=("depth", "ray", "points"), distill_features=0, width=128, channels=(16, 32, 32, 32), features=16,
                 output="label", shared_projector=False, dual_dpt=False, stop_gradient=False, taps=(), dtype="float32",
+                refine="full", remat="none", chunk_views=0,  # what the heads cost: docs/sharding.md
             ),
             teacher=dict(
                 image_size=64, patch_size=8, merge=2, stem="conv", width=128, layers=4, heads=4, mlp_ratio=4,
                 channels=(16, 32, 32, 32), features=16, tasks=("depth", "ray", "points"), dtype="float32",
             ),
-            losses=dict(text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0),
+            losses=dict(
+                text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0, remat=False,
+                # Extensions (docs/method.md, 3.8); pose and scale need lifting heads of these names.
+                consistency=0.0, lifted_points=0.0, scale_invariant=0.0, scale_invariant_balance=1.0, pose=0.0, scale=0.0,
+                ema=0.0,
+            ),
+            ema=dict(decay=0.0, noise=0.0),  # the averaged model that losses.ema learns from
             optimizer=dict(
                 name="muon", vision=3e-3, projector=3e-3, language=3e-3, adapters=3e-3, lifting=3e-3, warmup_share=0.03,
                 weight_decay=0.0, clip=1.0, b1=0.9, b2=0.999, adam_factor=1.0,
-                newton_schulz_steps=5, preconditioning="frobenius",
+                newton_schulz_steps=5, preconditioning="frobenius", moments="float32",  # or "bfloat16"
             ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),
+            mesh=dict(data=-1, fsdp=1, tensor=1, context=1, slices=1),  # docs/sharding.md
             data=dict(
                 sources=dict(rooms=source()), questions=24, question_tokens=48, answer_tokens=4, views=4,
                 label_size=(32, 32), buckets=1, seed=0, threads=2, buffer=4,
                 cache_mb=1024, verify=4,
+                vision_cache="",  # folder for the frozen encoder's features ("auto": in the workdir); "" = run the encoder
             ),
-            training=dict(steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile=""),
+            training=dict(
+                steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile="",
+                microbatches=1,  # passes that a batch is cut into; the update stays the same
+                skip_budget=0, skip_spike=0.0,  # bad steps that are left out (docs/sharding.md); 0 = the first one ends the run
+                wandb="",  # project in Weights & Biases, needs the [wandb] extra
+                log_records=False,  # which records each process loaded, to records-pN.jsonl
+            ),
             checkpoint=dict(every=500, keep=2),
             evaluation=dict(split="test", scenes=0, report_scenes=6),
         )

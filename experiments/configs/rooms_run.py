@@ -182,6 +182,40 @@ def ablation(name: str, arg: str | None, teacher: bool = False, **changes: dict)
     return run(name, scale, {**phases, name: config})
 
 
+def label_share(name: str, arg: str | None, spatial: bool, unlabelled: bool) -> ConfigDict:
+    """A row of the paper's semi-supervised table: the last phase has questions about a share of the scenes only.
+
+    Every row shows as many labelled rooms a step and has as many steps, so that two rows differ in what is said of
+    these rooms and in the rooms without text beside them, not in how often a question was seen.
+
+    Args:
+      name: of the run and its last phase.
+      arg: the config file's argument: "", "tiny", the percentage of scenes with text (50 by default), or "tiny,25".
+      spatial: whether there are 3D losses and distillation.
+      unlabelled: whether as many rooms without text stand in every batch.
+
+    Raises:
+      ValueError: another argument.
+    """
+    words = [word for word in (arg or "").split(",") if word]
+    numbers = [word for word in words if word.isdigit()]
+    others = [word for word in words if not word.isdigit()]
+    if len(numbers) > 1 or len(others) > 1 or not 0 < int(numbers[0] if numbers else 50) <= 100:
+        raise ValueError(f"Config argument '{arg}' is unknown; use none, 'tiny', a percentage in 1..100, or 'tiny,25'.")
+    share = int(numbers[0] if numbers else 50) / 100
+    if share == 1 and unlabelled:
+        raise ValueError("With text for 100 % of the scenes none is left without: use full.py.")
+    off = dict(depth=0.0, ray=0.0, points=0.0)
+    losses = dict(losses=dict(distill=1.0)) if spatial else dict(losses=off, lifting=dict(heads=()))
+    config = ablation(name, others[0] if others else None, teacher=spatial, **losses)
+    data = config.phases[name].data
+    rooms = data.sources.rooms
+    rows = rooms.per_batch
+    shown = dict(features=rooms.features, geometry=spatial)
+    data.sources = common.divided("rooms", share, rows, rows * unlabelled, **shown)
+    return config
+
+
 QUICKSTART = Scale(
     scenes=1500, test=120, other=10, labels=24, base_steps=1300, spatial_steps=2000, rows=4, singles=0, questions=6,
     vision_layers=1,

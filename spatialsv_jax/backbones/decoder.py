@@ -14,7 +14,8 @@ from flax.core import meta
 
 from spatialsv_jax.backbones.attention import BACKENDS, self_attention
 from spatialsv_jax.backbones.layers import UNROLL, LoraConfig, SwiGLU, adapted, attend, join, rms_norm, rotate
-from spatialsv_jax.partitioning import Normal, declare, lecun
+from spatialsv_jax.backbones.rows import Rows
+from spatialsv_jax.partitioning import Normal, constrain, context_size, declare, lecun
 
 REMAT_POLICIES = {
     "full": None,
@@ -94,20 +95,6 @@ class LanguageConfig:
 
 
 @struct.dataclass
-class Rows:
-    """What the N rows of a pass are: `prefix` rows, then `questions` times T rows."""
-
-    cos: jax.Array  # float32[B,N,1,d/2]
-    sin: jax.Array
-    prefix_mask: jax.Array  # bool[B,S] real prefix tokens
-    visual: jax.Array | None  # bool[B,S] tokens that see all visual tokens; None = causal
-    own_mask: jax.Array | None  # bool[B|1,Q|1,T,M] which of a question's M keys each row sees
-    slot: jax.Array | None  # int32[] first cache slot that the rows fill
-    prefix: int = struct.field(pytree_node=False)  # S, or 0 when the prefix is in the cache
-    questions: int = struct.field(pytree_node=False)  # Q
-
-
-@struct.dataclass
 class Cache:
     """Keys and values of all layers (leading axis L outside the scan)."""
 
@@ -150,24 +137,25 @@ class DecoderAttention(nn.Module):
         prefix_kv = self._prefix_keys(key, value, cache, rows)
         outputs, made = [], None
         if rows.prefix:
-            outputs.append(self._prefix(query[:, : rows.prefix], *prefix_kv, rows))
+            outputs.append(self._prefix(rows.of_prefix(query), *prefix_kv, rows))
         if rows.questions:
             own_kv = self._own_keys(key, value, cache, rows)
-            outputs.append(self._questions(query[:, rows.prefix :], prefix_kv, own_kv, rows))
+            outputs.append(self._questions(rows.of_questions(query), prefix_kv, own_kv, rows))
             if cache is not None:
                 made = Cache(prefix_kv if rows.prefix else None, own_kv)
-        out = outputs[0] if len(outputs) == 1 else jnp.concatenate(outputs, axis=1)
+        out = outputs[0] if len(outputs) == 1 else rows.joined(*outputs)
         return adapted(out.astype(self.dtype), width, ("heads", "embed"), "o", False, self.dtype, self.lora), made
 
     def _prefix_keys(self, key, value, cache, rows):
         if not rows.prefix:
             return cache.prefix
-        return tuple(part[:, : rows.prefix].transpose(0, 2, 1, 3) for part in (key, value))
+        keys = (rows.of_prefix(part).transpose(0, 2, 1, 3) for part in (key, value))
+        return tuple(constrain(part, "rows", "heads", None, None) for part in keys)  # all of them on every device
 
     def _own_keys(self, key, value, cache, rows):
         """[B,Hk,Q,M,d]: the rows' own keys and values, written into the cache when there is one."""
         shape = (key.shape[0], rows.questions, -1, self.kv_heads, self.head_dim)
-        own = tuple(part[:, rows.prefix :].reshape(shape).transpose(0, 3, 1, 2, 4) for part in (key, value))
+        own = tuple(rows.of_questions(part).reshape(shape).transpose(0, 3, 1, 2, 4) for part in (key, value))
         if cache is None:
             return own
         start = (0, 0, 0, rows.slot, 0)
@@ -175,7 +163,7 @@ class DecoderAttention(nn.Module):
 
     def _prefix(self, query, key, value, rows):
         number, count = query.shape[:2]
-        query = query.transpose(0, 2, 1, 3)
+        query = constrain(query.transpose(0, 2, 1, 3), "rows", "heads", "tokens", None)
         if rows.visual is None:
             # Padding stands at the end, where no real row looks.
             out = self_attention(query, key, value, causal=True, backend=self.attention)
@@ -246,9 +234,15 @@ class _ScanBody(nn.Module):
         layer = _layer
         if self.config.remat != "none":
             layer = nn.remat(_layer, prevent_cse=False, policy=REMAT_POLICIES[self.config.remat])
-        x, cache = layer(self, x, cache, rows)
+        x, cache = layer(self, constrain(x, "rows", "tokens", None), cache, rows)
+        x = constrain(x, "rows", "tokens", None)
         number = number + 1
-        if taps is not None:
+        if taps is not None and context_size() > 1:
+            # Rows are fetched from other devices, so only where they are wanted.
+            hold = lambda taps, x: jax.lax.dynamic_update_index_in_dim(taps, gather_rows(x, index), slots[number], 0)
+            taps = jax.lax.cond(slots[number] >= 0, hold, lambda taps, x: taps, taps, x)
+            taps = constrain(taps, None, "rows", "tokens", None)
+        elif taps is not None:
             # Slot -1: no tap here. Then slot 0 is rewritten with what it holds.
             slot, hit = jnp.maximum(slots[number], 0), slots[number] >= 0
             held = jax.lax.dynamic_index_in_dim(taps, slot, keepdims=False)

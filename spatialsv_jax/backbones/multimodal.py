@@ -1,6 +1,6 @@
 """What all families share: pictures' features in a prefix of tokens, questions behind it, generation.
 
-A family adds its vision encoder and projector: `setup`, `grid_hw` and `picture_features`.
+A family adds its vision encoder and projector: `setup`, `grid_hw`, `encode_pictures` and `project`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from spatialsv_jax.backbones.base import BackboneOutput, Decoding, check_taps
-from spatialsv_jax.backbones.decoder import Cache, LanguageConfig, Rows
+from spatialsv_jax.backbones.decoder import Cache, LanguageConfig
 from spatialsv_jax.backbones.layers import rotary_table
+from spatialsv_jax.backbones.rows import Rows, join_runs
+from spatialsv_jax.partitioning import context_size
 
 
 class MultimodalBackbone(nn.Module):
@@ -36,9 +38,22 @@ class MultimodalBackbone(nn.Module):
         """Rows and columns of the lifting grid, from the shapes in `batch`."""
         raise NotImplementedError
 
-    def picture_features(self, batch: dict) -> jax.Array:
-        """Features [B,X,R,D] of the pictures, ready to stand in the prefix."""
+    def encode_pictures(self, batch: dict) -> jax.Array:
+        """The vision encoder's output [B,X,r,C], directly before the projector."""
         raise NotImplementedError
+
+    def project(self, features: jax.Array, batch: dict) -> jax.Array:
+        """Features [B,X,R,D] of the pictures, ready to stand in the prefix, of `encode_pictures`' [B,X,r,C]."""
+        raise NotImplementedError
+
+    def picture_features(self, batch: dict) -> jax.Array:
+        """Features [B,X,R,D] of the pictures, from `vision_features` where the batch has them."""
+        features = batch.get("vision_features")
+        if features is None:
+            features = self.encode_pictures(batch)
+        if not self.vision_config.trainable:
+            features = jax.lax.stop_gradient(features)
+        return self.project(features, batch)
 
     def __call__(self, batch: dict, taps: tuple[int, ...] = ()) -> BackboneOutput:
         """Question hidden states, and the states `taps` at the visual tokens.
@@ -46,22 +61,30 @@ class MultimodalBackbone(nn.Module):
         Without `question_tokens` in the batch only the prefix is read.
         """
         check_taps(taps, self.num_layers)
+        runs = context_size()
+        asked = batch["question_tokens"].shape if "question_tokens" in batch else None
+        batch = _padded(batch, runs)
         x, positions = self.embed_prefix(batch), batch["prefix_positions"]
         prefix, questions, own_mask = x.shape[1], 0, None
-        if "question_tokens" in batch:
+        if asked:
             number, questions, length = batch["question_tokens"].shape
-            x = jnp.concatenate([x, self.language.embed(batch["question_tokens"].reshape(number, -1))], axis=1)
+            x = join_runs(x, self.language.embed(batch["question_tokens"].reshape(number, -1)), runs)
             own = self._question_positions(batch["question_start"], jnp.arange(length)[None, None], questions)
-            positions = jnp.concatenate([positions, own], axis=1)
+            positions = join_runs(positions, own, runs)
             own_mask = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        rows = self._rows(batch, positions, own_mask, None, prefix, questions)
+        rows = self._rows(batch, positions, own_mask, None, prefix, questions, runs)
         index = batch["image_token_index"]
-        hidden, tapped, _ = self.language(x, rows, None, index.reshape(index.shape[0], -1), taps)
+        places = index.reshape(index.shape[0], -1)
+        if runs > 1:  # where the prefix row stands among all rows
+            run = prefix // runs
+            places = places // run * (x.shape[1] // runs) + places % run
+        hidden, tapped, _ = self.language(x, rows, None, places, taps)
         if tapped is not None:
             tapped = tapped.reshape(len(taps), *index.shape, self.width)
-        if not questions:
+        if not asked:
             return BackboneOutput(None, tapped)
-        return BackboneOutput(hidden[:, prefix:].reshape(*batch["question_tokens"].shape, self.width), tapped)
+        hidden = rows.of_questions(hidden).reshape(*batch["question_tokens"].shape, self.width)
+        return BackboneOutput(hidden if length == asked[2] else hidden[:, :, : asked[2]], tapped)
 
     def logits(self, hidden: jax.Array) -> jax.Array:
         """float32[...,N] next-token logits."""
@@ -116,14 +139,27 @@ class MultimodalBackbone(nn.Module):
         positions = positions.reshape(start.shape[0], -1, 1)
         return jnp.broadcast_to(positions, (*positions.shape[:2], self.language_config.position_axes))
 
-    def _rows(self, batch, positions, own_mask, slot, prefix: int, questions: int) -> Rows:
+    def _rows(self, batch, positions, own_mask, slot, prefix: int, questions: int, runs: int = 1) -> Rows:
         config = self.language_config
         cos, sin = rotary_table(positions, config.head_dim, config.rope_theta, config.rope_sections, config.rope_factor)
         visual = None
         if prefix and config.visual_attention == "bidirectional":
             empty = jnp.zeros(batch["prefix_tokens"].shape, bool)
             visual = jax.vmap(lambda row, slots: row.at[slots].set(True, mode="drop"))(empty, _slots(batch))
-        return Rows(cos[:, :, None], sin[:, :, None], batch["prefix_mask"], visual, own_mask, slot, prefix, questions)
+        real = batch["prefix_mask"]
+        return Rows(cos[:, :, None], sin[:, :, None], real, visual, own_mask, slot, prefix, questions, runs)
+
+
+def _padded(batch: dict, runs: int) -> dict:
+    """The batch with padding behind prefix and questions, so that both divide into `runs`."""
+    padded = dict(batch)
+    for name in ("prefix_tokens", "prefix_mask", "prefix_positions", "question_tokens"):
+        if name in batch:
+            axis = 2 if name == "question_tokens" else 1
+            lacking = -batch[name].shape[axis] % runs
+            widths = [(0, lacking if number == axis else 0) for number in range(batch[name].ndim)]
+            padded[name] = jnp.pad(batch[name], widths) if lacking else batch[name]
+    return padded
 
 
 def _slots(batch: dict) -> jax.Array:

@@ -10,6 +10,7 @@ import jax
 from spatialsv_jax.backbones.decoder import Decoder, choose
 from spatialsv_jax.backbones.layers import EncoderBlock, PatchStem, dense, layer_norm, merge_patches, scan_layers
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
+from spatialsv_jax.backbones.vision_layers import fold_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +99,12 @@ class TinyBackbone(MultimodalBackbone):
         """Rows and columns of the lifting grid."""
         return self.vision_config.grid_hw
 
-    def picture_features(self, batch: dict) -> jax.Array:
-        """Projected features [B,V,P,D] of all pictures."""
+    def encode_pictures(self, batch: dict) -> jax.Array:
+        """Merged patches [B,V,P,C] of all pictures."""
         pixels = batch["pixel_values"]
-        features = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
-        if not self.vision_config.trainable:
-            features = jax.lax.stop_gradient(features)
-        return self.projector(features).reshape(*pixels.shape[:2], -1, self.width)
+        features = self.vision(fold_pictures(pixels))
+        return features.reshape(*pixels.shape[:2], *features.shape[1:])
+
+    def project(self, features: jax.Array, batch: dict) -> jax.Array:
+        """Projected features [B,V,P,D]."""
+        return self.projector(features)

@@ -14,7 +14,7 @@ import numpy as np
 
 from spatialsv_jax.backbones.attention import self_attention
 from spatialsv_jax.backbones.layers import attend, dense, join, layer_norm, rotate, scan_layers
-from spatialsv_jax.partitioning import Normal, declare, ones
+from spatialsv_jax.partitioning import Normal, constrain, declare, ones
 
 
 def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
@@ -26,6 +26,12 @@ def cut_patches(pixels: jax.Array, size: int) -> jax.Array:
     rows, columns, count = height // size, width // size, int(np.prod(frames, dtype=int))
     x = pixels.reshape(number, count, rows, size, columns, size, channels)
     return x.transpose(0, 2, 4, 1, 3, 5, 6).reshape(number, rows * columns, count * size * size * channels)
+
+
+def fold_pictures(x: jax.Array) -> jax.Array:
+    """[B,X,...] as pictures [B*X,...], each device of a context axis with its own."""
+    folded = x.reshape(-1, *x.shape[2:])
+    return constrain(folded, "pictures", *(None,) * (folded.ndim - 1))
 
 
 class WindowOrder(NamedTuple):

@@ -134,7 +134,7 @@ def choose_scenes(quality: Sequence[Mapping], count: int) -> tuple[list[tuple[in
 
 def describe_model(loaded, model: str) -> dict:
     """What was trained: name, objective with its weights, whose labels, step and where it started from."""
-    from spatialsv_jax.losses.objective import TERMS
+    from spatialsv_jax.losses.objective import PAPER_TERMS, TERMS
 
     losses, sources = loaded.config["losses"], loaded.config["data"]["sources"].values()
     geometry = {"measured" if source["labels"] == "measured" else "a teacher's" for source in sources}
@@ -145,7 +145,7 @@ def describe_model(loaded, model: str) -> dict:
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
         "labels": f"depth and cameras {' and '.join(sorted(geometry))}" if geometry else "none",
-        "weights": {name: losses[name] for name in TERMS},
+        "weights": {name: losses.get(name, 0.0) for name in TERMS if name in PAPER_TERMS or losses.get(name)},
         "init_from": loaded.config.get("init_from", ""),
         "training_data": loaded.meta.get("data", {}) if loaded.meta else {},
     }

@@ -11,7 +11,13 @@ from spatialsv_jax.geometry.cameras import (
     solve_camera,
 )
 from spatialsv_jax.geometry.pointmaps import area_pool, multi_view_filter, neighbour_normals, surface_normals
-from spatialsv_jax.geometry.rotations import invert_pose, nearest_rotation, pose_matrix, rotation_angle_deg
+from spatialsv_jax.geometry.rotations import (
+    invert_pose,
+    nearest_rotation,
+    pose_matrix,
+    quaternion_of,
+    rotation_angle_deg,
+)
 
 __all__ = [
     "MIN_VALID_PIXELS",
@@ -28,6 +34,7 @@ __all__ = [
     "points_from_rays",
     "pose_matrix",
     "project",
+    "quaternion_of",
     "rays_from_camera",
     "rotation_angle_deg",
     "solve_camera",

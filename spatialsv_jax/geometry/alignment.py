@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from spatialsv_jax.geometry.arrays import contract, floats, require_shape
-from spatialsv_jax.geometry.cameras import points_from_depth
+from spatialsv_jax.geometry.cameras import point_distances
 from spatialsv_jax.geometry.rotations import nearest_rotation
 
 # Samples with fewer valid pixels in all have no geometry (docs/method.md, 1.1).
@@ -131,8 +131,7 @@ def normalize_scene(depth, intrinsics, camera_to_world, valid, pose_valid) -> No
     reference = int(candidates[0])
     pose = np.where(posed, np.linalg.inv(pose[reference]) @ pose, np.eye(4))
     pose[reference] = np.eye(4)
-    points = points_from_depth(depth, intrinsics, pose)
-    scale = float(np.linalg.norm(points[valid & posed], axis=-1).mean())
+    scale = float(point_distances(depth, intrinsics, pose)[valid & posed].mean())
     pose[:, :3, 3] /= scale
     enough = int(valid.sum()) >= MIN_VALID_PIXELS
     return NormalizedScene(depth / scale, pose, scale, reference, enough)

@@ -80,3 +80,28 @@ def pose_matrix(rotation, translation):
         (*top.shape[:-2], 1, 4),
     )
     return xp.concatenate([top, bottom], axis=-2)
+
+
+def quaternion_of(rotation):
+    """Unit quaternions [..., 4] in the order x, y, z, w with w >= 0, of rotation matrices [..., 3, 3].
+
+    Each component in turn is taken as the divisor, and the largest is used (Shepperd 1978): exact at half turns too.
+    """
+    xp, (rotation,) = floats(rotation)
+    require_shape("rotation", rotation, (3, 3))
+    m = lambda row, column: rotation[..., row, column]
+    trace = m(0, 0) + m(1, 1) + m(2, 2)
+    squares = [1 - trace + 2 * m(axis, axis) for axis in range(3)] + [1 + trace]  # 4 x^2, 4 y^2, 4 z^2, 4 w^2
+    sums = [m(0, 1) + m(1, 0), m(0, 2) + m(2, 0), m(1, 2) + m(2, 1)]  # 4 xy, 4 xz, 4 yz
+    axial = [m(2, 1) - m(1, 2), m(0, 2) - m(2, 0), m(1, 0) - m(0, 1)]  # 4 wx, 4 wy, 4 wz
+    rows = [
+        [squares[0], sums[0], sums[1], axial[0]],
+        [sums[0], squares[1], sums[2], axial[1]],
+        [sums[1], sums[2], squares[2], axial[2]],
+        [*axial, squares[3]],
+    ]
+    products = xp.stack([xp.stack(row, axis=-1) for row in rows], axis=-2)  # 4 q q^T
+    best = xp.stack(squares, axis=-1).argmax(-1)
+    chosen = xp.take_along_axis(products, best[..., None, None], axis=-2)[..., 0, :]
+    unit = chosen / xp.sqrt((chosen * chosen).sum(-1, keepdims=True))
+    return xp.where(unit[..., 3:] < 0, -unit, unit)

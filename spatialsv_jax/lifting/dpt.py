@@ -61,6 +61,46 @@ def _bilinear(source: int, target: int) -> np.ndarray:
     return weights
 
 
+class ResizedConv(nn.Module):
+    """`conv3` of `resize(x, size)` without the large map of all input channels; parameters as `conv3`'s.
+
+    Both are linear: the tap (i, j) of the kernel applied to the resized map is that map shifted, and it does not matter
+    whether a tap's matrix stands before or after the interpolation. So the 9 taps act on the small map, and one product
+    per axis then interpolates, shifts and adds them up. The same function up to rounding.
+    """
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, size: tuple[int, int]) -> jax.Array:
+        number, height, width, channels = x.shape
+        shape = (3, 3, channels, self.features)
+        kernel = self.param("kernel", CONV_OPTIONS["kernel_init"], shape, jnp.float32)
+        bias = self.param("bias", CONV_OPTIONS["bias_init"], (self.features,), jnp.float32)
+        taps = kernel.astype(self.dtype).transpose(2, 0, 1, 3).reshape(channels, -1)
+        x = jnp.matmul(x.astype(self.dtype), taps)
+        x = x.reshape(number, height, width, 3, 3, self.features).transpose(0, 3, 1, 4, 2, 5)
+        down, across = (jnp.asarray(_shifted(*sides), x.dtype) for sides in ((height, size[0]), (width, size[1])))
+        x = jnp.matmul(down[None], x.reshape(number, 3 * height, 3 * width * self.features))
+        x = jnp.matmul(across[None], x.reshape(number * size[0], 3 * width, self.features))
+        return x.reshape(number, *size, self.features) + bias[None, None, None].astype(self.dtype)
+
+    @staticmethod
+    def is_cheaper(source: tuple[int, int], size: tuple[int, int], channels: int, features: int) -> bool:
+        """Whether this takes fewer multiplications than the resize and the convolution."""
+        (h, w), (height, width) = source, size
+        own = h * w * channels * 9 * features + height * 9 * h * w * features + height * width * 3 * w * features
+        resized = (h != height) * height * h * w * channels + (w != width) * height * width * w * channels
+        return own < resized + height * width * 9 * channels * features
+
+
+def _shifted(source: int, target: int) -> np.ndarray:
+    """float32[target,3*source]: interpolation weights of the rows before, at and behind; 0 outside of the map."""
+    weights = np.pad(_bilinear(source, target), ((1, 1), (0, 0)))
+    return np.concatenate([weights[tap : tap + target] for tap in range(3)], axis=1)
+
+
 class Reassembly(nn.Module):
     """Four token grids [n,gh,gw,C] to four maps of F channels at 4, 2, 1 and 1/2 times the grid."""
 
@@ -103,12 +143,17 @@ class ResidualUnit(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Top-down fusion of the four maps, then a map [n,H,W,outputs] in float32."""
+    """Top-down fusion of the four maps, then a map [n,H,W,outputs] in float32.
+
+    `refine`: "full" runs the last 3x3 convolution on the resized map, "folded" together with the resize
+    (`ResizedConv`), where that is cheaper.
+    """
 
     features: int
     outputs: int
     output_bias: Sequence[float]
     dtype: Any = jnp.float32
+    refine: str = "full"
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], size: tuple[int, int]) -> jax.Array:
@@ -121,8 +166,13 @@ class Fusion(nn.Module):
             x = ResidualUnit(self.features, self.dtype, name=f"fuse_{level}")(x)
             # A 1x1 convolution commutes with interpolation and is cheaper on the smaller map.
             x = linear(self.features, ("conv_in", "conv_out"), f"mix_{level}", self.dtype)(x)
-            x = resize(x, maps[level - 1].shape[1:3] if level else size)
-        x = nn.relu(conv3(OUTPUT_WIDTH, "refine", self.dtype)(x)).astype(jnp.float32)
+            if level:
+                x = resize(x, maps[level - 1].shape[1:3])
+        if self.refine == "folded" and ResizedConv.is_cheaper(x.shape[1:3], size, self.features, OUTPUT_WIDTH):
+            x = ResizedConv(OUTPUT_WIDTH, self.dtype, name="refine")(x, size)
+        else:
+            x = conv3(OUTPUT_WIDTH, "refine", self.dtype)(resize(x, size))
+        x = nn.relu(x).astype(jnp.float32)
         return nn.Dense(
             self.outputs,
             dot_general=dot_general,

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from spatialsv_jax.lifting.dpt import Fusion, Reassembly
+from spatialsv_jax.lifting.pooled_heads import POOLED_HEADS, pooled_heads
 from spatialsv_jax.lifting.projectors import Projector
+from spatialsv_jax.partitioning import constrain
 
 RAW_LIMIT = 8.0  # raw values behind an exponential are clipped to +-8
 CONFIDENCE_BIAS = math.log(0.05)  # confidence starts near 1.05
@@ -45,7 +47,7 @@ HEADS: dict[str, HeadSpec] = {
 class LiftingConfig:
     """Projectors, heads and distillation output."""
 
-    heads: tuple = ("depth", "ray", "points")
+    heads: tuple = ("depth", "ray", "points")  # and, as extensions, "pose" and "scale"
     distill_features: int = 0  # teacher feature width; 0 = no distillation projector
     width: int = 128  # of the shared 3D feature space
     channels: tuple = (32, 64, 64, 64)
@@ -56,15 +58,27 @@ class LiftingConfig:
     stop_gradient: bool = False  # the heads learn, no gradient reaches the language model
     taps: tuple = ()  # four state indices; () = the rule for the model's depth
     dtype: str = "float32"  # of the projectors and DPT bodies; outputs are always float32
+    refine: str = "full"  # or "folded": the last convolution and the resize in one, cheaper (`dpt.ResizedConv`)
+    remat: str = "none"  # "full" keeps only a head's inputs for its backward pass
+    chunk_views: int = 0  # views of a sample that a head treats at once, the others after them (remat "full"); 0 = all
 
     def __post_init__(self):
-        unknown = [head for head in self.heads if head not in HEADS]
+        known = (*HEADS, *POOLED_HEADS)
+        unknown = [head for head in self.heads if head not in known]
         if unknown or len(set(self.heads)) != len(self.heads):
-            raise ValueError(f"lifting.heads {self.heads}: choose each at most once from {', '.join(HEADS)}.")
+            raise ValueError(f"lifting.heads {self.heads}: choose each at most once from {', '.join(known)}.")
         if self.output not in ("label", "token"):
             raise ValueError(f"lifting.output is {self.output!r}; choose 'label' or 'token'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"lifting.dtype is {self.dtype!r}; choose 'float32' or 'bfloat16'.")
+        for name, choices in (("refine", ("full", "folded")), ("remat", ("none", "full"))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"lifting.{name} is {getattr(self, name)!r}; choose one of {choices}.")
+        if self.chunk_views < 0 or (self.chunk_views and self.remat != "full"):
+            raise ValueError(
+                f"lifting.chunk_views is {self.chunk_views} with remat {self.remat!r}: expected 0 (all at once), or a number of "
+                "views with remat 'full', without which it saves nothing."
+            )
         if len(self.channels) != 4 or len(self.taps) not in (0, 4):
             raise ValueError(
                 f"lifting.channels {self.channels} and taps {self.taps} need four entries (taps: or none)."
@@ -84,6 +98,7 @@ class DenseHead(nn.Module):
     channels: Sequence[int]
     features: int
     dtype: str = "float32"
+    refine: str = "full"
 
     @nn.compact
     def __call__(
@@ -95,34 +110,74 @@ class DenseHead(nn.Module):
             maps = Reassembly(self.channels, self.features, self.dtype, name="reassembly")(fold_views(readouts))
         outputs = HEADS[self.head].channels + 1
         bias = (0.0,) * (outputs - 1) + (CONFIDENCE_BIAS,)
-        raw = Fusion(self.features, outputs, bias, self.dtype, name="fusion")(maps, size)
+        raw = Fusion(self.features, outputs, bias, self.dtype, self.refine, name="fusion")(maps, size)
         return activate(self.head, raw.reshape(number, views, *raw.shape[1:]))
 
 
 def fold_views(readouts: Sequence[jax.Array]) -> list[jax.Array]:
-    """[B,V,h,w,C] to [B*V,h,w,C] each."""
-    return [readout.reshape(-1, *readout.shape[2:]) for readout in readouts]
+    """[B,V,h,w,C] to [B*V,h,w,C] each, views split over a context axis."""
+    folded = [readout.reshape(-1, *readout.shape[2:]) for readout in readouts]
+    return [constrain(maps, "pictures", None, None, None) for maps in folded]
 
 
 def apply_heads(
+    module: nn.Module,
+    config: LiftingConfig,
     heads: Sequence[str],
-    channels: Sequence[int],
-    features: int,
-    dtype: str,
-    dual: bool,
     readouts: Sequence[jax.Array],
     size: tuple[int, int],
 ) -> dict[str, jax.Array]:
-    """All heads, to be called in a compact method: their submodules are named as the heads.
+    """All dense heads, as submodules of `module` that are named as the heads; to be called in a compact method.
 
-    With `dual` they share one reassembly (as in DA3's dual-DPT) and keep their own fusion.
+    With `config.dual_dpt` they share one reassembly (as in DA3's dual-DPT) and keep their own fusion.
+
+    Args:
+      module: whose submodules they are.
+      config: of which channels, features, dtype, dual_dpt, refine, remat and chunk_views count.
+      heads: keys of HEADS.
+      readouts: four of [B,V,gh,gw,C].
+      size: (H, W) of the maps.
+
+    Raises:
+      ValueError: views that chunk_views does not divide.
     """
-    maps, predictions = None, {}
-    if dual and heads:
-        maps = Reassembly(channels, features, dtype, name="reassembly")(fold_views(readouts))
-    for head in heads:
-        predictions.update(DenseHead(head, channels, features, dtype, name=head)(readouts, size, maps))
+    sizes = (config.channels, config.features, config.dtype)
+
+    def together(module, readouts):
+        maps = Reassembly(*sizes, name="reassembly", parent=module)(fold_views(readouts))
+        made = {}
+        for head in heads:
+            made.update(DenseHead(head, *sizes, config.refine, name=head, parent=module)(readouts, size, maps))
+        return made
+
+    def alone(head):
+        dense = lambda module: DenseHead(head, *sizes, config.refine, name=head, parent=module)
+        return lambda module, readouts: dense(module)(readouts, size)
+
+    functions = [together] if config.dual_dpt and heads else [alone(head) for head in heads]
+    predictions = {}
+    for function in functions:
+        predictions.update(_in_chunks(function, module, list(readouts), config))
     return predictions
+
+
+def _in_chunks(function: Callable, module: nn.Module, readouts: list[jax.Array], config: LiftingConfig) -> dict:
+    """function(module, readouts), rematerialised and a few views at a time where the config says so."""
+    if config.remat == "none":
+        return function(module, readouts)
+    number, views = readouts[0].shape[:2]
+    chunk = config.chunk_views
+    if not chunk or chunk >= views:
+        return nn.remat(function)(module, readouts)
+    if views % chunk:
+        raise ValueError(f"lifting.chunk_views is {chunk}, which does not divide the {views} views of a sample.")
+    # [V/c,B,c,...]: the batch stays split as it is.
+    parts = [jnp.moveaxis(x.reshape(number, views // chunk, chunk, *x.shape[2:]), 1, 0) for x in readouts]
+    one = nn.remat(function, prevent_cse=False)
+    body = lambda module, carry, part: (carry, one(module, part))
+    scanned = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
+    _, made = scanned(module, (), parts)
+    return {name: jnp.moveaxis(x, 0, 1).reshape(number, views, *x.shape[3:]) for name, x in made.items()}
 
 
 class Lifting(nn.Module):
@@ -132,7 +187,12 @@ class Lifting(nn.Module):
 
     @nn.compact
     def __call__(
-        self, taps: jax.Array | None, final: jax.Array | None, grid_hw: tuple[int, int], size: tuple[int, int]
+        self,
+        taps: jax.Array | None,
+        final: jax.Array | None,
+        grid_hw: tuple[int, int],
+        size: tuple[int, int],
+        view_valid: jax.Array,
     ) -> dict[str, jax.Array]:
         """Predictions of all heads, and `features` when distilling.
 
@@ -141,6 +201,7 @@ class Lifting(nn.Module):
           final: [B,V,P,D] state L, for distillation; None without.
           grid_hw: P = gh * gw.
           size: (H, W) of the maps.
+          view_valid: bool[B,V].
         """
         config = self.config
         predictions = {}
@@ -154,8 +215,9 @@ class Lifting(nn.Module):
             ]
             readouts = [projectors[level % count](taps[level]) for level in range(4)]
             readouts = [readout.reshape(*readout.shape[:2], *grid_hw, config.width) for readout in readouts]
-            predictions = apply_heads(
-                config.heads, config.channels, config.features, config.dtype, config.dual_dpt, readouts, size
+            dense = [head for head in config.heads if head in HEADS]
+            predictions = apply_heads(self, config, dense, readouts, size) | pooled_heads(
+                config.heads, config.width, config.dtype, readouts, view_valid
             )
         if config.distill_features:
             distill = Projector(config.width, config.distill_features, "output", config.dtype, name="distill_projector")

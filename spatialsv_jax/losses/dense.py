@@ -7,6 +7,8 @@ included, reaches neither values nor gradients.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +22,9 @@ DEPTH_STRIDES = (1, 2, 4, 8)
 NORMAL_STRIDES = (1, 2, 4)
 
 
-def depth_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
+def depth_terms(
+    prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA, weight=None
+) -> dict[str, Part]:
     """Depth loss: reg, conf and the gradient term at 4 dyadic scales (paper eq. 11; constants VGGT).
 
     Args:
@@ -29,6 +33,7 @@ def depth_terms(prediction, target, mask, confidence, confidence_lambda: float =
       mask: bool[B, V, H, W].
       confidence: [B, V, H, W], >= 1 where `mask`.
       confidence_lambda: weight of -log c.
+      weight: [B, V, H, W] how much each pixel counts, of mean 1; None = alike. A pair counts as its later pixel.
 
     Returns:
       reg, conf, grad_s0 .. grad_s3. The mean over scales is in the coefficients (1/4 each); a
@@ -47,7 +52,7 @@ def depth_terms(prediction, target, mask, confidence, confidence_lambda: float =
     for scale, stride in enumerate(DEPTH_STRIDES):
         grid = (..., slice(None, None, stride), slice(None, None, stride))
         parts[f"grad_s{scale}"] = _gradient(error[grid], mask[grid], confidence[grid], confidence_lambda)
-    return parts
+    return _counted_by(weight, parts, mask, DEPTH_STRIDES)
 
 
 def ray_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
@@ -62,7 +67,9 @@ def ray_terms(prediction, target, mask, confidence, confidence_lambda: float = C
     return _regression(prediction, target, mask, confidence, confidence_lambda)
 
 
-def point_terms(prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA) -> dict[str, Part]:
+def point_terms(
+    prediction, target, mask, confidence, confidence_lambda: float = CONFIDENCE_LAMBDA, weight=None
+) -> dict[str, Part]:
     """Point loss: reg, conf and the normal term at 3 dyadic scales (paper eq. 12; constants VGGT).
 
     Args:
@@ -71,6 +78,7 @@ def point_terms(prediction, target, mask, confidence, confidence_lambda: float =
       mask: bool[B, V, H, W].
       confidence: [B, V, H, W], >= 1 where `mask`.
       confidence_lambda: weight of -log c.
+      weight: [B, V, H, W] how much each pixel counts, of mean 1; None = alike. A normal counts as its centre.
 
     Returns:
       reg, conf, normal_s0 .. normal_s2. The mean over scales is in the coefficients (1/3 each).
@@ -86,7 +94,20 @@ def point_terms(prediction, target, mask, confidence, confidence_lambda: float =
         c = confidence[..., ::stride, ::stride]
         values = _weighted(residual, c, count * (confidence_lambda * jnp.log(c)))
         parts[f"normal_s{scale}"] = Part(values, count > 0, count, 1 / len(NORMAL_STRIDES))
-    return parts
+    return _counted_by(weight, parts, mask, NORMAL_STRIDES)
+
+
+def _counted_by(weight, parts: dict[str, Part], mask, strides: tuple[int, ...]) -> dict[str, Part]:
+    """The parts with every value times its pixel's weight; names end in `_s` and the place of their stride."""
+    if weight is None:
+        return parts
+    _require_same("weight", weight, "mask", mask.shape)
+    weight = jnp.where(mask, jax.lax.stop_gradient(weight), 0)
+    weighted = {}
+    for name, part in parts.items():
+        stride = strides[int(name.rsplit("_s", 1)[1])] if "_s" in name else 1
+        weighted[name] = dataclasses.replace(part, values=part.values * weight[..., ::stride, ::stride])
+    return weighted
 
 
 def _regression(prediction, target, mask, confidence, confidence_lambda) -> dict[str, Part]:

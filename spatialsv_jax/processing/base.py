@@ -72,19 +72,29 @@ class Processor(Protocol):
     option_form: tuple[str, str]  # what stands before an option, and "{letter} {text}" of one
 
     def encode_prefix(self, num_views: int) -> Prefix:
-        """Tokens of `num_views` pictures, in prompt order."""
+        """Tokens of `num_views` pictures, in prompt order; 0 = what stands before a question without pictures."""
 
     def fitting_size(self, height: int, width: int):
         """The `image_size`, of at most as many tokens as the processor's own, that distorts such a picture least."""
 
-    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
-        """Tokens of one question; with `answer`, of the answer and the end token too; `first` False: of a later turn."""
+    def encode_question(
+        self, text: str, answer: str | None = None, first: bool = True, pictures: bool = True
+    ) -> EncodedQuestion:
+        """Tokens of one question; with `answer`, of the answer and the end token too.
+
+        `first` False: of a later turn; `pictures` False: behind a prefix of none.
+        """
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """Pictures at the sizes that the published model would choose, for answering without labels."""
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
-        """Pictures (uint8[h,w,3], any sizes) as network input; `label_size` is (H, W) of the label maps."""
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
+        """Pictures (uint8[h,w,3], any sizes) as network input; `label_size` is (H, W) of the label maps.
+
+        `out`, float32 of the right shape, takes the pixels: a batch's memory is filled without a copy.
+        """
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids up to the first end token, without special tokens."""

@@ -110,15 +110,12 @@ class GridPictures:
             return image
         return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
-    def normalise(self, image: np.ndarray) -> np.ndarray:
-        """uint8[...,3] to float32, the mean subtracted and divided by the standard deviation."""
-        return normalise(image, self.mean, self.std)
-
     def canvas(
         self,
         images: Sequence[np.ndarray],
         sizes: Sequence[tuple[int, int]],
         label_size: tuple[int, int] | None = None,
+        out: np.ndarray | None = None,
     ) -> Pixels:
         """Pictures resized to `sizes`, at the upper left of a canvas that holds the largest.
 
@@ -129,6 +126,7 @@ class GridPictures:
           images: uint8[h,w,3].
           sizes: (height, width) of each.
           label_size: (H, W) of the label maps, which cover the canvas; the canvas' own size by default.
+          out: float32[n,h,w,3] of the canvas that takes the pixels, or None.
 
         Raises:
           ValueError: pictures that no family reads (`check_pictures`).
@@ -136,10 +134,12 @@ class GridPictures:
         check_pictures(images)
         full = tuple(max(size[axis] for size in sizes) for axis in range(2))
         height, width = label_size or full
-        values = np.zeros((len(images), *full, 3), np.float32)
+        values = np.empty((len(images), *full, 3), np.float32) if out is None else out
         affine, covered = np.zeros((len(images), 2, 3)), np.zeros((len(images), height, width), bool)
         for view, (image, size) in enumerate(zip(images, sizes, strict=True)):
-            values[view, : size[0], : size[1]] = self.normalise(self.resize(np.asarray(image), size))
+            place = values[view, : size[0], : size[1]]
+            values[view, size[0] :], values[view, : size[0], size[1] :] = 0, 0
+            normalise(self.resize(np.asarray(image), size), self.mean, self.std, out=place)
             affine[view, 0, 0] = full[1] / width * image.shape[1] / size[1]
             affine[view, 1, 1] = full[0] / height * image.shape[0] / size[0]
             rows, columns = (np.arange(height) + 0.5) * full[0] / height, (np.arange(width) + 0.5) * full[1] / width

@@ -20,7 +20,7 @@ from spatialsv_jax.processing.pretrained import (
     TextSettings,
     colours,
     line_positions,
-    normalise,
+    normalise_all,
     picture_settings,
     read_json,
     write_byte_tokenizer,
@@ -158,11 +158,13 @@ class InternVL3Processor(PretrainedText):
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """System message, where there is one, and `num_views` pictures of one tile; K = 1."""
-        if num_views < 1:
-            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        if num_views < 0:
+            raise ValueError(f"A prefix cannot have {num_views} views.")
         return self._prefix([1] * num_views)
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The whole of each picture stretched to a tile.
 
         A label pixel (u, v) of an H x W map lies at (u * w / W, v * h / H) of a w x h picture; pixel coordinates
@@ -171,22 +173,19 @@ class InternVL3Processor(PretrainedText):
         Args:
           images: uint8[h,w,3], sizes may differ.
           label_size: (H, W) of the label maps; a tile by default.
+          out: float32[n,h,w,3] of the tiles that takes the pixels, or None.
 
         Raises:
           ValueError: pictures that `check_pictures` refuses.
         """
         check_pictures(images)
-        return self._pixels(images, [self._colours(self.resize(image)) for image in images], label_size)
+        return self._pixels(images, [self.resize(image) for image in images], label_size, out)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """Pictures cut into tiles by the published rule."""
         check_pictures(images)
-        tiles, counts = [], []
-        for image in images:
-            cut = self._cut(np.asarray(image))
-            tiles += [self._colours(tile) for tile in cut]
-            counts.append(len(cut))
-        return self._prefix(counts), self._pixels(images, tiles, None)
+        cut = [self._cut(np.asarray(image)) for image in images]
+        return self._prefix([len(tiles) for tiles in cut]), self._pixels(images, sum(cut, []), None)
 
     def native_video(self, frames: Sequence[np.ndarray], frames_per_second: float) -> tuple[Prefix, Pixels]:
         """A video: every frame one tile, announced as "Frame1: "; the model is not told the time."""
@@ -214,15 +213,13 @@ class InternVL3Processor(PretrainedText):
         large = large.reshape(rows, settings.tile, columns, settings.tile, 3).transpose(0, 2, 1, 3, 4)
         return [*large.reshape(-1, settings.tile, settings.tile, 3), self.resize(image)]
 
-    def _colours(self, tile: np.ndarray) -> np.ndarray:
-        return normalise(tile, self.tiles.mean, self.tiles.std)
-
-    def _pixels(self, images, tiles: Sequence[np.ndarray], label_size: tuple[int, int] | None) -> Pixels:
+    def _pixels(self, images, tiles: Sequence[np.ndarray], label_size: tuple[int, int] | None, out=None) -> Pixels:
         height, width = label_size or self.image_size
         affine = np.zeros((len(images), 2, 3))
         affine[:, 0, 0] = [np.asarray(image).shape[1] / width for image in images]
         affine[:, 1, 1] = [np.asarray(image).shape[0] / height for image in images]
-        return Pixels(np.stack(tiles), affine, np.ones((len(images), height, width), bool))
+        values = normalise_all(tiles, self.tiles.mean, self.tiles.std, out)
+        return Pixels(values, affine, np.ones((len(images), height, width), bool))
 
     def _prefix(self, counts: Sequence[int], announce: Sequence[str] = ()) -> Prefix:
         """The prefix of pictures with `counts` tiles each."""
@@ -243,7 +240,7 @@ class InternVL3Processor(PretrainedText):
         return Prefix(
             tokens=np.asarray(tokens, np.int32),
             positions=line_positions(len(tokens)),
-            image_token_index=np.stack(shown),
+            image_token_index=np.reshape(shown, (len(shown), size)).astype(np.int32),
             question_start=len(tokens),
             feature_slots=np.stack(slots) if len(slots) > len(shown) else None,
             feature_valid=np.ones((len(slots), size), bool) if len(slots) > len(shown) else None,

@@ -23,7 +23,7 @@ from spatialsv_jax.processing.pretrained import (
     TextSettings,
     colours,
     line_positions,
-    normalise,
+    normalise_all,
     picture_settings,
     read_json,
     write_byte_tokenizer,
@@ -110,6 +110,7 @@ class LlavaNextVideoProcessor(PretrainedText):
     family = "llava_next_video"
     special = {"pad": "<pad>", "end": "</s>", "begin": "<s>", "image": "<image>", "video": "<video>"}
     before, after, between = "\n", " ASSISTANT:", "USER: "
+    alone = "USER: "  # not in the prefix, because the space belongs to the first word
 
     def __init__(self, directory: str | Path, text: TextSettings, crops: CropSettings):
         super().__init__(directory, text)
@@ -192,13 +193,17 @@ class LlavaNextVideoProcessor(PretrainedText):
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """`num_views` frames of a video, or pictures of the training size; K = 1."""
-        if num_views < 1:
-            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        if num_views < 0:
+            raise ValueError(f"A prefix cannot have {num_views} views.")
+        if not num_views:
+            return self._empty_prefix()
         if self.image_size:
             return self._picture_prefix([self._layout(*self.image_size)] * num_views)
         return self._frame_prefix(num_views)
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The centre of each picture as a frame, or the whole of it stretched to the training size.
 
         Label maps cover exactly the pixels of the lifting grid: the centre crop of a frame, the whole of a
@@ -207,16 +212,17 @@ class LlavaNextVideoProcessor(PretrainedText):
         Args:
           images: uint8[h,w,3], sizes may differ.
           label_size: (H, W) of the label maps; a tile by default.
+          out: float32[n,h,w,3] of the tiles that takes the pixels, or None.
 
         Raises:
           ValueError: pictures that `check_pictures` refuses.
         """
         check_pictures(images)
         if not self.image_size:
-            return self._frames(images, label_size)
+            return self._frames(images, label_size, out)
         stretched = [_stretch(np.asarray(image), self.image_size) for image in images]
         tiles = [tile for image in stretched for tile in self._cut(image, self._layout(*self.image_size))]
-        return self._whole(images, tiles, label_size)
+        return self._whole(images, tiles, label_size, out)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """Any-resolution pictures, each in its own proportions."""
@@ -248,21 +254,21 @@ class LlavaNextVideoProcessor(PretrainedText):
         affine = np.array([[across, 0, left * across], [0, down, top * down]])
         return _stretch(image, (size[0], size[1]))[top : top + tile, left : left + tile], affine
 
-    def _frames(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None) -> Pixels:
+    def _frames(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None, out=None) -> Pixels:
         height, width = label_size or (self.crops.tile,) * 2
         centres = [self._centre(np.asarray(image)) for image in images]
         affine = np.stack([affine for _, affine in centres])
         affine[:, :, 0] *= self.crops.tile / width
         affine[:, :, 1] *= self.crops.tile / height
-        values = np.stack([self._colours(tile) for tile, _ in centres])
+        values = normalise_all([tile for tile, _ in centres], self.crops.mean, self.crops.std, out)
         return Pixels(values, affine, np.ones((len(images), height, width), bool))
 
-    def _whole(self, images, tiles: Sequence[np.ndarray], label_size: tuple[int, int] | None) -> Pixels:
+    def _whole(self, images, tiles: Sequence[np.ndarray], label_size: tuple[int, int] | None, out=None) -> Pixels:
         height, width = label_size or (self.crops.tile,) * 2
         affine = np.zeros((len(images), 2, 3))
         affine[:, 0, 0] = [np.asarray(image).shape[1] / width for image in images]
         affine[:, 1, 1] = [np.asarray(image).shape[0] / height for image in images]
-        values = np.stack([self._colours(tile) for tile in tiles])
+        values = normalise_all(tiles, self.crops.mean, self.crops.std, out)
         return Pixels(values, affine, np.ones((len(images), height, width), bool))
 
     def _layout(self, height: int, width: int) -> CropLayout:
@@ -286,11 +292,15 @@ class LlavaNextVideoProcessor(PretrainedText):
         tiles = canvas.reshape(height // tile, tile, width // tile, tile, 3).transpose(0, 2, 1, 3, 4)
         return [_stretch(image, (tile, tile)), *tiles.reshape(-1, tile, tile, 3)]
 
-    def _colours(self, tile: np.ndarray) -> np.ndarray:
-        return normalise(tile, self.crops.mean, self.crops.std)
-
     def _head(self) -> list[int]:
         return [self.ids["begin"], *self.encode("USER: ")]
+
+    def _empty_prefix(self) -> Prefix:
+        """What stands before a question without pictures, with the fields that the others have."""
+        side, begin = self.grid_hw[0], np.array([self.ids["begin"]], np.int32)
+        slots = np.zeros((0, side * (side + 1)), np.int32) if self.image_size else None
+        valid = None if slots is None else slots.astype(bool)
+        return Prefix(begin, line_positions(1), np.zeros((0, side * side), np.int32), 1, slots, valid)
 
     def _frame_prefix(self, count: int) -> Prefix:
         tokens, size = self._head(), (self.crops.side // self.crops.pool) ** 2

@@ -146,10 +146,33 @@ def colours(settings: Mapping, mean: Sequence[float], std: Sequence[float]) -> d
     return {"mean": tuple(found[0]), "std": tuple(found[1])}
 
 
-def normalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """uint8[...,3] to float32, the mean subtracted and divided by the standard deviation (RGB in 0..1)."""
-    values = (image.astype(np.float64) * (1 / 255)).astype(np.float32)
-    return (values - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+def normalise(
+    image: np.ndarray, mean: Sequence[float], std: Sequence[float], out: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8[...,w,3] to float32, the mean subtracted and divided by the standard deviation (RGB in 0..1).
+
+    Args:
+      image: the picture.
+      mean, std: three each.
+      out: float32 of the picture's shape that takes the result, or None.
+    """
+    values = np.empty(image.shape, np.float32) if out is None else out
+    # Mean and deviation as whole rows: loops over three channels would be short ones.
+    mean, std = (np.tile(np.asarray(part, np.float32), image.shape[-2]).reshape(-1, 3) for part in (mean, std))
+    np.divide(image, np.float32(255), out=values)  # the nearest float32 of k / 255, as k * (1 / 255) in float64 is
+    values -= mean
+    values /= std
+    return values
+
+
+def normalise_all(
+    tiles: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float], out: np.ndarray | None = None
+) -> np.ndarray:
+    """float32[n,h,w,3] of n tiles uint8[h,w,3], in `out` if it is given; see `normalise`."""
+    values = np.empty((len(tiles), *tiles[0].shape), np.float32) if out is None else out
+    for tile, place in zip(tiles, values, strict=True):
+        normalise(tile, mean, std, out=place)
+    return values
 
 
 def line_positions(length: int) -> np.ndarray:
@@ -187,6 +210,7 @@ class PretrainedText:
     special: dict[str, str] = {}  # our name -> token
     option_form = ("\n", "{}. {}")
     before, after = "", ""  # around a question, behind the pictures: up to the place where the answer begins
+    alone = ""  # in place of `before`, where there are no pictures
     between = "\n<|im_start|>user\n"  # before a later question of the same conversation, in place of `before`
 
     def __init__(self, directory: str | Path, text: TextSettings):
@@ -254,15 +278,18 @@ class PretrainedText:
         """Ids of a text; special tokens in it are recognised."""
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
+    def encode_question(
+        self, text: str, answer: str | None = None, first: bool = True, pictures: bool = True
+    ) -> EncodedQuestion:
         """The rest of the prompt behind the pictures, and with `answer` that and the end token.
 
-        `<view:K>` in a text reads "image K+1". With `first` False it is a later turn, which follows an end token.
+        `<view:K>` in a text reads "image K+1". With `first` False it is a later turn, which follows an end token; with
+        `pictures` False there are none before it.
 
         Raises:
           ValueError: an empty text or answer, or one that contains a special token.
         """
-        before = self.before if first else self.between
+        before = self.between if not first else self.before if pictures else self.alone
         tokens = self.encode(before + self._plain(text, "question") + self.after)
         reply = [] if answer is None else [*self.encode(self._plain(answer, "answer")), self.end_id]
         mask = np.zeros(len(tokens) + len(reply), bool)

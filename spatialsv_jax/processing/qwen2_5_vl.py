@@ -138,13 +138,15 @@ class Qwen25VLProcessor(PretrainedText):
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """System message and `num_views` pictures of the training size; K = 3."""
-        if num_views < 1:
-            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        if num_views < 0:
+            raise ValueError(f"A prefix cannot have {num_views} views.")
         return self._prefix([self.grid_hw] * num_views)
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The whole of each picture stretched to the training size; see `GridPictures.canvas`."""
-        return self.pictures.canvas(images, [self.image_size] * len(images), label_size)
+        return self.pictures.canvas(images, [self.image_size] * len(images), label_size, out)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """Pictures at the sizes of the published rule, each in its own proportions."""
@@ -196,7 +198,7 @@ class Qwen25VLProcessor(PretrainedText):
 
         Features are numbered row by row over the largest grid, as they stand on the canvas.
         """
-        rows, columns = (max(grid[axis] for grid in grids) for axis in range(2))
+        rows, columns = (max(grid[axis] for grid in grids) for axis in range(2)) if grids else self.grid_hw
         tokens = self.encode(f"<|im_start|>system\n{self.text.system}<|im_end|>\n<|im_start|>user\n")
         positions = [_same(0, len(tokens))]
         index = np.zeros((len(grids), rows, columns), np.int32)
@@ -219,7 +221,7 @@ class Qwen25VLProcessor(PretrainedText):
                 tokens.append(self.ids["stop"])
                 positions.append(_same(here, 1))
                 here += 1
-        index, valid = index.reshape(len(grids), -1), valid.reshape(len(grids), -1)
+        index, valid = (array.reshape(len(grids), rows * columns) for array in (index, valid))
         return Prefix(
             tokens=np.asarray(tokens, np.int32),
             positions=np.concatenate(positions).astype(np.int32),

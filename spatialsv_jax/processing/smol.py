@@ -84,19 +84,26 @@ class SmolProcessor(PretrainedText):
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """The user's turn begins with all pictures; K = 1."""
-        if num_views < 1:
-            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        if num_views < 0:
+            raise ValueError(f"A prefix cannot have {num_views} views.")
         tokens, index = self.encode("<|im_start|>user\n"), []
         count = self.grid_hw[0] * self.grid_hw[1]
         for view in range(num_views):
             tokens += self.encode(f"image {view + 1}: ")
             index.append(np.arange(len(tokens), len(tokens) + count, dtype=np.int32))
             tokens += [self.image_id] * count
-        return Prefix(np.asarray(tokens, np.int32), line_positions(len(tokens)), np.stack(index), len(tokens))
+        return Prefix(
+            np.asarray(tokens, np.int32),
+            line_positions(len(tokens)),
+            np.reshape(index, (num_views, count)).astype(np.int32),
+            len(tokens),
+        )
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The whole of each picture stretched to the network's square; see `SquarePictures.pixels`."""
-        return self.pictures.pixels(images, label_size)
+        return self.pictures.pixels(images, label_size, out)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """This family has one size."""

@@ -30,7 +30,9 @@ class SquarePictures:
         """Rows and columns of the lifting grid."""
         return (self.image_size // (self.patch_size * self.merge),) * 2
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The whole of each picture stretched to the square, values in -1..1.
 
         Nothing is cropped or padded, so `covered` is True everywhere, and a label pixel (u, v)
@@ -41,20 +43,24 @@ class SquarePictures:
         Args:
           images: uint8[h,w,3], sizes may differ.
           label_size: (H, W) of the label maps; the network's input size by default.
+          out: float32[n,side,side,3] that takes the pixels, or None.
 
         Raises:
           ValueError: pictures that `check_pictures` refuses.
         """
         check_pictures(images)
         height, width = label_size or (self.image_size, self.image_size)
-        values = np.empty((len(images), self.image_size, self.image_size, 3), np.float32)
+        shape = (len(images), self.image_size, self.image_size, 3)
+        values = np.empty(shape, np.float32) if out is None else out
         affine = np.zeros((len(images), 2, 3))
         for view, image in enumerate(images):
             image = np.asarray(image)
             affine[view, 0, 0] = image.shape[1] / width
             affine[view, 1, 1] = image.shape[0] / height
             values[view] = self.resize(image)
-        return Pixels(values / np.float32(127.5) - np.float32(1.0), affine, np.ones((len(images), height, width), bool))
+        values /= np.float32(127.5)
+        values -= np.float32(1.0)
+        return Pixels(values, affine, np.ones((len(images), height, width), bool))
 
     def resize(self, image: np.ndarray) -> np.ndarray:
         """uint8[h,w,3] stretched to uint8[image_size,image_size,3], antialiased: what the network sees."""

@@ -95,8 +95,8 @@ class TinyProcessor:
 
     def encode_prefix(self, num_views: int) -> Prefix:
         """`<bos> view 1 : <image>*P ...` for `num_views` pictures; K = 1."""
-        if num_views < 1:
-            raise ValueError(f"A prefix needs at least one view, not {num_views}.")
+        if num_views < 0:
+            raise ValueError(f"A prefix cannot have {num_views} views.")
         count = self.grid_hw[0] * self.grid_hw[1]
         tokens, index = [self.bos_id], []
         for view in range(num_views):
@@ -107,14 +107,16 @@ class TinyProcessor:
         return Prefix(
             tokens=np.asarray(tokens, np.int32),
             positions=np.arange(length, dtype=np.int32)[:, None],
-            image_token_index=np.asarray(index, np.int32),
+            image_token_index=np.asarray(index, np.int32).reshape(num_views, count),
             question_start=length,
         )
 
-    def encode_question(self, text: str, answer: str | None = None, first: bool = True) -> EncodedQuestion:
+    def encode_question(
+        self, text: str, answer: str | None = None, first: bool = True, pictures: bool = True
+    ) -> EncodedQuestion:
         """Tokens of `text`, where `<view:K>` reads "view K+1"; with `answer`, that and `<end>` too.
 
-        A later turn (`first` False) reads like the first.
+        A later turn (`first` False) reads like the first, and one without pictures like one with them.
 
         Raises:
           ValueError: an empty text or answer, or a word that the tokenizer does not know.
@@ -132,9 +134,11 @@ class TinyProcessor:
         mask[len(question) :] = True
         return EncodedQuestion(np.asarray(question + reply, np.int32), mask)
 
-    def pixels(self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None) -> Pixels:
+    def pixels(
+        self, images: Sequence[np.ndarray], label_size: tuple[int, int] | None = None, out: np.ndarray | None = None
+    ) -> Pixels:
         """The whole of each picture stretched to the network's square; see `SquarePictures.pixels`."""
-        return self.pictures.pixels(images, label_size)
+        return self.pictures.pixels(images, label_size, out)
 
     def native(self, images: Sequence[np.ndarray]) -> tuple[Prefix, Pixels]:
         """This family has one size; see `processing.base.Processor.native`."""

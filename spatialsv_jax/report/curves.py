@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-TERMS = ("text", "depth", "ray", "points", "distill")
+TERMS = (
+    *("text", "depth", "ray", "points", "distill"),
+    *("consistency", "lifted_points", "scale_invariant", "pose", "scale", "ema"),  # extensions
+)
 SERIES_COLOURS = {
     "total": "#7a8190",
     "text": "#2f6fdb",
@@ -18,6 +21,12 @@ SERIES_COLOURS = {
     "ray": "#2a9d74",
     "points": "#a24cc8",
     "distill": "#b58a00",
+    "consistency": "#5b8c5a",
+    "lifted_points": "#8c5b5b",
+    "scale_invariant": "#c2577f",
+    "pose": "#3aa6b9",
+    "scale": "#7d6b3f",
+    "ema": "#5a5ad1",
     "all": "#7a8190",
 }
 _INK = "#010203"  # stands for the page's text colour until the SVG is finished

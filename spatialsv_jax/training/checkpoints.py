@@ -6,11 +6,14 @@ Layout of DIR: `STEP/{params,optimizer,meta}` by Orbax (a step shows only once i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from spatialsv_jax.training.state import TrainState
+from spatialsv_jax.training.state import BEGINNINGS, TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 3  # 3: skipped steps and recent gradient norms in the state
+_STATES_READABLE = (2, 3)
+_PARAMETERS_READABLE = (1, 2, 3)  # formats whose parameters are laid out alike
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged or of another format; the message names the path."""
+
+
+class DiskFullError(OSError):
+    """A checkpoint could not be written for want of space; those before it are whole."""
 
 
 class Checkpoints:
@@ -56,33 +65,68 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, meta: dict) -> None:
-        """Writes the state in the background; an earlier save is finished and sealed first."""
+        """Writes the state in the background; an earlier save is finished and sealed first.
+
+        Raises:
+          DiskFullError: no space for this state or the one before.
+        """
         self.wait()
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardSave(state.params),
-                optimizer=ocp.args.StandardSave(
-                    {"opt_state": state.opt_state, "step": state.step, "first_nonfinite": state.first_nonfinite}
-                ),
-                meta=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **meta}),
-            ),
-        )
         self._unsealed = step
+        with self._space_needed(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    optimizer=ocp.args.StandardSave(_all_but_params(state)),
+                    meta=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **meta}),
+                ),
+            )
 
     def wait(self) -> None:
-        """Waits for the save in flight and records its checksums."""
-        self._manager.wait_until_finished()
-        if self._unsealed is not None and jax.process_index() == 0:
-            _write_checksums(self.directory, self._unsealed)
-            kept = {f"{step}.json" for step in self._manager.all_steps()}
-            for stale in (self.directory / "checksums").glob("*.json"):
-                if stale.name not in kept:
-                    stale.unlink()
+        """Waits for the save in flight and records its checksums.
+
+        Raises:
+          DiskFullError: no space for it.
+        """
+        step = self._unsealed
+        with self._space_needed(step):
+            self._manager.wait_until_finished()
+            if step is not None and jax.process_index() == 0:
+                self._seal(step)
         self._unsealed = None
+
+    def _seal(self, step: int) -> None:
+        _write_checksums(self.directory, step)
+        kept = {f"{step}.json" for step in self._manager.all_steps()}
+        for stale in (self.directory / "checksums").glob("*.json"):
+            if stale.name not in kept:
+                stale.unlink()
+
+    @contextlib.contextmanager
+    def _space_needed(self, step: int | None) -> Iterator[None]:
+        """Names what could not be written and what to do; what was begun is removed, so that it takes no space."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors
+            self._unsealed = None
+            if not _is_full(error):
+                raise
+            if jax.process_index() == 0:
+                for begun in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(begun, ignore_errors=True)
+            steps = sorted(int(path.name) for path in self.directory.glob("[0-9]*") if path.name.isdigit())
+            newest = f"The checkpoint of step {steps[-1]} is whole" if steps else "There is no earlier checkpoint"
+            size = sum(file.stat().st_size for file in (self.directory / str(steps[-1])).rglob("*")) if steps else 0
+            needed = f" (one takes {size / 2**20:.0f} MiB)" if size else ""
+            raise DiskFullError(
+                errno.ENOSPC,
+                f"No space for the checkpoint of step {step}{needed}: {_cause(error)}. {newest}. Make room or lower "
+                "checkpoint.keep, then the same command goes on from there",
+                str(self.directory),
+            ) from error
 
     def restore(self, shapes: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
         """The state of `step` (the newest by default) on the mesh of `shapes`, and its meta dict.
@@ -92,13 +136,17 @@ class Checkpoints:
         """
         step = self._resolve(step)
         verify(self.directory, step)
-        abstract = {"opt_state": shapes.opt_state, "step": shapes.step, "first_nonfinite": shapes.first_nonfinite}
+        meta = self._read_meta(step)
+        _check_version(meta, self.directory / str(step), _STATES_READABLE)
+        wanted, begun = _all_but_params(shapes), {}
+        if meta["format_version"] == 2:
+            begun = {name: _everywhere(value, wanted.pop(name).sharding) for name, value in BEGINNINGS.items()}
         try:
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     params=ocp.args.StandardRestore(shapes.params),
-                    optimizer=ocp.args.StandardRestore(abstract),
+                    optimizer=ocp.args.StandardRestore(wanted),
                     meta=ocp.args.JsonRestore(),
                 ),
             )
@@ -107,8 +155,7 @@ class Checkpoints:
                 f"Checkpoint {self.directory}/{step} does not fit the configured model and optimizer: "
                 f"{str(error)[:600]}. Use the configuration it was written with (config.json beside it)."
             ) from error
-        _check_version(restored["meta"], self.directory / str(step))
-        return TrainState(params=restored["params"], **restored["optimizer"]), restored["meta"]
+        return TrainState(params=restored["params"], **restored["optimizer"], **begun), restored["meta"]
 
     def saved_shapes(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
         """(step, shapes and types of its parameters), its files verified but the parameters not read.
@@ -152,9 +199,12 @@ class Checkpoints:
     def _params(self, step: int) -> Path:
         return self.directory / str(step) / "params"
 
+    def _read_meta(self, step: int) -> dict:
+        return json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+
     def _meta(self, step: int) -> dict:
-        meta = json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
-        _check_version(meta, self.directory / str(step))
+        meta = self._read_meta(step)
+        _check_version(meta, self.directory / str(step), _PARAMETERS_READABLE)
         return meta
 
     def close(self) -> None:
@@ -199,10 +249,38 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     )
 
 
-def _check_version(meta: dict, path: Path) -> None:
+_FULL = {
+    errno.ENOSPC: "No space left",
+    errno.EDQUOT: "Disk quota exceeded",
+    errno.EFBIG: "File too large",
+}
+
+
+def _is_full(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in _FULL or any(words in str(error) for words in _FULL.values())
+
+
+def _cause(error: BaseException) -> str:
+    number = getattr(error, "errno", None)
+    return _FULL.get(number) or next(words for words in _FULL.values() if words in str(error))
+
+
+def _all_but_params(state: TrainState) -> dict:
+    return {field.name: getattr(state, field.name) for field in dataclasses.fields(state) if field.name != "params"}
+
+
+def _everywhere(value: np.ndarray, sharding) -> jax.Array:
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+
+def _check_version(meta: dict, path: Path, readable: tuple[int, ...]) -> None:
     version = meta.get("format_version")
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"Checkpoint {path} has format {version}; this program reads {FORMAT_VERSION}.")
+    if version not in readable:
+        raise CheckpointError(
+            f"Checkpoint {path} has format {version}; this program goes on from "
+            f"{', '.join(map(str, _STATES_READABLE))} and reads the parameters "
+            f"of {', '.join(map(str, _PARAMETERS_READABLE))}. Start a new --workdir, from it by config.init_from if need be."
+        )
 
 
 def _digests(directory: Path, step: int) -> dict[str, str]:

@@ -1,18 +1,54 @@
-"""FLOPs of a program, counted from its jaxpr: matrix products and convolutions, loops times length.
+"""What a program computes and moves, counted from its jaxpr: loops times their length, part by part.
 
 XLA's own cost analysis counts a scanned body once; this walk multiplies by the trip count and
-follows rematerialised and custom-derivative functions. Elementwise work is not counted.
+follows rematerialised and custom-derivative functions, TPU kernels and `shard_map`. `count` gives matrix products and
+convolutions alone; `costs` adds elementwise work, bytes and what of the products is done a second time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 
-PARTS = ("vision", "projector", "language", "teacher", "lifting", "optimizer")
+PARTS = ("vision", "projector", "language", "logits", "teacher", "lifting", "losses", "optimizer")
+
+_ARITHMETIC = frozenset(
+    "abs add add_any atan2 clamp cos div erf exp exp2 integer_pow log log1p logistic max min mul neg pow rsqrt select_n sign "
+    "sin sqrt square sub tanh".split()
+)
+_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod argmax argmin cumsum".split())
+_WRAPPERS = frozenset("rematted_computation checkpoint jvp transpose vmap while body cond closed_call".split())
+_MOVES = frozenset("gather scatter scatter-add dynamic_slice dynamic_update_slice sort".split())
+
+
+@dataclasses.dataclass
+class Cost:
+    """Work of one part of a program on all devices together.
+
+    Attributes:
+      matrix: FLOPs of matrix products and convolutions, a multiplication and an addition counting two.
+      recomputed: those of them that rematerialisation does a second time.
+      vector: elementwise floating-point operations, one for each result; reductions one for each input.
+      bytes: read and written by products, convolutions, kernels, reductions and gathers; elementwise work is taken to
+        be fused into them.
+    """
+
+    matrix: float = 0.0
+    recomputed: float = 0.0
+    vector: float = 0.0
+    bytes: float = 0.0
+
+    def add(self, other: Cost, times: float = 1) -> None:
+        """Adds `times` another cost."""
+        for field in dataclasses.fields(self):
+            name = field.name
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
 
 
 def count(function: Callable, *args) -> Counter:
@@ -24,8 +60,8 @@ def count(function: Callable, *args) -> Counter:
 
     Returns:
       Counter part -> FLOPs. The part is read off the module names in the name stack (forward,
-      backward and recomputation alike); what belongs to no module counts as `optimizer` when it
-      lies outside the differentiated function, which is where Muon's products are.
+      backward and recomputation alike); what belongs to no module counts as `losses` within the
+      differentiated function and as `optimizer` outside of it, which is where Muon's products are.
     """
     return count_traced(jax.make_jaxpr(function)(*args))
 
@@ -33,43 +69,107 @@ def count(function: Callable, *args) -> Counter:
 def count_traced(jaxpr) -> Counter:
     """`count` of a program that is traced already (a ClosedJaxpr)."""
     counter: Counter = Counter()
-    _walk(jaxpr.jaxpr, 1, "", counter)
+    for part, cost in costs(jaxpr).items():
+        if cost.matrix:
+            counter[part.split("/")[0]] += round(cost.matrix)
     return counter
 
 
-def _walk(jaxpr, times: int, outer: str, counter: Counter) -> None:
+def costs(jaxpr) -> dict[str, Cost]:
+    """Costs of a traced program (a ClosedJaxpr) by fine part.
+
+    Returns:
+      part -> Cost; parts are those of `PARTS`, with "lifting/NAME" for each head (and "lifting/projectors",
+      "lifting/reassembly" where heads share it) and "losses/NAME" for each term.
+    """
+    found: dict[str, Cost] = {}
+    _walk(jaxpr.jaxpr, 1, "", found)
+    return found
+
+
+def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost]) -> None:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         stack = f"{outer}/{equation.source_info.name_stack}"
-        if name == "dot_general":
-            counter[_part(stack)] += times * _dot_flops(equation)
-        elif name == "conv_general_dilated":
-            counter[_part(stack)] += times * _conv_flops(equation)
-        elif name == "scan":
-            _walk(equation.params["jaxpr"].jaxpr, times * equation.params["length"], stack, counter)
+        if name == "scan":
+            _walk(equation.params["jaxpr"].jaxpr, times * equation.params["length"], stack, found)
         elif name == "cond":
             branches = []
             for branch in equation.params["branches"]:
-                inner: Counter = Counter()
+                inner: dict[str, Cost] = {}
                 _walk(branch.jaxpr, times, stack, inner)
                 branches.append(inner)
-            counter.update(max(branches, key=lambda inner: sum(inner.values())))
+            dearest = max(branches, key=lambda inner: sum(cost.matrix + cost.vector for cost in inner.values()))
+            for part, cost in dearest.items():
+                found.setdefault(part, Cost()).add(cost)
+        elif name == "pallas_call":
+            grid = math.prod(size for size in equation.params["grid_mapping"].grid if isinstance(size, int))
+            inner = {}
+            _walk(equation.params["jaxpr"], times * grid, stack, inner)
+            cost = Cost(bytes=times * _bytes((*equation.invars, *equation.outvars)))
+            for other in inner.values():  # its blocks live on the chip
+                cost.add(dataclasses.replace(other, bytes=0.0))
+            found.setdefault(part_of(stack), Cost()).add(cost)
+        elif name == "shard_map":
+            mesh, axes = equation.params["mesh"], equation.params.get("manual_axes", ())
+            copies = math.prod(mesh.shape[axis] for axis in (axes or mesh.axis_names))
+            _walk(_bare(equation.params["jaxpr"]), times * copies, stack, found)
+        elif cost := _cost(equation, name):
+            if "rematted_computation" in stack:
+                cost.recomputed = cost.matrix
+            found.setdefault(part_of(stack), Cost()).add(cost, times)
         else:
             for inner in _inner_jaxprs(equation.params):
-                _walk(inner, times, stack, counter)
+                _walk(inner, times, stack, found)
+
+
+def _cost(equation, name: str) -> Cost | None:
+    """Cost of one primitive; None for those without any, and calls."""
+    if name in ("dot_general", "conv_general_dilated"):
+        flops = _dot_flops(equation) if name == "dot_general" else _conv_flops(equation)
+        return Cost(matrix=flops, bytes=_bytes((*equation.invars, *equation.outvars)))
+    if name in _MOVES:
+        return Cost(bytes=2 * _bytes(equation.outvars[:1]))
+    if name in _REDUCTIONS or name in _ARITHMETIC:
+        read = equation.invars[:1] if name in _REDUCTIONS else equation.outvars
+        if not read or not jnp.issubdtype(read[0].aval.dtype, jnp.floating):
+            return None
+        return Cost(vector=math.prod(read[0].aval.shape), bytes=_bytes(read) if name in _REDUCTIONS else 0.0)
+    return None
+
+
+def _bytes(variables) -> int:
+    """Bytes of arrays, each once."""
+    avals = [variable.aval for variable in variables if getattr(variable.aval, "shape", None) is not None]
+    return sum(math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize for aval in avals if hasattr(aval, "dtype"))
+
+
+def _bare(jaxpr):
+    return getattr(jaxpr, "jaxpr", jaxpr)
 
 
 def _inner_jaxprs(params: dict):
     """Bodies of calls (jit, remat, custom derivatives) and of while loops, each once."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr", "body_jaxpr"):
-        value = params.get(key)
-        if value is not None:
-            yield getattr(value, "jaxpr", value)
+        if params.get(key) is not None:
+            yield _bare(params[key])
 
 
-def _part(stack: str) -> str:
-    positions = [(stack.rfind(part), part) for part in PARTS[:-1] if part in stack]
-    return min(positions)[1] if positions else "optimizer"
+def part_of(stack: str) -> str:
+    """The fine part of a name stack, see `costs`."""
+    words = [word for word in re.split(r"[/()]", stack) if word]
+    if any(word.endswith(".logits") for word in words):
+        return "logits"
+    for place, word in enumerate(words):
+        if word in ("vision", "projector", "language", "teacher"):
+            return word
+        if word in ("lifting", "losses"):
+            # Methods ("lifting.name"), transformations and rematerialisation stand between a module and its parts.
+            inner = (name for name in words[place + 1 :] if "." not in name and name not in _WRAPPERS)
+            name = next(inner, "")
+            name = "projectors" if name.startswith("projector_") else name.removesuffix("_projector")
+            return f"{word}/{name}" if name else word
+    return "losses" if any(word in ("jvp", "transpose") for word in words) else "optimizer"
 
 
 def _dot_flops(equation) -> int:

@@ -13,13 +13,25 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from spatialsv_jax.training.checkpoints import CheckpointConfig, Checkpoints
-from spatialsv_jax.training.metric_writer import MetricWriter
+from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
 from spatialsv_jax.training.sharding import put_batch
 from spatialsv_jax.training.state import TrainState
 
 
 class NonFiniteError(FloatingPointError):
     """The total or a gradient became NaN or infinite; the message names terms and records."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The run was asked to stop; its state is saved.
+
+    Attributes:
+      step: the step that it goes on from.
+    """
+
+    def __init__(self, step: int):
+        super().__init__(f"Stopped before step {step}; its state is saved.")
+        self.step = step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +44,13 @@ class LoopConfig:
       gradient_norm_every: steps between probes of each term's gradient norm; 0 = never.
       tensorboard: whether to write event files.
       profile: directory for a trace of steps 10 to 15; "" = none.
+      microbatches: passes that every global batch is cut into; the update and all reported values are those of one pass.
+      skip_budget: bad steps (total or gradient not finite, or a spike) that are left out, over the whole phase; one
+        more ends it. 0 = the first one does.
+      skip_spike: a step is bad too when its gradient norm exceeds this many times the median of the last 32 applied
+        steps'; 0 = never.
+      wandb: project in Weights & Biases that metrics go to as well; "" = none.
+      log_records: whether every process writes which records it loaded, step by step, to records-pN.jsonl.
     """
 
     steps: int = 1000
@@ -39,11 +58,22 @@ class LoopConfig:
     gradient_norm_every: int = 0
     tensorboard: bool = True
     profile: str = ""
+    microbatches: int = 1
+    skip_budget: int = 0
+    skip_spike: float = 0.0
+    wandb: str = ""
+    log_records: bool = False
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("log_every", 1), ("gradient_norm_every", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"config.training.{name} is {getattr(self, name)}, expected {least} or more.")
+        least = {"steps": 1, "log_every": 1, "gradient_norm_every": 0, "microbatches": 1, "skip_budget": 0}
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"config.training.{name} is {getattr(self, name)}, expected {value} or more.")
+        if self.skip_spike and (not self.skip_spike > 1 or not self.skip_budget):
+            raise ValueError(
+                f"config.training.skip_spike is {self.skip_spike}, expected 0 (off) or more than 1 with a "
+                f"skip_budget (it is {self.skip_budget})."
+            )
 
 
 def run(
@@ -61,6 +91,8 @@ def run(
     explain: Callable[[TrainState, int], str],
     probe: Callable | None = None,
     title: str = "train",
+    stop: Callable[[int], bool] = lambda step: False,
+    records: RecordLog | None = None,
 ) -> TrainState:
     """Trains from `state.step` to `config.steps` and saves the last state.
 
@@ -76,9 +108,12 @@ def run(
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.
       title: what the progress bar says.
+      stop: step -> whether to save and stop before it; all processes must answer alike.
+      records: where the records of each step are noted, None = nowhere.
 
     Raises:
       NonFiniteError: after the last good checkpoint was kept.
+      Stopped: `stop` asked for it, and the state is saved.
     """
     start = int(state.step)
     bar = tqdm(
@@ -89,11 +124,18 @@ def run(
     window = _Window()
     try:
         for step in range(start, config.steps):
+            if stop(step):
+                _check_finite(state, None, explain)
+                checkpoints.save(state, meta)
+                checkpoints.wait()
+                raise Stopped(step)
             drawn = time.perf_counter()
             batch_step, batch = next(batches)
             if batch_step != step:
                 raise RuntimeError(f"The loader gave the batch of step {batch_step} at step {step}.")
             window.wait_s += time.perf_counter() - drawn
+            if records is not None:
+                records.write(step, batch["record_index"])
             device_batch = put_batch(batch, mesh)
             trace.at(step)
             norms = {}
@@ -133,9 +175,12 @@ def real_tokens(batch: dict[str, np.ndarray]) -> int:
 def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) -> None:
     bad = int(scalars["first_nonfinite"]) if scalars is not None else int(state.first_nonfinite)
     if bad >= 0:
+        skipped = int(state.skipped)
+        what = f"Step {bad} was not finite"
+        if skipped > 1:
+            what = f"Step {bad} was bad step number {skipped}, more than config.training.skip_budget = {skipped - 1} allows"
         raise NonFiniteError(
-            f"Step {bad} was not finite; nothing was updated from then on and the last checkpoint is kept.\n"
-            + explain(state, bad)
+            f"{what}; nothing was updated from then on and the last checkpoint is kept.\n" + explain(state, bad)
         )
 
 

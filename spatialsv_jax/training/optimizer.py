@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -20,6 +23,7 @@ class OptimizerConfig:
     they hold for the matrices; embeddings, norms, biases and convolutions take Adam at
     `adam_factor` times the rate. `newton_schulz_steps` orthogonalise a matrix; `preconditioning`
     scales it before them: "frobenius" by its norm, "aol" row by row (Turbo-Muon), which is worth a step or two.
+    `moments` is the type that moments are kept in: "bfloat16" halves them (see `half_moments`); weights stay float32.
     """
 
     name: str = "adamw"
@@ -36,6 +40,7 @@ class OptimizerConfig:
     adam_factor: float = 1.0
     newton_schulz_steps: int = 5
     preconditioning: str = "frobenius"
+    moments: str = "float32"
 
     def __post_init__(self):
         if self.name not in ("adamw", "muon"):
@@ -46,6 +51,8 @@ class OptimizerConfig:
             raise ValueError(f"config.optimizer.newton_schulz_steps is {self.newton_schulz_steps}, expected 1 or more.")
         if self.preconditioning not in ("frobenius", "aol"):
             raise ValueError(f"config.optimizer.preconditioning is '{self.preconditioning}'; choose frobenius or aol.")
+        if self.moments not in ("float32", "bfloat16"):
+            raise ValueError(f"config.optimizer.moments is '{self.moments}'; choose float32 or bfloat16.")
 
 
 def group_of(path: tuple[str, ...]) -> str:
@@ -117,4 +124,52 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
                 adam_learning_rate=adam_rate,
                 muon_weight_dimension_numbers=matrix_dimensions,
             )
-    return optax.chain(optax.clip_by_global_norm(config.clip), optax.partition(transforms, group_labels))
+    grouped = optax.partition(transforms, group_labels)
+    if config.moments == "bfloat16":
+        grouped = half_moments(grouped)
+    return optax.chain(optax.clip_by_global_norm(config.clip), grouped)
+
+
+class HalfMoments(NamedTuple):
+    """State of `half_moments`: updates so far, and the inner state with bfloat16 in place of float32."""
+
+    count: jax.Array  # int32[]
+    inner: Any
+
+
+def half_moments(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`inner` with its moments kept in bfloat16; its arithmetic stays float32.
+
+    Rounding is stochastic: with b2 = 0.999 a step moves the second moment by less than half of bfloat16's spacing, so
+    that rounding to nearest would freeze it. What is drawn is a function of the number of updates and of the moment.
+    """
+
+    def init(params):
+        state = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if _is_moment(leaf) else leaf, inner.init(params))
+        return HalfMoments(jnp.zeros((), jnp.int32), state)
+
+    def update(updates, state, params=None):
+        whole = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if leaf.dtype == jnp.bfloat16 else leaf, state.inner)
+        updates, whole = inner.update(updates, whole, params)
+        key = jax.random.fold_in(jax.random.key(0), state.count)
+        leaves, tree = jax.tree.flatten(whole)
+        rounded = [
+            _round_stochastically(leaf, jax.random.fold_in(key, number)) if _is_moment(leaf) else leaf
+            for number, leaf in enumerate(leaves)
+        ]
+        return updates, HalfMoments(state.count + 1, jax.tree.unflatten(tree, rounded))
+
+    return optax.GradientTransformation(init, update)
+
+
+def _is_moment(leaf) -> bool:
+    return leaf.dtype == jnp.float32 and leaf.ndim > 0
+
+
+def _round_stochastically(x: jax.Array, key: jax.Array) -> jax.Array:
+    """float32 to one of the two bfloat16 beside it, with the odds that keep the mean."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    drawn = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.uint32)
+    cut = jax.lax.bitcast_convert_type((bits + drawn) & np.uint32(0xFFFF0000), jnp.float32)
+    # Infinities and NaN are passed on as they are.
+    return jnp.where(jnp.isfinite(x), cut, x).astype(jnp.bfloat16)

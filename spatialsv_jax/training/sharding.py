@@ -11,7 +11,10 @@ import math
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from spatialsv_jax.partitioning import BATCH_AXES
 
 # Logical axis -> mesh axis. None: never split.
 RULES: dict[str, str | None] = {
@@ -21,7 +24,7 @@ RULES: dict[str, str | None] = {
     "heads": "tensor",
     "kv_heads": "tensor",
     "vocab": "tensor",
-    "patch": None,
+    "patch": "fsdp",
     "position": None,
     "norm": None,
     "window": None,
@@ -33,35 +36,45 @@ RULES: dict[str, str | None] = {
     "output": None,
 }
 
-BATCH_AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "context", "tensor")  # of the mesh, the slowest links first
 
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """Sizes of the mesh axes; one of them may be -1 = whatever devices are left (see `make_mesh`)."""
+    """Sizes of the mesh axes; one of the first four may be -1 = whatever devices are left (see `make_mesh`).
+
+    Attributes:
+      data: splits the rows of a batch; parameters are on every device.
+      fsdp: splits rows and parameters.
+      tensor: splits heads, MLP widths and the vocabulary.
+      context: splits the tokens, pictures and views of a row (`partitioning.ACTIVATION_AXES`).
+      slices: groups of devices with slow links between them (TPU slices, hosts); the data axis goes over them.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    context: int = 1
+    slices: int = 1
 
 
 def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) -> Mesh:
-    """A mesh with the axes data, fsdp, tensor over `devices` (all by default).
+    """A mesh with the axes data, fsdp, context, tensor over `devices` (all by default).
 
     Args:
       config: the sizes.
       devices: what to build it of.
-      rows: of the global batch; 0 = unknown. On one host an axis of -1 that splits the batch then takes
+      rows: of a microbatch; 0 = unknown. On one host an axis of -1 that splits the batch then takes
         no more devices than divide the rows, and the others stay idle.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or do not fit slices or hosts.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = dataclasses.asdict(config)
+    sizes = {name: getattr(config, name) for name in AXES}
     free = [name for name, size in sizes.items() if size == -1]
-    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(f"config.mesh {sizes}: sizes are positive, and at most one is -1.")
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()) or config.slices < 1:
+        raise ValueError(f"config.mesh {dataclasses.asdict(config)}: sizes are positive, and at most one is -1.")
     known = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // known if known <= len(devices) else 0
@@ -72,15 +85,53 @@ def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) ->
             devices = devices[: math.prod(sizes.values())]
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(f"config.mesh {dataclasses.asdict(config)} does not cover {len(devices)} devices.")
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes), devices=devices)
+    processes = len({device.process_index for device in devices})
+    if processes > 1 and sizes["data"] * sizes["fsdp"] % processes:
+        raise ValueError(
+            f"config.mesh {sizes}: {processes} hosts each feed their own rows, so data x fsdp must be a multiple of "
+            f"{processes}; context and tensor stay within a host."
+        )
+    types = (AxisType.Auto,) * len(sizes)
+    if config.slices > 1:
+        return Mesh(_hybrid(sizes, config.slices, devices), tuple(sizes), axis_types=types)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+
+
+def _hybrid(sizes: dict[str, int], slices: int, devices: list) -> np.ndarray:
+    """Devices in the mesh's shape, the slow links between slices along the outer part of the data axis.
+
+    Raises:
+      ValueError: a data axis that the slices do not divide, or devices that do not form that many groups.
+    """
+    if sizes["data"] % slices:
+        raise ValueError(
+            f"config.mesh.slices is {slices}, but the data axis of {sizes['data']} is no multiple of it: data goes over "
+            "the slow links between slices. Raise config.mesh.data."
+        )
+    by_slice = {getattr(device, "slice_index", None) for device in devices}
+    by_process = {device.process_index for device in devices}
+    if None in by_slice or len(by_slice) != slices:
+        by_slice = None
+        if len(by_process) != slices:
+            raise ValueError(
+                f"config.mesh.slices is {slices}, but the devices form {len(by_process)} hosts and say of no {slices} slices "
+                "that they belong to. Set it to the number of TPU slices or of hosts, or to 1."
+            )
+    inner = (sizes["data"] // slices, *(size for name, size in sizes.items() if name != "data"))
+    outer = (slices, *(1 for _ in inner[1:]))
+    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, process_is_granule=by_slice is None)
+
+
+LARGE = 64 * 2**20  # bytes of a tensor above which the report says why it is on every device
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardingReport:
-    """What is split how, and what is replicated although a rule would split it."""
+    """What is split how, what is replicated although a rule would split it, and what is large and on every device."""
 
     split: dict[str, tuple]  # path -> partition spec entries
     replicated: dict[str, str]  # path -> reason
+    large: dict[str, str] = dataclasses.field(default_factory=dict)  # path of a whole tensor above `LARGE` -> reason
 
 
 def path_text(path) -> str:
@@ -104,13 +155,14 @@ def parameter_shardings(shapes, logical_axes, mesh: Mesh) -> tuple[dict, Shardin
     """
     split: dict[str, tuple] = {}
     replicated: dict[str, str] = {}
+    large: dict[str, str] = {}
 
     def resolve(path, leaf, axes):
         name = path_text(path)
         axes = (None,) * len(leaf.shape) if axes is None else tuple(axes)
         if len(axes) != len(leaf.shape):
             raise ValueError(f"Parameter '{name}' of shape {leaf.shape} has logical axes {axes}.")
-        entries, used = [], set()
+        entries, used, missed = [], set(), {}
         for axis, size in zip(axes, leaf.shape, strict=True):
             if axis is not None and axis not in RULES:
                 raise ValueError(f"Parameter '{name}': unknown logical axis '{axis}'. Known: {', '.join(RULES)}.")
@@ -118,11 +170,22 @@ def parameter_shardings(shapes, logical_axes, mesh: Mesh) -> tuple[dict, Shardin
             if target is None or target in used or mesh.shape[target] == 1:
                 entries.append(None)
             elif size % mesh.shape[target]:
-                replicated[name] = f"{axis}={size} is not divisible by {target}={mesh.shape[target]}"
+                missed.setdefault(target, f"{axis}={size} is not divisible by {target}={mesh.shape[target]}")
                 entries.append(None)
             else:
                 entries.append(target)
                 used.add(target)
+        if unsplit := [reason for target, reason in missed.items() if target not in used]:
+            replicated[name] = "; ".join(unsplit)
+        if not any(entries) and math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize > LARGE:
+            entries = _split_large(axes, leaf.shape, mesh)
+            if not any(entries):
+                sizes = {axis: mesh.shape[axis] for axis in ("fsdp", "tensor")}
+                large[name] = (
+                    "the mesh has neither fsdp nor tensor devices"
+                    if set(sizes.values()) == {1}
+                    else f"no axis of {leaf.shape} is divisible by {sizes}"
+                )
         if any(entries):
             split[name] = tuple(entries)
         return NamedSharding(mesh, PartitionSpec(*entries))
@@ -130,7 +193,21 @@ def parameter_shardings(shapes, logical_axes, mesh: Mesh) -> tuple[dict, Shardin
     is_axes = lambda node: node is None or isinstance(node, tuple)
     flat_axes = dict((path_text(p), a) for p, a in jax.tree_util.tree_leaves_with_path(logical_axes, is_leaf=is_axes))
     tree = jax.tree_util.tree_map_with_path(lambda p, leaf: resolve(p, leaf, flat_axes[path_text(p)]), shapes)
-    return tree, ShardingReport(split, replicated)
+    return tree, ShardingReport(split, replicated, large)
+
+
+def _split_large(axes: tuple, shape: tuple[int, ...], mesh: Mesh) -> list[str | None]:
+    """Entries for a large parameter that its rules leave whole: its longest axis that divides, but never layers."""
+    entries: list[str | None] = [None] * len(shape)
+    for target in ("fsdp", "tensor"):
+        fits = [
+            place for place, size in enumerate(shape)
+            if mesh.shape[target] > 1 and size % mesh.shape[target] == 0 and axes[place] != "layers" and not entries[place]
+        ]  # fmt: skip
+        if fits:
+            entries[max(fits, key=lambda place: shape[place])] = target
+            break
+    return entries
 
 
 def like_parameters(shapes, parameter_tree, mesh: Mesh):
@@ -168,17 +245,19 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_rows(rows: int, mesh: Mesh) -> None:
+def check_rows(rows: int, mesh: Mesh, microbatches: int = 1) -> None:
     """Checks that a global batch can be split.
 
     Raises:
-      ValueError: the rows do not divide over the devices of the data and fsdp axes.
+      ValueError: the rows do not divide over the devices of the data and fsdp axes, times the microbatches.
     """
     devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if rows % devices:
+    if rows % (devices * microbatches):
+        times = f" times {microbatches} microbatches" if microbatches > 1 else ""
         raise ValueError(
-            f"A global batch of {rows} rows does not divide over the {devices} devices of mesh axes {BATCH_AXES}; "
-            "change config.data.sources.*.per_batch or config.mesh."
+            f"A global batch of {rows} rows does not divide over the {devices} devices of mesh axes {BATCH_AXES}{times}; "
+            "change config.data.sources.*.per_batch, config.mesh"
+            + (" or config.training.microbatches." if times else ".")
         )
 
 

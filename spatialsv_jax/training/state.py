@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 
@@ -21,14 +22,43 @@ from spatialsv_jax.training.optimizer import group_of
 class TrainState:
     """Everything that a step changes.
 
-    `first_nonfinite` is the first step whose total or gradient was not finite, -1 so far: from
-    then on no update is applied, so that the parameters stay the last good ones.
+    `first_nonfinite` is the step that ended training, -1 so far: the first whose total or gradient was not finite (or
+    spiked) when no more steps could be skipped. From then on no update is applied, so that the parameters stay the last
+    good ones. `seen` counts what all global batches so far held (`SEEN`). `ema` is the average of the trainable
+    parameters, {} without one. `skipped` counts the steps without update so far, `recent_norms` are the gradient norms
+    of the last `RECENT` steps with one, the newest last (kept with a skip budget alone; -1 = none yet).
     """
 
     step: jax.Array  # int32[]
     params: Any
     opt_state: Any
     first_nonfinite: jax.Array  # int32[]
+    seen: Any  # int32[] each
+    ema: Any
+    skipped: jax.Array  # int32[]
+    recent_norms: jax.Array  # float32[RECENT]
+
+
+RECENT = 32
+# Fields that states of checkpoint format 2 lack, as they begin.
+BEGINNINGS = {"skipped": np.zeros((), np.int32), "recent_norms": np.full(RECENT, -1, np.float32)}
+
+# labelled, unlabelled: rows with and without text; with_geometry, with_features: rows whose 3D labels or teacher
+# features counted; questions: of the labelled rows.
+SEEN = ("labelled", "unlabelled", "with_geometry", "with_features", "questions")
+
+
+def count_examples(batch: Mapping) -> dict[str, jax.Array]:
+    """What a global batch holds, int32[] for each of `SEEN`."""
+    has_text = jnp.asarray(batch["has_text"])
+    counted = {
+        "labelled": has_text,
+        "unlabelled": ~has_text & jnp.asarray(batch["view_valid"]).any(-1),
+        "with_geometry": batch["has_geometry"],
+        "with_features": batch["has_features"],
+        "questions": jnp.asarray(batch["question_valid"]) & has_text[:, None],
+    }
+    return {name: jnp.sum(counted[name], dtype=jnp.int32) for name in SEEN}
 
 
 def split_params(params: dict, frozen_groups: tuple[str, ...]) -> tuple[dict, dict]:
@@ -44,8 +74,10 @@ def merge_params(trainable: dict, frozen: dict) -> dict:
     return traverse_util.unflatten_dict({**traverse_util.flatten_dict(trainable), **traverse_util.flatten_dict(frozen)})
 
 
-def state_shapes(init_params: Callable, tx: optax.GradientTransformation, frozen_groups, logical_axes, mesh):
-    """The abstract state with shardings, without allocating anything.
+def state_shapes(
+    init_params: Callable, tx: optax.GradientTransformation, frozen_groups, logical_axes, mesh, averaged: bool = False
+):
+    """The abstract state with shardings, without allocating anything; `averaged`: with an averaged model.
 
     Returns:
       (TrainState of ShapeDtypeStructs with shardings, ShardingReport).
@@ -58,7 +90,10 @@ def state_shapes(init_params: Callable, tx: optax.GradientTransformation, frozen
     opt_sharding = sharding_lib.like_parameters(opt_state, params, mesh)
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
-    return TrainState(scalar, params, sharding_lib.with_shardings(opt_state, opt_sharding), scalar), report
+    opt_state = sharding_lib.with_shardings(opt_state, opt_sharding)
+    average = split_params(params, frozen_groups)[0] if averaged else {}
+    norms = jax.ShapeDtypeStruct((RECENT,), jnp.float32, sharding=everywhere)
+    return TrainState(scalar, params, opt_state, scalar, dict.fromkeys(SEEN, scalar), average, scalar, norms), report
 
 
 def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState, given: dict | None = None) -> TrainState:
@@ -86,7 +121,10 @@ def create_state(init_params: Callable, tx, frozen_groups, shapes: TrainState, g
             drawn = traverse_util.flatten_dict(init_params(), sep="/")
         params = traverse_util.unflatten_dict({**(drawn or {}), **given}, sep="/")
         trainable, _ = split_params(params, frozen_groups)
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(trainable), jnp.full((), -1, jnp.int32))
+        zero = jnp.zeros((), jnp.int32)
+        average = trainable if shapes.ema else {}
+        rest = {name: jnp.asarray(value) for name, value in BEGINNINGS.items()}
+        return TrainState(zero, params, tx.init(trainable), zero - 1, dict.fromkeys(SEEN, zero), average, **rest)
 
     return jax.jit(create, out_shardings=shardings, donate_argnums=(0, 1))(given, drawn)
 

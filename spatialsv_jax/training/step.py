@@ -11,8 +11,14 @@ import optax
 from flax import traverse_util
 
 from spatialsv_jax.losses import objective as objective_lib
+from spatialsv_jax.training import ema as ema_lib
+from spatialsv_jax.training import optimizer as optimizer_lib
+from spatialsv_jax.training.accumulation import accumulate
 from spatialsv_jax.training.optimizer import group_of
-from spatialsv_jax.training.state import TrainState, merge_params, split_params
+from spatialsv_jax.training.state import RECENT, TrainState, count_examples, merge_params, split_params
+
+# Norms that must be known before a step can be called a spike.
+FEWEST_NORMS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +31,11 @@ class StepParts:
       tx: the optimizer over the trainable parameters.
       frozen_groups: parameter groups without gradient and optimizer state.
       rates: learning rate of each group by step (reported only).
+      ema: of the averaged model.
+      microbatches: passes that a batch is cut into.
+      skip_budget: steps that may be left out; 0 = the first bad step stops all updates.
+      skip_spike: a gradient norm above this many times the median of recent ones is bad too; 0 = never.
+      seed: of the noise on the averaged model's pictures.
     """
 
     apply: Callable
@@ -32,34 +43,157 @@ class StepParts:
     tx: optax.GradientTransformation
     frozen_groups: tuple[str, ...]
     rates: dict[str, Callable]
+    ema: ema_lib.EmaConfig = ema_lib.EmaConfig()
+    microbatches: int = 1
+    skip_budget: int = 0
+    skip_spike: float = 0.0
+    seed: int = 0
 
 
-def evaluate_losses(parts: StepParts, params, batch, step, names: tuple[str, ...] | None = None):
+def make_parts(settings, apply: Callable, seed: int = 0) -> StepParts:
+    """The parts of a phase's step.
+
+    Args:
+      settings: an `assembly.Settings`.
+      apply: (params, batch) -> predictions.
+      seed: `config.seed`.
+    """
+    training = settings.training
+    return StepParts(
+        apply,
+        settings.losses,
+        optimizer_lib.make_optimizer(settings.optimizer, training.steps),
+        settings.frozen_groups,
+        optimizer_lib.schedules(settings.optimizer, training.steps),
+        settings.ema,
+        training.microbatches,
+        training.skip_budget,
+        training.skip_spike,
+        seed,
+    )
+
+
+def evaluate_losses(parts: StepParts, params, batch, step, names: tuple[str, ...] | None = None, counts=None):
     """(total, report) of one batch, see losses.objective.evaluate."""
-    return objective_lib.evaluate(parts.objective, parts.apply(params, batch), batch, step, names=names)
+    return objective_lib.evaluate(parts.objective, parts.apply(params, batch), batch, step, names=names, counts=counts)
 
 
-def train_step(parts: StepParts, state: TrainState, batch) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Forward, backward, update. A non-finite total or gradient stops all further updates."""
+def with_ema_targets(parts: StepParts, state: TrainState, batch):
+    """The batch with what the averaged model says of it, if the objective asks for that."""
+    if "ema" not in objective_lib.active_terms(parts.objective):
+        return batch
+    return _ema_targets(parts, state, ema_lib.with_noise(batch, state.step, parts.ema.noise, parts.seed))
+
+
+def _ema_targets(parts: StepParts, state: TrainState, batch):
+    if "ema" not in objective_lib.active_terms(parts.objective):
+        return batch
+    _, frozen = split_params(state.params, parts.frozen_groups)
+    return ema_lib.with_targets(parts.apply, merge_params(state.ema, frozen), batch)
+
+
+def report_losses(parts: StepParts, state: TrainState, batch) -> dict[str, jax.Array]:
+    """The report of `state.step` on a batch, without an update."""
+    return _passes(parts, state, batch, lambda loss, trainable: loss(trainable))[1]
+
+
+def value_and_gradients(parts: StepParts, state: TrainState, batch, places=None):
+    """((total, report), gradients of the trainable parameters), in `parts.microbatches` passes.
+
+    Args:
+      parts, state, batch: as for `train_step`.
+      places: tree of shardings for the gradients that are being summed up; None = as XLA likes.
+    """
+    return _passes(
+        parts, state, batch, lambda loss, trainable: jax.value_and_grad(loss, has_aux=True)(trainable), places
+    )
+
+
+def _passes(parts: StepParts, state: TrainState, batch, evaluate: Callable, places=None):
+    """evaluate(loss, trainable) of the whole batch, where loss is trainable -> (total, report)."""
     trainable, frozen = split_params(state.params, parts.frozen_groups)
 
-    def loss(trainable):
-        return evaluate_losses(parts, merge_params(trainable, frozen), batch, state.step)
+    def evaluated(part, counts=None):
+        def loss(trainable):
+            return evaluate_losses(parts, merge_params(trainable, frozen), part, state.step, counts=counts)
 
-    (total, report), gradients = jax.value_and_grad(loss, has_aux=True)(trainable)
+        return evaluate(loss, trainable)
+
+    if parts.microbatches == 1:
+        return evaluated(with_ema_targets(parts, state, batch))
+    counts = objective_lib.batch_counts(parts.objective, batch)
+    if "ema" in objective_lib.active_terms(parts.objective):
+        batch = ema_lib.with_noise(batch, state.step, parts.ema.noise, parts.seed)
+    one = lambda part: evaluated(_ema_targets(parts, state, part), counts)
+    summed = accumulate(one, batch, parts.microbatches, places and ((None, None), places))
+    # Every pass reports its own part of the counts, and the same weights.
+    return _corrected(summed, counts, parts.microbatches)
+
+
+def _corrected(summed, counts, microbatches: int):
+    if not isinstance(summed[0], tuple):
+        total, report = summed
+        report = {name: value / microbatches if name.endswith("/weight") else value for name, value in report.items()}
+        return total, report | {f"{name}/count": count for name, count in counts.items()}
+    return _corrected(summed[0], counts, microbatches), *summed[1:]
+
+
+def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Forward, backward, update.
+
+    A bad step (total or gradient not finite, or a spike) applies no update. Once more than `parts.skip_budget` were
+    bad, no further update is applied: with a budget of 0 that is the first one.
+
+    Args:
+      parts: what the step is made of.
+      state: the state.
+      batch: the global batch.
+      places: shardings of the trainable parameters, see `value_and_gradients`.
+    """
+    trainable, frozen = split_params(state.params, parts.frozen_groups)
+    examples = count_examples(batch)
+    (total, report), gradients = value_and_gradients(parts, state, batch, places)
     norm = optax.tree.norm(gradients)
-    good = jnp.isfinite(total) & jnp.isfinite(norm) & (state.first_nonfinite < 0)
+    running = state.first_nonfinite < 0
+    good = jnp.isfinite(total) & jnp.isfinite(norm)
+    if parts.skip_spike:
+        good &= ~_is_spike(norm, state.recent_norms, parts.skip_spike)
+    skipped = state.skipped + (running & ~good)
+    stops = running & (skipped > parts.skip_budget)
+    good &= running
     updates, opt_state = parts.tx.update(gradients, state.opt_state, trainable)
     updates = jax.tree.map(lambda update: jnp.where(good, update, jnp.zeros_like(update)), updates)
+    trained = optax.apply_updates(trainable, updates)
+    average = ema_lib.move(state.ema, trained, state.step, parts.ema.decay) if state.ema else {}
+    recent = state.recent_norms
+    if parts.skip_budget:
+        # After a skipped step training goes on, so what it made of the rest of the state is dropped too.
+        keep = lambda new, old: jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+        opt_state, average = keep(opt_state, state.opt_state), keep(average, state.ema)
+        recent = keep(jnp.concatenate([recent[1:], norm[None].astype(recent.dtype)]), recent)
     new = TrainState(
         step=state.step + 1,
-        params=merge_params(optax.apply_updates(trainable, updates), frozen),
+        params=merge_params(trained, frozen),
         opt_state=opt_state,
-        first_nonfinite=jnp.where(good | (state.first_nonfinite >= 0), state.first_nonfinite, state.step),
+        first_nonfinite=jnp.where(stops, state.step, state.first_nonfinite),
+        seen={name: state.seen[name] + number for name, number in examples.items()},
+        ema=average,
+        skipped=skipped,
+        recent_norms=recent,
     )
-    trained = {group_of(path) for path in traverse_util.flatten_dict(trainable)}
-    rates = {f"learning_rate/{group}": rate(state.step) for group, rate in parts.rates.items() if group in trained}
-    return new, {**report, **rates, "gradient_norm/all": norm, "first_nonfinite": new.first_nonfinite}
+    groups = {group_of(path) for path in traverse_util.flatten_dict(trainable)}
+    rates = {f"learning_rate/{group}": rate(state.step) for group, rate in parts.rates.items() if group in groups}
+    seen = {f"seen/{name}": number for name, number in new.seen.items()}
+    health = {"gradient_norm/all": norm, "first_nonfinite": new.first_nonfinite, "skipped": skipped}
+    return new, {**report, **rates, **seen, **health}
+
+
+def _is_spike(norm: jax.Array, recent: jax.Array, factor: float) -> jax.Array:
+    """bool[]: more than `factor` times the median of the known (>= 0) recent norms, if those are enough."""
+    known = jnp.sum(recent >= 0)
+    ordered = jnp.sort(jnp.where(recent >= 0, recent, jnp.inf))
+    lower, upper = (ordered[jnp.clip(place, 0, RECENT - 1)] for place in ((known - 1) // 2, known // 2))
+    return (known >= FEWEST_NORMS) & (norm > factor * (lower + upper) / 2)
 
 
 def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str, jax.Array]:
@@ -71,14 +205,25 @@ def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str
     trainable, frozen = split_params(state.params, parts.frozen_groups)
     trunk = {"backbone": trainable["backbone"]} if "backbone" in trainable else trainable
     rest = {key: value for key, value in trainable.items() if key not in trunk}
+    if parts.microbatches == 1:
+        batch, counts = with_ema_targets(parts, state, batch), None
+    else:
+        counts = objective_lib.batch_counts(parts.objective, batch)
+        if "ema" in names:
+            batch = ema_lib.with_noise(batch, state.step, parts.ema.noise, parts.seed)
 
-    def weighted(trunk, selected):
+    def weighted(trunk, selected, part):
         params = merge_params({**trunk, **rest}, frozen)
-        _, report = evaluate_losses(parts, params, batch, state.step)
+        _, report = evaluate_losses(parts, params, part, state.step, counts=counts)
         values = jnp.stack([report[name] * report[f"{name}/weight"] for name in names])
         return jnp.sum(values * selected)
 
-    norm = lambda selected: optax.tree.norm(jax.grad(weighted)(trunk, selected))
+    def norm(selected):
+        if counts is None:
+            return optax.tree.norm(jax.grad(weighted)(trunk, selected, batch))
+        one = lambda part: jax.grad(weighted)(trunk, selected, _ema_targets(parts, state, part))
+        return optax.tree.norm(accumulate(one, batch, parts.microbatches))
+
     norms = jax.lax.map(norm, jnp.eye(len(names), dtype=jnp.float32))
     return {f"gradient_norm/{name}": norms[index] for index, name in enumerate(names)}
 
@@ -86,6 +231,9 @@ def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str
 def jit_step(parts: StepParts, shapes: TrainState) -> Callable:
     """`train_step` compiled for the state's shardings, the state donated."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    places = split_params(shardings.params, parts.frozen_groups)[0]
     return jax.jit(
-        lambda state, batch: train_step(parts, state, batch), donate_argnums=0, out_shardings=(shardings, None)
+        lambda state, batch: train_step(parts, state, batch, places),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
     )

@@ -29,6 +29,7 @@ NAMES = sorted(
 EXPECTED = {
     "text_only", "distill_only", "depth_only", "ray_only", "points_only", "tasks", "full", "taps_last", "taps_late",
     "shared_projector", "dual_dpt", "full_shuffled3d", "heads_stopgrad", "teacher_rooms", "quickstart", "laptop",
+    "full_vggt", "semi_text50", "semi_both50", "semi_plus_unlabelled",
 }  # fmt: skip
 
 
@@ -90,6 +91,34 @@ def test_ablations_differ_from_tasks_only_in_what_they_say():
         assert changed <= {"losses", "lifting"}, (name, changed)
     full, shuffled = _config("full").phases.full, _config("full_shuffled3d").phases.full_shuffled3d
     assert {key for key in full if full[key] != shuffled[key]} == {"name", "data"}
+
+
+def test_the_semi_supervised_rows_show_the_same_labelled_rooms():
+    rows = {name: _config(name, "tiny").phases[name] for name in ("semi_text50", "semi_both50", "semi_plus_unlabelled")}
+    labelled = [phase.data.sources.labelled for phase in rows.values()]
+    for source in labelled:
+        assert (source.text_share, source.text_seed, source.unlabelled, source.per_batch) == (0.5, 0, "drop", 4)
+    assert len({phase.training.steps for phase in rows.values()}) == 1
+    other = rows["semi_plus_unlabelled"].data.sources.unlabelled
+    assert (other.text_share, other.text_seed, other.unlabelled, other.per_batch, other.text) == (
+        0.5,
+        0,
+        "only",
+        4,
+        False,
+    )
+    both, full = rows["semi_both50"], _config("full", "tiny").phases.full
+    assert both.losses == full.losses and both.lifting == full.lifting
+    assert {key for key in both if both[key] != rows["semi_plus_unlabelled"][key]} == {"name", "data"}
+    assert set(active_terms(assembly.read_settings(rows["semi_text50"]).losses)) == {"text"}
+    for share in (5, 10, 25, 100):
+        assert _config("semi_both50", str(share)).phases.semi_both50.data.sources.labelled.text_share == share / 100
+    assert _config("semi_both50", "tiny,10").phases.semi_both50.training.steps == both.training.steps
+    for wrong in ("0", "101", "x", "5,10", "tiny,tiny"):
+        with pytest.raises(ValueError, match="is unknown"):
+            _config("semi_both50", wrong)
+    with pytest.raises(ValueError, match="none is left without"):
+        _config("semi_plus_unlabelled", "100")
 
 
 def test_unknown_keys_name_the_key_and_the_legal_ones():

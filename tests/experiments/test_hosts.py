@@ -1,7 +1,8 @@
-"""A job of two processes trains like one, and the first alone writes; mistakes in starting it are named."""
+"""A job of two processes trains like one, stops as one, and goes on as one or two; the first alone writes."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -9,51 +10,189 @@ from pathlib import Path
 
 import pytest
 
-from experiments import hosts
+from experiments import hosts, stopping
+from experiments.prepare import prepare_rooms
 
 ROOT = Path(__file__).parents[2]
+STEPS = 6
+CONFIG = """
+from experiments.configs import common
+
+def get_config():
+    config = common.get_config()
+    config.name = "phase"
+    config.vision.update(image_size=32, patch_size=8, width=32, layers=1, heads=2, trainable=True)
+    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64, unroll=1)
+    config.lifting.update(heads=("depth",), width=16, channels=(8, 8, 8, 8), features=8)
+    config.losses.update(ray=0.0, points=0.0)  # less to compile
+    config.data.sources.rooms = common.source("{data}", per_batch=8)
+    config.data.update(questions=4, question_tokens=40, answer_tokens=2, views=2, label_size=(16, 16))
+    config.training.update(steps={steps}, log_every=1, tensorboard=False, log_records=True)
+    # Small steps, because large ones amplify the rounding of another order of summation tenfold each.
+    config.optimizer.update({{group: 1e-4 for group in ("vision", "projector", "language", "lifting")}})
+    config.optimizer.name = "adamw"
+    config.checkpoint.update(every=100)
+    return config
+"""
+# The train command, signalled or with a batch that is not finite when the batch of a step is drawn.
+PROGRAM = """
+import os, signal, sys
+import numpy as np
+from absl import app
+from data_pipelines import loader
+from experiments import train
+
+at, what = int(os.environ.get("AT", -1)), os.environ.get("WHAT", "")
+step = loader.BatchIterator.__next__
+
+def disturbed(self):
+    number, batch = step(self)
+    if number == at and what == "nan":
+        batch = {**batch, "pixel_values": np.full_like(batch["pixel_values"], np.nan)}
+    elif number == at:
+        os.kill(os.getpid(), getattr(signal, what))
+    return number, batch
+
+loader.BatchIterator.__next__ = disturbed
+app.run(train.main, flags_parser=train.parse_flags)
+"""
 
 
-def _losses(run: Path) -> dict[int, dict[str, float]]:
-    rows = [json.loads(line) for line in (run / "spatial" / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: {name: row[name] for name in ("total", "text", "depth", "ray", "points")} for row in rows}
-
-
-def test_two_hosts_train_like_one(tiny_run, tmp_path):
-    config = (tiny_run.parent / "config.py").read_text()
-    (tmp_path / "config.py").write_text(config.replace("gradient_norm_every=1", "gradient_norm_every=0"))
+def _run(folder: Path, processes: int, disturbed: int = 0, **disturbance: str) -> tuple[list[int], list[str]]:
+    """Exit codes and what was printed, of a job in FOLDER/run with eight devices in all."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "experiments.train"]
-    command += ["--config", str(tmp_path / "config.py"), "--workdir", str(tmp_path / "run")]
-    processes = []
-    for index in range(2):
-        job = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": str(index)}
-        with open(tmp_path / f"{index}.log", "w") as log:
-            processes.append(
-                subprocess.Popen(command, cwd=ROOT, env={**os.environ, **job}, stdout=log, stderr=subprocess.STDOUT)
-            )
+    command = [sys.executable, "-c", PROGRAM, "--config", str(folder / "config.py"), "--workdir", str(folder / "run")]
+    started = []
+    for index in range(processes):
+        own = {"JAX_NUM_CPU_DEVICES": str(8 // processes)} | (disturbance if index == disturbed else {})
+        flags = [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={index}"]
+        with open(folder / f"{index}.log", "w") as log:
+            started.append(
+                subprocess.Popen(
+                    command + (flags if processes > 1 else []),
+                    cwd=ROOT, env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT,
+                )
+            )  # fmt: skip
     try:
-        codes = [process.wait(timeout=400) for process in processes]
+        codes = [process.wait(timeout=600) for process in started]
     finally:
-        for process in processes:
+        for process in started:
             process.kill()
-    first, second = ((tmp_path / f"{index}.log").read_text() for index in range(2))
-    assert codes == [0, 0], first[-3000:] + second[-3000:]
-    expected = _losses(tiny_run)
-    for step, row in _losses(tmp_path / "run").items():
-        assert row == pytest.approx(expected.pop(step), rel=1e-4, abs=1e-4)
-    assert not expected
-    assert "== spatial ==" in first and "== spatial ==" not in second
-    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["trained"]
-    assert (tmp_path / "run" / "report" / "index.html").exists()
+    return codes, [(folder / f"{index}.log").read_text() for index in range(processes)]
+
+
+def _losses(run: Path) -> dict[int, dict[str, float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: {name: row[name] for name in ("total", "text", "depth", "depth/reg/count")} for row in rows}
+
+
+def _records(run: Path) -> dict[int, list[list[int]]]:
+    """Step -> the indices of the records of each process that made it."""
+    found: dict[int, list[list[int]]] = {}
+    for file in sorted(run.glob("records-p*.jsonl")):
+        for line in file.read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row["step"], []).append(row["records"])
+    return found
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """Text of the config of all runs, over rooms that are made here."""
+    rooms = tmp_path_factory.mktemp("data") / "rooms"
+    prepare_rooms(rooms, scenes=10, validation=0, test=2, ood=0, views=2, size=32, workers=None, progress=False)
+    return CONFIG.format(steps=STEPS, data=rooms)
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """A run of one process with eight devices, undisturbed, and its evaluation."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "config.py").write_text(config)
+    codes, logs = _run(folder, 1)
+    assert codes == [0], logs[0][-3000:]
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def moved(whole, config, tmp_path_factory):
+    """The same run on two processes, then one, then two: each stopped by a signal to one of them."""
+    folder = tmp_path_factory.mktemp("moved")
+    (folder / "config.py").write_text(config)
+    first = _run(folder, 2, disturbed=1, AT="1", WHAT="SIGTERM")
+    at_first = _records(folder / "run")
+    second = _run(folder, 1, AT="4", WHAT="SIGTERM")
+    third = _run(folder, 2)
+    return folder / "run", first, at_first, second, third
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_after_the_same_step(moved):
+    _, (codes, logs), records, _, (last_codes, last_logs) = moved
+    assert codes == [stopping.RESUMABLE] * 2, logs[0][-2000:] + logs[1][-2000:]
+    stops = [
+        re.search(rf"\[p{index}/2\] Stopped before step (\d+); its state is saved", logs[index]) for index in (0, 1)
+    ]
+    assert stops[0][1] == stops[1][1] and 2 <= int(stops[0][1]) < STEPS
+    assert sorted(records) == list(range(int(stops[0][1]))) and all(len(own) == 2 for own in records.values())
+    assert "[p1/2] SIGTERM: finishing the step and saving" in logs[1]
+    assert "[p0/2] [p1/2] SIGTERM: finishing the step and saving" in logs[0]  # who got it
+    assert last_codes == [0, 0], last_logs[0][-3000:] + last_logs[1][-3000:]
+    assert "[p0/2] Going on from step" in last_logs[0]
+    assert "[p0/2] == phase ==" in last_logs[0] and "== phase ==" not in last_logs[1]
+
+
+@pytest.mark.slow
+def test_two_one_and_two_processes_train_like_one(whole, moved):
+    run, _, at_first, (codes, logs), _ = moved
+    assert codes == [stopping.RESUMABLE] and "SIGTERM: finishing the step" in logs[0], logs[0][-2000:]
+    expected, found = _losses(whole), _losses(run)
+    assert sorted(found) == sorted(expected) == list(range(STEPS))
+    for step, row in expected.items():
+        assert found[step] == pytest.approx(row, rel=1e-4, abs=1e-4)
+        assert found[step]["depth/reg/count"] == row["depth/reg/count"]  # a global count, exactly
+
+
+@pytest.mark.slow
+def test_shards_are_disjoint_and_complete_and_hold_the_same_records(whole, moved):
+    run, _, at_first, _, _ = moved
+    expected = {step: own[0] for step, own in _records(whole).items()}
+    assert sorted(expected) == list(range(STEPS)) and all(len(own) == 8 for own in expected.values())
+    for step, (first, second) in at_first.items():  # made by two processes
+        assert len(first) == len(second) == 4 and first + second == expected[step]
+    both = [own for own in _records(run).values() if len(own) == 2]
+    assert both and all(len(first) == len(second) == 4 for first, second in both)
+
+
+@pytest.mark.slow
+def test_the_evaluation_is_that_of_one_process(whole, moved):
+    one, two = (json.loads((run / "evaluation.json").read_text()) for run in (whole, moved[0]))
+    assert two["questions"]["micro"]["n"] == one["questions"]["micro"]["n"] > 0
+    assert two["questions"]["micro"]["value"] == pytest.approx(one["questions"]["micro"]["value"], abs=0.02)
+    own = [result["depth"]["model"]["none"]["abs_rel"] for result in (one, two)]
+    assert own[1] == pytest.approx(own[0], rel=1e-3)
+    assert (moved[0] / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
+    (tmp_path / "config.py").write_text(config)
+    codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="nan")
+    assert codes == [1, 1], logs[0][-2000:] + logs[1][-2000:]
+    for index, log in enumerate(logs):
+        assert f"[p{index}/2] error: Step 2 was not finite" in log, log[-3000:]
+    assert not (tmp_path / "run" / "lock.json").exists()
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"JAX_PROCESS_ID": "0"}, "JAX_PROCESS_ID without JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES"),
+        (
+            {"JAX_PROCESS_ID": "0"},
+            r"JAX_PROCESS_ID without JAX_COORDINATOR_ADDRESS \(--coordinator\), JAX_NUM_PROCESSES",
+        ),
         (dict(zip(hosts._VARIABLES, ("localhost:1", "2", "2"), strict=True)), "expected 0 <= id < number"),
         (dict(zip(hosts._VARIABLES, ("localhost:1", "two", "0"), strict=True)), "JAX_NUM_PROCESSES=two"),
     ],
@@ -63,3 +202,14 @@ def test_wrong_variables_are_named(given, message, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         hosts.join()
+
+
+def test_flags_stand_before_variables(monkeypatch):
+    seen = []
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *given: seen.append(given))
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
+    monkeypatch.setenv("JAX_PROCESS_ID", "3")
+    hosts.join("host0:1234", None, 0)
+    assert seen == [("host0:1234", 4, 0)]
+    with pytest.raises(ValueError, match=r"without JAX_COORDINATOR_ADDRESS \(--coordinator\)"):
+        hosts.join(process_id=1)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 
 import numpy as np
 import pytest
@@ -91,3 +93,11 @@ def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
     config.phases.teacher.training.steps = 3
     with pytest.raises(ValueError, match="config.reuse.*was made with other settings"):
         train.train_and_evaluate(config, tmp_path / "other")
+
+
+def test_what_killed_attempts_had_begun_is_removed_after_a_minute(tmp_path):
+    for name, age in (("+1+a+b.tmp", 90), ("+2+a+b.tmp", 5), ("record.npz", 90)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    label._remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["+2+a+b.tmp", "record.npz"]

@@ -92,6 +92,7 @@ def test_only_the_encoder_is_frozen(name, tmp_path):
     assert groups == {("backbone", "vision"), ("backbone", "projector"), ("backbone", "language")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["qwen2_5_vl_3b", "internvl3_1b", "llava_next_video_7b", "llava_onevision1_5_4b"])
 def test_the_tiny_variant_trains_on_rooms(name, tiny_run, tmp_path):
     """From nothing, a few steps, one head; `test_hf_flow` trains all heads from checkpoints."""
@@ -107,6 +108,7 @@ def test_the_tiny_variant_trains_on_rooms(name, tiny_run, tmp_path):
     assert load(tmp_path / "run").processor.family == PRESETS[name]["family"]
 
 
+@pytest.mark.slow
 def test_any_resolution_pictures_train(tiny_run, tmp_path):
     """LLaVA-NeXT-Video with pictures in tiles instead of frames; samples of fewer views are padded by whole tiles."""
     config = importlib.import_module("experiments.configs.llava_next_video_7b").get_config("tiny").phases.finetune

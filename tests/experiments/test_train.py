@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,36 @@ def test_metrics_hold_every_term_value_weight_and_count(straight):
     assert sorted(_totals(straight)) == list(range(10))
 
 
+def test_examples_seen_are_counted_exactly(straight, rooms):
+    seen = json.loads((straight / "finished.json").read_text())["seen"]
+    assert seen == {"labelled": 80, "unlabelled": 0, "with_geometry": 80, "with_features": 0, "questions": 320}
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    assert [row["seen/labelled"] for row in rows] == list(range(8, 88, 8))
+
+
+@pytest.mark.slow
+def test_scenes_without_text_in_fixed_numbers_beside_an_averaged_model(rooms, tmp_path):
+    """Half of the scenes without text, and their geometry left out: the averaged model teaches there."""
+    config = _config(rooms, steps=3, ema=0.5, text=1.0)
+    config.data.sources = common.divided(str(rooms), 0.5, labelled=6, unlabelled=2, seed=1)
+    config.data.sources.unlabelled.geometry = False
+    config.ema.update(decay=0.99, noise=0.05)
+    train.train_and_evaluate(config, tmp_path)
+    finished = json.loads((tmp_path / "finished.json").read_text())["seen"]
+    assert finished == {"labelled": 18, "unlabelled": 6, "with_geometry": 18, "with_features": 0, "questions": 72}
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["ema/depth/count"] for row in rows] == [2 * 2 * 16 * 16] * 3
+    assert [row["depth/reg/count"] > 6 * 100 for row in rows] == [True] * 3
+
+
+def test_a_missing_folder_of_labels_is_found_before_any_work(rooms, tmp_path):
+    config = _config(rooms)
+    config.data.sources.rooms.labels = str(tmp_path / "labels")
+    with pytest.raises(ValueError, match=r"config.data.sources.rooms.labels is '.*labels', which is no folder. Make"):
+        train.train_and_evaluate(config, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
 SCRIPT = """
 import sys, json
 from ml_collections import ConfigDict
@@ -87,6 +118,7 @@ train_and_evaluate(ConfigDict(values), sys.argv[2])
 """
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume_equals_an_unbroken_run_bit_for_bit(rooms, straight, tmp_path):
     config = _config(rooms)
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
@@ -111,9 +143,8 @@ def test_kill_9_and_resume_equals_an_unbroken_run_bit_for_bit(rooms, straight, t
     assert _totals(workdir) == _totals(straight)
 
 
+@pytest.mark.slow
 def test_resume_on_another_mesh_reads_the_same_records(rooms, straight, tmp_path, monkeypatch):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(straight, workdir)
     shutil.rmtree(workdir / "checkpoints" / "10")
@@ -138,8 +169,8 @@ def test_resume_on_another_mesh_reads_the_same_records(rooms, straight, tmp_path
 def test_nan_aborts_names_term_and_records_and_keeps_the_checkpoint(rooms, tmp_path, monkeypatch):
     row = Loader.row
 
-    def poisoned(self, plan):
-        values = row(self, plan)
+    def poisoned(self, plan, *memory):
+        values = row(self, plan, *memory)
         if plan.step == 7:
             values["pixel_values"] = np.full_like(values["pixel_values"], np.nan)
         return values

@@ -14,7 +14,7 @@ import jax
 from spatialsv_jax.backbones.decoder import Decoder
 from spatialsv_jax.backbones.layers import dense, layer_norm, merge_patches
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
-from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, vit_layers
+from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, fold_pictures, vit_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +89,14 @@ class InternVL3(MultimodalBackbone):
         config = self.vision_config
         return (config.tile_size // (config.patch_size * config.merge),) * 2
 
-    def picture_features(self, batch: dict) -> jax.Array:
-        """Tokens [B,X,R,D] of all tiles, row-major."""
-        config, pixels = self.vision_config, batch["pixel_values"]
-        x = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
-        if not config.trainable:
-            x = jax.lax.stop_gradient(x)
-        side = config.tile_size // config.patch_size
-        tokens = self.projector(merge_patches(x, (side, side), config.merge))
-        return tokens.reshape(*pixels.shape[:2], -1, self.width)
+    def encode_pictures(self, batch: dict) -> jax.Array:
+        """Patches [B,X,r,C] of all tiles, row-major."""
+        pixels = batch["pixel_values"]
+        x = self.vision(fold_pictures(pixels))
+        return x.reshape(*pixels.shape[:2], *x.shape[1:])
+
+    def project(self, features: jax.Array, batch: dict) -> jax.Array:
+        """Tokens [B,X,R,D], row-major."""
+        side = self.vision_config.tile_size // self.vision_config.patch_size
+        merged = merge_patches(fold_pictures(features), (side, side), self.vision_config.merge)
+        return self.projector(merged).reshape(*features.shape[:2], -1, self.width)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from spatialsv_jax.backbones.decoder import Decoder
 from spatialsv_jax.backbones.layers import dense, layer_norm
 from spatialsv_jax.backbones.multimodal import MultimodalBackbone
-from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, vit_layers
+from spatialsv_jax.backbones.vision_layers import TileEmbedding, VitConfig, fold_pictures, vit_layers
 from spatialsv_jax.partitioning import Normal, declare
 
 
@@ -110,21 +110,21 @@ class LlavaNextVideo(MultimodalBackbone):
         slots = batch.get("feature_slots", batch["image_token_index"])
         return slots.shape[-1] == (self.vision_config.side // self.vision_config.pool) ** 2
 
-    def picture_features(self, batch: dict) -> jax.Array:
-        """Tokens [B,X,R,D]: of frames the pooled grid; of pictures the grid, then a newline for each of its rows."""
-        config, pixels = self.vision_config, batch["pixel_values"]
-        number, tiles = pixels.shape[:2]
-        x = self.vision(pixels.reshape(-1, *pixels.shape[2:]))
-        frames = self._are_frames(batch)
-        if frames:
+    def encode_pictures(self, batch: dict) -> jax.Array:
+        """Patches [B,X,r,C] of all tiles, row-major: of frames the pooled grid."""
+        pixels = batch["pixel_values"]
+        x = self.vision(fold_pictures(pixels))
+        if self._are_frames(batch):
             x = self._pooled(x)
-        if not config.trainable:
-            x = jax.lax.stop_gradient(x)
-        tokens = self.projector(x).reshape(number, tiles, -1, self.width)
+        return x.reshape(*pixels.shape[:2], *x.shape[1:])
+
+    def project(self, features: jax.Array, batch: dict) -> jax.Array:
+        """Tokens [B,X,R,D]: of frames the grid; of pictures the grid, then a newline for each of its rows."""
+        tokens = self.projector(features)
         newline = self.projector.newline.astype(tokens.dtype)
-        if frames:
+        if self._are_frames(batch):
             return tokens
-        lines = jnp.broadcast_to(newline[None, None, None], (number, tiles, config.side, self.width))
+        lines = jnp.broadcast_to(newline[None, None, None], (*features.shape[:2], self.vision_config.side, self.width))
         return jnp.concatenate([tokens, lines], axis=2)
 
     def _pooled(self, x: jax.Array) -> jax.Array:

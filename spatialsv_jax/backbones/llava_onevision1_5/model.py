@@ -20,6 +20,7 @@ from spatialsv_jax.backbones.vision_layers import (
     VitConfig,
     WindowOrder,
     cut_patches,
+    fold_pictures,
     real_patches,
     rotary_2d,
     vit_layers,
@@ -116,22 +117,22 @@ class LlavaOneVision15(MultimodalBackbone):
         height, width = batch["pixel_values"].shape[-3:-1]
         return height // unit, width // unit
 
-    def picture_features(self, batch: dict) -> jax.Array:
-        """Merged tokens [B,V,P,D] of all pictures, row-major."""
-        config, pixels = self.vision_config, batch["pixel_values"]
-        number, views = pixels.shape[:2]
-        rows, columns = self.grid_hw(batch)
-        order = window_order(rows * config.merge, columns * config.merge, 0, config.merge)
+    def encode_pictures(self, batch: dict) -> jax.Array:
+        """Patches [B,V,r,C] of all pictures, merge block after merge block."""
+        config, pixels, order = self.vision_config, batch["pixel_values"], self._order(batch)
         real = real_patches(batch, order, config.merge**2)
-        x = self.vision(pixels.reshape(number * views, *pixels.shape[2:]), order, real)
-        if config.published_slicing:
-            x = _sliced_too_early(x.reshape(number, views, *x.shape[1:]), real).reshape(-1, x.shape[1] - 1, x.shape[2])
-        else:
-            x = x[:, 1:]
-        if not config.trainable:
-            x = jax.lax.stop_gradient(x)
-        tokens = self.projector(x)[:, order.merged]
-        return tokens.reshape(number, views, rows * columns, self.width)
+        x = self.vision(fold_pictures(pixels), order, real)
+        x = x.reshape(*pixels.shape[:2], *x.shape[1:])
+        return _sliced_too_early(x, real) if config.published_slicing else x[:, :, 1:]
+
+    def project(self, features: jax.Array, batch: dict) -> jax.Array:
+        """Merged tokens [B,V,P,D], row-major."""
+        tokens = self.projector(fold_pictures(features))[:, self._order(batch).merged]
+        return tokens.reshape(*features.shape[:2], *tokens.shape[1:])
+
+    def _order(self, batch: dict) -> WindowOrder:
+        config, (rows, columns) = self.vision_config, self.grid_hw(batch)
+        return window_order(rows * config.merge, columns * config.merge, 0, config.merge)
 
 
 def _sliced_too_early(x: jax.Array, real: jax.Array | None) -> jax.Array:

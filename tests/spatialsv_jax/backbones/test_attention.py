@@ -60,6 +60,27 @@ def test_split_over_a_mesh():
     np.testing.assert_allclose(found, reference(*parts, True, np.ones((4, 40), bool)), atol=2e-5)
 
 
+@pytest.mark.parametrize("backend", ["splash", "xla"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_split_over_context(backend, causal):
+    """Runs of a causal sequence's queries, each with its own mask; whole pictures otherwise. Gradients too."""
+    parts = inputs(number=4, count=40)
+    real = jnp.asarray(np.arange(40) < np.array([[40], [40], [33], [40]]))
+    weights = inputs(number=4, count=40, seed=1)[0] * real[:, None, :, None]
+
+    def total(query, key, value, backend):
+        out = self_attention(query, key, value, causal=causal, real=real, backend=backend, interpret=True)
+        return (out * weights).sum(), out
+
+    wanted, out = jax.grad(lambda *given: total(*given, "xla"), (0, 1, 2), has_aux=True)(*parts)
+    np.testing.assert_allclose(out[0], reference(*parts, causal, np.asarray(real))[0], atol=2e-5)
+    with jax.set_mesh(make_mesh(MeshConfig(data=2, context=2, tensor=2))):
+        found, split = jax.jit(jax.grad(lambda *given: total(*given, backend), (0, 1, 2), has_aux=True))(*parts)
+    np.testing.assert_allclose(split * real[:, None, :, None], out * real[:, None, :, None], atol=2e-5)
+    for have, want in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(have, want, atol=1e-4)
+
+
 def test_auto_is_xla_on_cpu_and_names_are_checked():
     assert choose_backend("auto", jnp.bfloat16) == "xla"
     with pytest.raises(ValueError, match="language.attention is 'flash'"):

@@ -9,6 +9,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from spatialsv_jax import geometry
+from spatialsv_jax.geometry.cameras import point_distances
 
 SOLVE = {np: geometry.solve_camera, jnp: jax.jit(geometry.solve_camera)}
 
@@ -47,6 +48,16 @@ def test_rays_and_points_follow_the_definition():
     ):
         assert isinstance(result, jax.Array) and result.dtype == jnp.float32
         np.testing.assert_allclose(result, expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("skew", [0.0, 0.8])
+def test_distances_are_those_of_the_points(skew):
+    intrinsics, pose = cameras(3, 6, 9, skew=skew)
+    depth = np.random.default_rng(1).uniform(0.5, 3, (3, 6, 9))
+    wanted = np.linalg.norm(geometry.points_from_depth(depth, intrinsics, pose), axis=-1)
+    np.testing.assert_array_equal(
+        point_distances(depth, intrinsics, pose), wanted
+    )  # scales of scenes stay what they were
 
 
 def test_leading_axes_broadcast_and_errors_name_the_array():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,3 +193,15 @@ def test_quantile_filter_applies_to_reg_and_conf_only(predictions, batch):
     number = float(report["depth/grad_s0/count"])
     assert number > 1000 and abs(float(report["depth/reg/count"]) / number - 0.9) < 0.02
     assert report["depth/conf/count"] < number
+
+
+def test_rematerialised_terms_are_the_same(batch, predictions):
+    """Values, counts and gradients."""
+    config = objective.ObjectiveConfig(text=0.5, ray=2.0)
+    results = []
+    for chosen in (config, dataclasses.replace(config, remat=True)):
+        run = lambda p, chosen=chosen: objective.evaluate(chosen, p, batch, 3)
+        results.append(jax.jit(jax.value_and_grad(run, has_aux=True))(predictions))
+    assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
+    for one, other in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 
@@ -10,7 +12,7 @@ from experiments.train import model_functions
 from spatialsv_jax import assembly
 from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer
 from spatialsv_jax.spec import fake_batch
-from spatialsv_jax.training import optimizer, sharding, state, step
+from spatialsv_jax.training import sharding, state, step
 
 LABEL = 16
 
@@ -40,11 +42,14 @@ def make_step(config, mesh, batch, steps: int = 10):
     processor = TinyProcessor(build_tokenizer(["chair", "table", "red", "blue"]), 32, 8, 2)
     model = assembly.build_model(settings, processor)
     init, apply, axes = model_functions(model, settings, batch, seed=0)
-    tx = optimizer.make_optimizer(settings.optimizer, steps)
-    rates = optimizer.schedules(settings.optimizer, steps)
-    parts = step.StepParts(apply, settings.losses, tx, settings.frozen_groups, rates)
-    shapes, _ = state.state_shapes(init, tx, settings.frozen_groups, axes, mesh)
-    return parts, shapes, state.create_state(init, tx, settings.frozen_groups, shapes)
+    parts = step.make_parts(settings_with(settings, steps), apply)
+    shapes, _ = state.state_shapes(init, parts.tx, parts.frozen_groups, axes, mesh, settings.ema.decay > 0)
+    return parts, shapes, state.create_state(init, parts.tx, parts.frozen_groups, shapes)
+
+
+def settings_with(settings, steps: int):
+    """The settings for a run of `steps`."""
+    return dataclasses.replace(settings, training=dataclasses.replace(settings.training, steps=steps))
 
 
 def one_device():

@@ -1,13 +1,19 @@
 """Checkpoints come back bit for bit, and damage is noticed and named."""
 
+import contextlib
+import dataclasses
+import resource
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spatialsv_jax.training import checkpoints as checkpoints_lib
 from spatialsv_jax.training import sharding
 from spatialsv_jax.training import state as state_lib
-from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints, verify
+from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints, DiskFullError, verify
 from spatialsv_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 AXES = {"backbone": {"language": {"kernel": ("embed", "mlp")}}, "lifting": {"bias": ("output",)}}
@@ -62,8 +68,6 @@ def test_another_architecture_is_one_clear_error(saved):
 
 
 def test_damage_names_the_file(saved, tmp_path):
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(saved[0], folder)
     assert verify(folder, 0)
@@ -76,6 +80,46 @@ def test_damage_names_the_file(saved, tmp_path):
     victim.unlink()
     with pytest.raises(CheckpointError, match=f"{victim.name} is missing"):
         Checkpoints(folder, create=False).restore_params()
+
+
+@contextlib.contextmanager
+def _files_up_to(size):
+    """The kernel refuses to write files longer than `size` bytes, as a full disk or a quota would."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_says_so_and_leaves_the_checkpoint_before_whole(tmp_path):
+    mesh = sharding.MeshConfig(data=8)
+    shapes, state = _state(mesh, width=65536)  # 1 MiB
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {"data": {}})
+    checkpoints.wait()
+    later = dataclasses.replace(state, step=state.step + 1)
+    with _files_up_to(100_000), pytest.raises(DiskFullError) as caught:
+        checkpoints.save(later, {"data": {}})
+        checkpoints.wait()
+    text = str(caught.value)
+    assert (
+        "No space for the checkpoint of step 1 (one takes" in text
+        and "File too large" in text
+        and str(tmp_path) in text
+    )
+    assert "The checkpoint of step 0 is whole. Make room or lower checkpoint.keep" in text
+    assert not list(tmp_path.glob("1*")), "what was begun takes space"
+    checkpoints.close()
+    again = Checkpoints(tmp_path)  # the same command, with room
+    restored, _ = again.restore(shapes)
+    np.testing.assert_array_equal(
+        restored.params["backbone"]["language"]["kernel"], state.params["backbone"]["language"]["kernel"]
+    )
+    again.save(later, {"data": {}})
+    again.close()
+    assert again.latest_step() == 1 and verify(tmp_path, 1)
 
 
 def test_missing_step_lists_those_present(saved):
@@ -98,3 +142,20 @@ def test_starting_parameters_must_fit_except_what_is_new():
     np.testing.assert_array_equal(new.params["lifting"]["bias"], np.ones(3))
     with pytest.raises(ValueError, match=r"(?s)missing: backbone/language/kernel.*unexpected: backbone/other"):
         state_lib.place({"backbone": {"other": kernel}}, shapes.params, ("lifting",))
+
+
+def test_a_state_of_format_2_is_gone_on_from(tmp_path, monkeypatch):
+    shapes, state = _state(sharding.MeshConfig(data=8))
+    all_fields = checkpoints_lib._all_but_params
+    old = lambda state: {k: v for k, v in all_fields(state).items() if k not in state_lib.BEGINNINGS}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints_lib, "FORMAT_VERSION", 2)
+        patch.setattr(checkpoints_lib, "_all_but_params", old)
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.save(state, {})
+        checkpoints.close()
+    restored, meta = Checkpoints(tmp_path).restore(shapes)
+    assert meta["format_version"] == 2
+    for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(restored.skipped) == 0 and float(restored.recent_norms.max()) == -1

@@ -49,3 +49,27 @@ def test_parts_follow_the_module_names():
 
     counted = flops.count(run, x, w)
     assert counted["vision"] == counted["lifting"] == 2 * 4**3
+
+
+def test_fine_parts_of_name_stacks():
+    assert flops.part_of("/jvp(SpatialMLLM)/lifting/lifting.<lambda>/depth/fusion/refine/") == "lifting/depth"
+    inner = "/transpose(jvp(SpatialMLLM))/lifting/lifting.<lambda>//rematted_computation/ray/reassembly"
+    assert flops.part_of(inner) == "lifting/ray"
+    assert flops.part_of("/jvp(SpatialMLLM)/lifting/projector_2/up") == "lifting/projectors"
+    assert flops.part_of("/jvp(SpatialMLLM)/lifting/distill_projector/up") == "lifting/distill"
+    assert flops.part_of("/jvp(SpatialMLLM)/backbone.logits/language.logits") == "logits"
+    assert flops.part_of("/transpose(jvp(losses/points))/") == "losses/points"
+    assert flops.part_of("/jvp()") == "losses" and flops.part_of("/") == "optimizer"
+
+
+def test_recomputed_products_are_named_and_costs_add_up_with_loops():
+    x, w = jnp.zeros((5, 7)), jnp.zeros((3, 7, 7))
+    one = 2 * 5 * 7 * 7
+
+    def loss(w, x):
+        layer = jax.checkpoint(lambda carry, w: jnp.sin(jnp.sin(carry @ w) @ w))
+        return jnp.sum(jax.lax.scan(lambda carry, w: (layer(carry, w), None), x, w)[0])
+
+    (cost,) = flops.costs(jax.make_jaxpr(jax.grad(loss))(w, x)).values()
+    assert cost.matrix == 3 * 8 * one and cost.recomputed == 3 * 2 * one  # forward 2, again 2, backward 4
+    assert cost.bytes >= 3 * 8 * 4 * (5 * 7 * 2 + 7 * 7) and cost.vector >= 3 * 2 * 5 * 7

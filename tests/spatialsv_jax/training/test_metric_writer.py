@@ -1,8 +1,13 @@
 """metrics.jsonl survives kills: torn and later lines go when a run is resumed."""
 
 import json
+import time
 
-from spatialsv_jax.training.metric_writer import MetricWriter
+import numpy as np
+import pytest
+from tensorboardX import event_file_writer
+
+from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
 
 
 def test_resume_drops_later_and_torn_lines(tmp_path):
@@ -25,3 +30,39 @@ def test_event_files_are_written(tmp_path):
     writer.write(0, {"total": 1.0})
     writer.close()
     assert list((tmp_path / "tensorboard").glob("events.*"))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_event_files_on_a_full_disk_neither_stop_nor_block_a_run(tmp_path, monkeypatch):
+    def full(self, event):
+        raise OSError(28, "No space left on device")
+
+    said, began = [], time.monotonic()
+    writer = MetricWriter(tmp_path, 0, say=said.append)
+    monkeypatch.setattr(event_file_writer.EventsWriter, "write_event", full)
+    for step in range(8):
+        writer.write(step, {"total": 1.0})
+        time.sleep(0.05)
+    writer.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 8
+    assert len(said) == 1 and "TensorBoard could not be written" in said[0] and time.monotonic() - began < 20
+
+
+def test_a_metrics_file_that_cannot_be_written_is_named(tmp_path):
+    writer = MetricWriter(tmp_path, 0, tensorboard=False)
+    writer._file.close()
+    writer._file = open("/dev/full", "w", buffering=1)
+    with pytest.raises(OSError, match=r"No space left on device. Make room, then .*metrics.jsonl"):
+        writer.write(0, {"total": 1.0})
+
+
+def test_records_are_noted_and_those_of_later_steps_dropped(tmp_path):
+    (tmp_path / "records-p1.jsonl").write_text("".join(f'{{"step": {step}, "records": [9]}}\n' for step in range(4)))
+    for start in (0, 2):
+        log = RecordLog(tmp_path, start)
+        for step in range(start, 4):
+            log.write(step, np.array([step, start], np.int32))
+        log.close()
+    rows = [json.loads(line) for line in (tmp_path / "records-p0.jsonl").read_text().splitlines()]
+    assert rows == [{"step": step, "records": [step, 0 if step < 2 else 2]} for step in range(4)]
+    assert not (tmp_path / "records-p1.jsonl").read_text()  # there is one process now, which began anew

@@ -138,3 +138,46 @@ def test_unknown_names_are_errors():
         OptimizerConfig(name="sgd")
     with pytest.raises(ValueError, match="belongs to none"):
         optimizer_lib.group_of(("head", "kernel"))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_bfloat16_moments_follow_float32_ones(name):
+    """Half the bytes, and the same mean: rounding to nearest would leave the second moment where it is (b2 = 0.999)."""
+    params = {"backbone": {"language": {"kernel": jnp.full((64, 64), 0.5)}}}
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.01), params)
+    states, moved = {}, {}
+    for moments in ("float32", "bfloat16"):
+        tx = make_optimizer(OptimizerConfig(name=name, language=1e-3, moments=moments, clip=1e9), 400)
+        update = jax.jit(tx.update)
+        state, weights = tx.init(params), params
+        for step in range(200):
+            grown = jax.tree.map(lambda g, step=step: g * (1 + step // 100), gradients)
+            updates, state = update(grown, state, weights)
+            weights = optax.apply_updates(weights, updates)
+        kernel = weights["backbone"]["language"]["kernel"]
+        states[moments], moved[moments] = state, np.asarray(kernel)
+        assert kernel.dtype == jnp.float32
+    large = lambda state: [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (64, 64)]
+    pairs = list(zip(large(states["float32"]), large(states["bfloat16"]), strict=True))
+    assert len(pairs) == (2 if name == "adamw" else 1)
+    for whole, half in pairs:
+        assert whole.dtype == jnp.float32 and half.dtype == jnp.bfloat16
+        np.testing.assert_allclose(half.astype(jnp.float32).mean(), whole.mean(), rtol=2e-3)
+    if name == "muon":  # it makes as much of the rounding as of this gradient of rank one
+        return
+    change = moved["float32"] - 0.5
+    np.testing.assert_allclose((moved["bfloat16"] - 0.5).mean(), change.mean(), rtol=1e-2)
+
+
+def test_stochastic_rounding_keeps_the_mean_and_what_is_not_finite():
+    x = jnp.full(20_000, 1 + 2**-10)  # an eighth of the way between two bfloat16
+    rounded = optimizer_lib._round_stochastically(x, jax.random.key(0)).astype(jnp.float32)
+    assert set(np.unique(rounded)) == {1.0, 1 + 2**-7}
+    np.testing.assert_allclose(rounded.mean() - 1, 2**-10, rtol=0.1)
+    odd = jnp.array([jnp.inf, -jnp.inf, jnp.nan, 0.0, -1.0])
+    np.testing.assert_array_equal(optimizer_lib._round_stochastically(odd, jax.random.key(0)).astype(jnp.float32), odd)
+
+
+def test_moments_are_named():
+    with pytest.raises(ValueError, match="config.optimizer.moments is 'int8'"):
+        OptimizerConfig(moments="int8")

@@ -1,5 +1,7 @@
 """Logical axes to shardings: rules, unknown names, indivisible sizes, state trees."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -23,7 +25,8 @@ def test_every_logical_axis_has_a_rule():
 
 
 def test_free_axis_takes_what_is_left():
-    assert dict(sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
 
 
 @pytest.mark.parametrize("rows, config, expected", [
@@ -32,10 +35,11 @@ def test_free_axis_takes_what_is_left():
     (12, {"fsdp": 4}, {"data": 1, "fsdp": 4, "tensor": 1}),
     (4, {"data": 2, "tensor": -1}, {"data": 2, "fsdp": 1, "tensor": 4}),
     (3, {"data": 8}, {"data": 8, "fsdp": 1, "tensor": 1}),
+    (4, {"context": -1, "data": 2}, {"data": 2, "fsdp": 1, "context": 4, "tensor": 1}),
 ])  # fmt: skip
 def test_a_free_axis_takes_no_more_devices_than_rows_divide_over(rows, config, expected):
     mesh = sharding.make_mesh(sharding.MeshConfig(**config), rows=rows)
-    assert dict(mesh.shape) == expected
+    assert dict(mesh.shape) == {"context": 1, **expected}
     if rows == 3:
         with pytest.raises(ValueError, match="3 rows does not divide over the 8 devices"):
             sharding.check_rows(rows, mesh)
@@ -79,3 +83,45 @@ def test_bytes_count_one_devices_shard(mesh):
 def test_batch_that_does_not_divide_is_an_error(mesh):
     with pytest.raises(ValueError, match="6 rows does not divide over the 4 devices"):
         sharding.put_batch({"x": np.zeros((6, 2), np.float32)}, mesh)
+
+
+def test_context_and_hybrid_meshes():
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, context=2, tensor=2))
+    assert mesh.axis_names == ("data", "fsdp", "context", "tensor") and mesh.devices.shape == (2, 1, 2, 2)
+    with pytest.raises(ValueError, match="slices is 3, but the data axis of 8"):
+        sharding.make_mesh(sharding.MeshConfig(data=8, slices=3))
+    with pytest.raises(ValueError, match="slices is 2, but the devices form 1 hosts"):
+        sharding.make_mesh(sharding.MeshConfig(data=8, slices=2))
+
+
+@pytest.mark.parametrize("by_slice", [True, False])
+def test_the_data_axis_goes_over_slices(by_slice):
+    """Devices of two slices (or hosts), given in turns: inner axes stay within one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Device:
+        id: int
+        process_index: int
+        slice_index: int | None
+        platform: str = "cpu"
+        device_kind: str = "cpu"
+
+    group = lambda number: dict(slice_index=number) if by_slice else dict(slice_index=None)
+    devices = [Device(id=n, process_index=n % 2, **group(n % 2)) for n in range(8)]
+    sizes = dict(data=4, fsdp=2, context=1, tensor=1)
+    array = sharding._hybrid(sizes, 2, devices)
+    assert array.shape == (4, 2, 1, 1)
+    for row in range(4):
+        assert {device.process_index for device in array[row].flat} == {row // 2}
+    assert len({device.id for device in array.flat}) == 8
+
+
+def test_large_parameters_are_split_or_the_report_says_why(mesh):
+    shapes = {"table": _shape(2**13 + 1, 2**12), "odd": _shape(4097, 4097), "small": _shape(3, 5)}
+    axes = {"table": ("vocab", "norm"), "odd": ("vocab", "norm"), "small": ("vocab", "norm")}
+    tree, report = sharding.parameter_shardings(shapes, axes, mesh)
+    assert tree["table"].spec == PartitionSpec(None, "fsdp")  # no rule splits "norm", but it is large
+    assert list(report.large) == ["odd"] and "(4097, 4097)" in report.large["odd"]
+    alone = sharding.make_mesh(sharding.MeshConfig(data=8))
+    _, report = sharding.parameter_shardings(shapes, axes, alone)
+    assert set(report.large) == {"table", "odd"} and "neither fsdp nor tensor" in report.large["odd"]

@@ -21,11 +21,20 @@ class FakeLoader:
 
     def describe(self):
         source = dict(
-            path="rooms", split="train", records=10, records_in_use=8, per_batch=8, steps_per_pass=1.0, shows="no text"
+            path="rooms",
+            split="train",
+            records=10,
+            records_in_use=8,
+            per_batch=8,
+            steps_per_pass=1.0,
+            shows="no text",
+            scenes=4,
+            scenes_with_text=3,
+            records_without_labels=3,
         )
         shares = {f"{what}_padding_share": 0.25 for what in ("prefix", "question", "view")}
         lacking = {f"rows_without_{what}": count for what, count in (("text", 1), ("geometry", 2), ("features", 64))}
-        sampled = {"rows": 64, **shares, **lacking}
+        sampled = {"rows": 64, "labelled_pixel_share": 0.5, **shares, **lacking}
         bucket = dict(share=1.0, grid_hw=[2, 2], views=2, records=8, sampled=sampled)
         several = [{**bucket, "share": share} for share in self.shares]
         wasted = dict(wasted_share=0.1, wasted_share_in_one_bucket=0.5, skew=[1.25]) if len(several) > 1 else {}
@@ -69,9 +78,12 @@ def test_rows_say_what_will_run(single):
     assert f"batch {startup.size(sum(v.nbytes for v in batch.values()))}" in rows["bytes per device"]
     assert "temporaries 1.00 MiB" in rows["bytes per device"]
     assert rows["FLOPs per step"] == "4.00 G (vision 25%, language 75%), compiled in 1.5 s"
-    assert rows["source"] == "rooms (train): 8 of 10 records, 8 rows a batch, 1.0 steps a pass; no text"
+    source = "rooms (train): 8 of 10 records, 3 of 4 scenes with text, 8 rows a batch, 1.0 steps a pass; no text; 3 records have no label file"
+    assert rows["source"] == source
     assert rows["tokens"].startswith(f"{int(batch['prefix_mask'].sum() + batch['question_mask'].sum())} a batch")
-    assert rows["labels"] == "of 64 sampled rows lack text: 1, geometry: 2, features: 64"
+    assert (
+        rows["labels"] == "of 64 sampled rows lack text: 1, geometry: 2, features: 64; depth covers 50% of the pixels"
+    )
     assert rows["sharding"] == "one device"
 
 
@@ -88,7 +100,7 @@ def test_it_says_whether_it_fits(single, monkeypatch):
 def test_splits_are_named_and_bytes_are_those_of_one_device():
     table, shapes, _ = make_table((2, 2, 2))
     text = table.text()
-    assert "data=2 fsdp=2 tensor=2" in text and "('fsdp'" in text
+    assert "data=2 fsdp=2 context=1 tensor=2" in text and "('fsdp'" in text
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes.params))
     assert sharding.bytes_per_device(shapes.params) < whole
     assert f"parameters {startup.size(sharding.bytes_per_device(shapes.params))}" in text

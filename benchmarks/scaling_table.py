@@ -1,0 +1,190 @@
+"""The table of docs/scaling.md: which slice each of the paper's models needs, by compiling its step for TPUs.
+
+    python -m benchmarks.scaling_table [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
+
+One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
+tries the slices of a chip from the smallest that could hold the state and stops at the first that fits, with the next
+larger one beside it. Each compilation is a process of its own (two to eight minutes of two cores, up to 6 GB).
+`--table` writes the table into docs/scaling.md from the rows that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from experiments.configs.pretrained import PRESETS, finetune
+from experiments.plan_changes import mesh_sizes
+from spatialsv_jax.planning.chips import CHIPS, GIB, Topology, parse_topology
+
+ROOT = Path(__file__).parents[1]
+PLANS = ROOT / "docs/plans"
+PAGE = ROOT / "docs/scaling.md"
+MARKS = ("<!-- table: made by benchmarks/scaling_table.py -->", "<!-- end of table -->")
+BATCHES = (16, 256)
+# Frozen encoders and heads aside: float32 weights and two moments of what is trained, and its gradient.
+STATE_BYTES = 12
+KEPT = (
+    "topology", "mesh", "rows", "tokens", "parameters", "settings", "fits", "bytes_free_per_device",
+    "bytes_available_per_device", "peak_bytes_per_device", "bytes_by_kind", "memory_source", "estimated_peak_bytes_per_device", "flops", "lifting_flops_share",
+    "collectives", "roofline", "compile_seconds", "notes",
+)  # fmt: skip
+
+
+def rows() -> list[str]:
+    """Names of all rows: the smaller batch and the smaller models first; estimates for a GPU machine last."""
+    models = sorted(PRESETS, key=lambda name: PRESETS[name]["parameters"])
+    tpus = [f"{model}-{chip}-b{batch}" for batch in BATCHES for model in models for chip in ("v5e", "v5p", "v6e")]
+    return tpus + [f"{model}-h100-b16" for model in models]
+
+
+def attempts(model: str, topology: Topology, batch: int) -> list[tuple[dict, int]] | str:
+    """(mesh, microbatches) to try on a slice, the quickest first; or why the batch cannot be split over it."""
+    config = finetune(model)
+    config.data.sources.train.per_batch = batch
+    try:
+        mesh = mesh_sizes(config, topology.devices)[0]
+    except ValueError as error:
+        return str(error)
+    split = math.prod(mesh[axis] for axis in ("data", "fsdp"))
+    most = batch // split if "microbatches" in config.training else 1
+    return [(mesh, passes) for passes in (2**power for power in range(most.bit_length())) if most % passes == 0]
+
+
+def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, skip_above: float) -> dict:
+    """The JSON of one plan, made in a process of its own, with what is kept of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "plan.json"
+        command = [
+            sys.executable, "-m", "experiments.plan", f"--config=experiments/configs/{model}.py", f"--topology={topology}",
+            f"--mesh={','.join(f'{axis}={size}' for axis, size in mesh.items())}", f"--out={out}", "--tries=0",
+            f"--skip_above={skip_above}", f"--config.data.sources.train.per_batch={batch}",
+            f"--config.training.microbatches={passes}",
+        ]  # fmt: skip
+        if (context := mesh.get("context", 1)) > 1:  # in the heads a context axis splits the views of a chunk
+            command.append(f"--config.lifting.chunk_views={min(context, finetune(model).data.views)}")
+        began = time.time()
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        found = json.loads(out.read_text())
+    peak, guess = (found[name] / GIB for name in ("peak_bytes_per_device", "estimated_peak_bytes_per_device"))
+    print(
+        f"    {topology} {mesh} x{passes}: fits {found['fits']}, {peak:.2f} GiB ({found['memory_source']}, estimated "
+        f"{guess:.2f}), {time.time() - began:.0f} s",
+        flush=True,
+    )
+    return {name: found[name] for name in KEPT}
+
+
+def make(name: str) -> None:
+    """Makes one row, going on from what its file holds."""
+    model, chip, batch = name.rsplit("-", 2)
+    batch = int(batch[1:])
+    path = PLANS / f"{name}.json"
+    row = (
+        json.loads(path.read_text()) if path.exists() else {"model": model, "chip": chip, "batch": batch, "slices": {}}
+    )
+    if row.get("finished"):
+        return
+    print(f"  {name}", flush=True)
+    smallest = None
+    for shape in CHIPS[chip].slices:
+        topology = parse_topology(f"{chip}:{shape}")
+        if PRESETS[model]["parameters"] * STATE_BYTES / topology.devices > CHIPS[chip].memory_bytes:
+            continue
+        if str(topology) not in row["slices"]:
+            row["slices"][str(topology)] = try_slice(model, topology, batch)
+            path.write_text(json.dumps(row, indent=1) + "\n")
+        found = row["slices"][str(topology)]
+        if smallest is not None:  # this is the next larger one
+            break
+        if any(one["fits"] for one in found["plans"]):
+            smallest = row["smallest"] = str(topology)
+    row["finished"] = True
+    path.write_text(json.dumps(row, indent=1) + "\n")
+
+
+def try_slice(model: str, topology: Topology, batch: int) -> dict:
+    """{"plans": tried ones, the last one is the best, "why_not": "" or why there is none}."""
+    options = attempts(model, topology, batch)
+    if isinstance(options, str):
+        return {"plans": [], "why_not": options}
+    tried = []
+    for place, (mesh, passes) in enumerate(options):
+        # The estimate is rough: only what is far too large is not compiled, less of it where a smaller pass can be tried.
+        limit = 1.6 if place == len(options) - 1 else 1.15
+        tried.append(plan(model, topology, batch, mesh, passes, limit))
+        if tried[-1]["fits"]:
+            break
+    return {"plans": tried, "why_not": "" if tried[-1]["fits"] else "too large"}
+
+
+def table() -> str:
+    """The rows that are there, as a Markdown table."""
+    lines = [
+        "| model | chip | batch | slice | mesh | passes | peak GiB of | time ms, at least | bound by | MFU, at most |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    missing = []
+    for name in rows():
+        path = PLANS / f"{name}.json"
+        row = json.loads(path.read_text()) if path.exists() else {}
+        if not row.get("slices"):
+            missing.append(name)
+            continue
+        for slice_name, found in row["slices"].items():
+            label = f"| `{row['model']}` | {row['chip']} | {row['batch']} | {slice_name.split(':')[1]} "
+            if not found["plans"]:
+                lines.append(f"{label}| no: {found['why_not']} | | | | | |")
+                continue
+            one = found["plans"][-1]
+            mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
+            peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
+            source = {"compiler": "", "compiler refused": " (refused)", "estimate": " (estimate)"}[one["memory_source"]]
+            verdict = "" if one["fits"] else "**no**: "
+            times = one["roofline"]
+            lines.append(
+                f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | "
+                f"{times['seconds'] * 1e3:.0f} | {times['bound']} | {times['mfu']:.0%} |"
+            )
+    if missing:
+        lines += ["", f"Not made yet ({len(missing)} of {len(rows())} rows): {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+def write_table() -> None:
+    """Puts the table between its marks in docs/scaling.md."""
+    before, _, rest = PAGE.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}{after}")
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="*", default=[], help="names of rows, or their beginnings")
+    parser.add_argument("--list", action="store_true", help="prints the names of all rows")
+    parser.add_argument("--table", action="store_true", help="writes the table alone")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print("\n".join(rows()))
+        return
+    PLANS.mkdir(parents=True, exist_ok=True)
+    for name in () if arguments.table else rows():
+        if not arguments.only or name.startswith(tuple(arguments.only)):
+            try:
+                make(name)
+            except RuntimeError as error:  # one row that cannot be made does not stop the others
+                print(f"    {name} failed: {error}", flush=True)
+    write_table()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Questions per second of a fine-tuning step, ours beside transformers + PyTorch, on the same weights and samples.
+
+    python -m pip install -e ".[parity]" && python -m benchmarks.train_step            # two CPU cores, minutes
+    python -m benchmarks.train_step --size 3b --scenes 1 --side 448 --dtype bfloat16 --isolate     # one large GPU
+
+A Qwen2.5-VL of random weights answers `--questions` questions about each of `--scenes` scenes of four views. Both sides
+train projector and decoder with AdamW and clipping by the global norm, the vision encoder frozen and outside of the
+backward pass, attention by each side's default kernel, the same dtype and threads. Before anything is timed the losses of
+the first batch are compared: more than 1e-4 (float32) ends the program.
+
+Rows: `packed`: ours, the questions of a scene behind one copy of its pictures. `unpacked`: ours, a row for each question.
+`peer`: transformers as users run it, logits at all positions and labels. `peer_tricks`: logits at the answers alone
+(`logits_to_keep`). Each peer row is the better of eager and torch.compile; both times are printed. Repetitions go round
+the rows, medians are printed. `--isolate` gives each row a process of its own, for models of which two do not fit.
+
+Needs jax, flax, optax, numpy and this package; torch and transformers for the peer.
+"""
+
+from __future__ import annotations
+
+from experiments import cpu_settings
+
+if __name__ == "__main__":
+    cpu_settings.apply()
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+from benchmarks.train_step_data import SIZES, Task
+
+TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
+OURS, PEERS = ("packed", "unpacked"), ("peer", "peer_tricks")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
+
+
+def make(name: str, task: Task, compiled: bool):
+    """The runner of a row: `.loss()`, `.step()`, and facts; its modules are imported here, for `--isolate`."""
+    if name in OURS:
+        from benchmarks import train_step_ours
+
+        return train_step_ours.Ours(task, packed=name == "packed")
+    from benchmarks import train_step_peer
+
+    return train_step_peer.Peer(task, answers_only=name == "peer_tricks", compiled=compiled)
+
+
+def rows_of(arguments) -> list[tuple[str, bool]]:
+    """(row, compiled by torch.compile) of everything that is timed."""
+    rows = [(name, False) for name in OURS]
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
+        print("torch or transformers is not installed: our rows alone.")
+        return rows
+    modes = (False,) if arguments.no_compile else (False, True)
+    return rows + [(name, mode) for name in PEERS for mode in modes]
+
+
+def label(row: tuple[str, bool]) -> str:
+    """What a row is called in the output."""
+    name, compiled = row
+    return name if name in OURS else f"{name} {'compiled' if compiled else 'eager'}"
+
+
+def timed(runner, steps: int) -> float:
+    """Seconds of a step, over `steps` of them."""
+    began = time.perf_counter()
+    for _ in range(steps):
+        runner.step()
+    runner.wait()
+    return (time.perf_counter() - began) / steps
+
+
+def measure_here(rows, task: Task, arguments) -> dict[str, dict]:
+    """Times all rows in this process, going round them."""
+    runners, found = {}, {}
+    for row in rows:
+        began = time.perf_counter()
+        runner = runners[row] = make(row[0], task, row[1])
+        found[label(row)] = {"loss": runner.loss(), "seconds": [], "facts": runner.facts()}
+        timed(runner, 1)  # compiles
+        found[label(row)]["first_step_s"] = time.perf_counter() - began
+        timed(runner, 1)
+    check(found, arguments.dtype)
+    for _ in range(arguments.repetitions):
+        for row in rows:
+            found[label(row)]["seconds"].append(timed(runners[row], arguments.steps))
+    return found
+
+
+def measure_apart(rows, task: Task, arguments) -> dict[str, dict]:
+    """The same with a process for each row and repetition."""
+    found: dict[str, dict] = {}
+    for repetition in range(arguments.repetitions):
+        for row in rows:
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.train_step",
+                *sys.argv[1:],
+                "--only",
+                f"{row[0]},{int(row[1])}",
+            ]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(
+                    f"The process of row '{label(row)}' ended with {done.returncode}; its message is above."
+                )
+            one = json.loads(done.stdout.splitlines()[-1])
+            entry = found.setdefault(label(row), {**one, "seconds": []})
+            entry["seconds"].append(one["seconds"])
+            print(f"  round {repetition + 1}: {label(row)} {one['seconds'] * 1e3:.0f} ms", flush=True)
+        check(found, arguments.dtype)
+    return found
+
+
+def only(task: Task, arguments) -> None:
+    """One row's measurement as a line of JSON, for `measure_apart`."""
+    name, compiled = arguments.only.split(",")
+    began = time.perf_counter()
+    runner = make(name, task, compiled == "1")
+    loss = runner.loss()
+    timed(runner, 1)
+    first = time.perf_counter() - began
+    timed(runner, 2)
+    seconds = timed(runner, arguments.steps)
+    print(json.dumps({"loss": loss, "first_step_s": first, "seconds": seconds, "facts": runner.facts()}))
+
+
+def check(found: dict[str, dict], dtype: str) -> None:
+    """Compares the losses of the first batch.
+
+    Raises:
+      SystemExit: they differ by more than `TOLERANCE`.
+    """
+    losses = {name: entry["loss"] for name, entry in found.items()}
+    if max(losses.values()) - min(losses.values()) > TOLERANCE[dtype]:
+        raise SystemExit(f"The rows do not compute the same loss: {losses}")
+
+
+def report(found: dict[str, dict], task: Task, arguments) -> dict:
+    """Prints the table and returns what `--out` keeps."""
+    import jax
+
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "-"
+    device = jax.devices()[0].device_kind
+    print(
+        f"\n{task.describe()}, {arguments.dtype}, {device}, {os.cpu_count()} CPU cores, Python {platform.python_version()}"
+    )
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    table = {}
+    for name, entry in found.items():
+        seconds = statistics.median(entry["seconds"])
+        table[name] = {
+            "ms": seconds * 1e3,
+            "spread": (max(entry["seconds"]) - min(entry["seconds"])) / seconds,
+            "questions_per_s": task.asked / seconds,
+            "tokens_per_s": entry["facts"]["tokens"] / seconds,
+            "loss": entry["loss"],
+            "first_step_s": entry["first_step_s"],
+        }
+        if arguments.peak_tflops and entry["facts"].get("flops"):
+            table[name]["mfu"] = entry["facts"]["flops"] / seconds / arguments.peak_tflops / 1e12
+    best = {
+        peer: min((n for n in table if n.startswith(f"{peer} ")), key=lambda n: table[n]["ms"], default=None)
+        for peer in PEERS
+    }
+    heads = "".join(f"  /{peer}" for peer in PEERS if best[peer])
+    print(f"{'row':<22} {'ms a step':>10} {'spread':>7} {'questions/s':>12} {'tokens/s':>9} {'first step':>11}{heads}")
+    for name, entry in table.items():
+        ratios = ""
+        for peer in PEERS:
+            if best[peer]:
+                entry[f"over_{peer}"] = table[best[peer]]["ms"] / entry["ms"]
+                ratios += f"  {entry[f'over_{peer}']:>{len(peer) + 1}.2f}"
+        mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
+        print(
+            f"{name:<22} {entry['ms']:>10.0f} {entry['spread']:>7.0%} {entry['questions_per_s']:>12.2f} "
+            f"{entry['tokens_per_s']:>9.0f} {entry['first_step_s']:>9.1f} s{ratios}{mfu}"
+        )
+    return {"task": task.describe(), "device": device, "dtype": arguments.dtype, "versions": versions, "rows": table}
+
+
+def main() -> None:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
+    parser.add_argument("--scenes", type=int, default=1, help="of a step")
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--side", type=int, default=168, help="of the pictures in pixels, a multiple of 28")
+    parser.add_argument("--questions", type=int, default=8, help="about each scene")
+    parser.add_argument(
+        "--dtype", choices=tuple(TOLERANCE), default="float32", help="of the arithmetic; weights are float32"
+    )
+    parser.add_argument("--steps", type=int, default=2, help="of one measurement")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--no_compile", action="store_true", help="without torch.compile")
+    parser.add_argument("--isolate", action="store_true", help="a process for each measurement")
+    parser.add_argument("--only", default="", help="used by --isolate")
+    parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the device in this dtype, for the MFU")
+    parser.add_argument("--out", default="", help="a JSON file for the results")
+    arguments = parser.parse_args()
+    task = Task(arguments.size, arguments.scenes, arguments.views, arguments.side, arguments.questions, arguments.dtype)
+    if arguments.only:
+        only(task, arguments)
+        return
+    rows = rows_of(arguments)
+    found = (measure_apart if arguments.isolate else measure_here)(rows, task, arguments)
+    result = report(found, task, arguments)
+    if arguments.out:
+        with open(arguments.out, "w", encoding="utf-8") as file:
+            json.dump(result, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""What makes the labels of some records: our rooms teacher, the exports of another teacher, or files that are there. Same
+calls here and in a pipeline.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_pipelines.labels.arrival import check_arrival
+from data_pipelines.labels.exports import NAMES, export_file, has_pictures, read_export
+from data_pipelines.labels.files import LabelError, LabelFile, images_hash, label_path, read_labels, write_labels
+from data_pipelines.labels.pictures import RESIZES, SIDES
+from data_pipelines.manifest import sha256_of
+from data_pipelines.paths import as_path
+from data_pipelines.records import Record
+from data_pipelines.transforms.decode import decode_image, picture_size
+from spatialsv_jax import loading
+from spatialsv_jax.geometry import solve_camera
+
+Made = Iterator[tuple[Record, LabelFile | None, dict]]  # a record, its labels, and counts beside those of LabelRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Exports:
+    """Labels that another teacher exported (`labels.exports`).
+
+    Attributes:
+      teacher: "da3" or "vggt".
+      folder: of the exports.
+      checkpoint: name or hash of the weights.
+      resize: how the teacher brought pictures to its size; its default if "".
+      metric: lengths are metres.
+      licence: of the weights.
+      process_res: size to which the teacher brought them; 0 = its default, or what the maps' sides say.
+      views: folder that `label.write_pictures` wrote; its views.json files are looked for there too.
+    """
+
+    teacher: str
+    folder: str
+    checkpoint: str
+    resize: str = ""
+    metric: bool = False
+    licence: str = ""
+    process_res: int = 0
+    views: str = ""
+
+    rows = 1  # records of a call
+    counts = ("without_export", "pictures_unverified")  # beside `COUNTS`
+
+    def __post_init__(self):
+        if self.resize and self.resize not in RESIZES[self.teacher]:
+            raise ValueError(f"--resize is '{self.resize}'; {self.teacher} has {', '.join(RESIZES[self.teacher])}.")
+        if not as_path(self.folder).is_dir():
+            raise ValueError(f"--from '{self.folder}' is not a folder.")
+        if self.process_res < 0:
+            raise ValueError(f"--process_res is {self.process_res}; {self.teacher}'s default is {SIDES[self.teacher]}.")
+
+    @property
+    def facts(self) -> dict:
+        """What labels.json says of them."""
+        made = {name: getattr(self, name) for name in ("licence", "metric", "process_res")}
+        return {"exports": self.folder, "resize": self.resize or RESIZES[self.teacher][0], **made}
+
+    def settings_of(self, record: Record) -> str | None:
+        """All that decides what a record's labels are beside teacher, checkpoint and pictures; None without an export."""
+        file = export_file(as_path(self.folder), record.id, self.teacher)
+        return None if file is None else self._settings(file)
+
+    def _settings(self, file: Path) -> str:
+        facts = {name: value for name, value in self.facts.items() if name != "exports"}
+        return json.dumps({"export_sha256": sha256_of(file), **facts}, sort_keys=True)
+
+    def expected_file(self, record_id: str) -> str:
+        """Where the export of a record is looked for."""
+        return f"{label_path(self.folder, record_id).with_suffix('')}/{' or '.join(NAMES[self.teacher])}"
+
+    def __call__(self, records: Sequence[Record]) -> Made:
+        """The labels of each record, None without an export.
+
+        Raises:
+          LabelError: a broken export, or one of other pictures than the record's.
+        """
+        for record in records:
+            file = export_file(as_path(self.folder), record.id, self.teacher)
+            if file is None:
+                yield record, None, {"without_export": 1}
+                continue
+            named = self._check_views(record)
+            sizes = [picture_size(image, f"record '{record.id}'")[::-1] for image in record.images]
+            texts = dict(
+                view_ids=record.view_ids,
+                checkpoint=self.checkpoint,
+                images_hash=images_hash(record.images),
+                licence=self.licence,
+                settings=self._settings(file),
+            )
+            resize, pictures = self.resize or RESIZES[self.teacher][0], functools.partial(_decoded, record)
+            labels = read_export(file, self.teacher, sizes, resize, self.metric, self.process_res, pictures, **texts)
+            yield record, labels, {"pictures_unverified": int(not (named or has_pictures(file, self.teacher)))}
+
+    def _check_views(self, record: Record) -> bool:
+        """Whether a views.json says of which pictures the export is.
+
+        Raises:
+          LabelError: they are not the record's.
+        """
+        folders = [label_path(folder, record.id).with_suffix("") for folder in (self.folder, self.views) if folder]
+        found = False
+        for file in (folder / "views.json" for folder in folders):
+            if not file.is_file():
+                continue
+            found = True
+            wrong = differing_views(file, record)
+            if wrong:
+                raise LabelError(
+                    f"{file}: {', '.join(wrong)} differ from those of record '{record.id}': the export was made of other pictures "
+                    "than the data set holds now. Write the pictures into a new folder and run the teacher on them."
+                )
+        return found
+
+
+def views_of(record: Record) -> dict:
+    """What views.json says of a record's pictures, beside their files."""
+    return {"record_id": record.id, "view_ids": list(record.view_ids), "images_hash": images_hash(record.images)}
+
+
+def differing_views(file: Path, record: Record) -> list[str]:
+    """Names of the fields in which a views.json differs from the record.
+
+    Raises:
+      LabelError: it is no such file.
+    """
+    try:
+        there = json.loads(file.read_text(encoding="utf-8"))
+        return [name for name, value in views_of(record).items() if there.get(name) != value]
+    except (ValueError, AttributeError) as error:
+        raise LabelError(f"{file} is no views.json of experiments.label --pictures ({error}).") from error
+
+
+def _decoded(record: Record) -> list[np.ndarray]:
+    return [decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Present:
+    """Label files that are there already, whoever made them: they are checked, none is made."""
+
+    teacher = checkpoint = None  # any; a manifest names those that were found
+
+    rows = 1
+    counts = ("without_labels",)
+    facts = {}
+
+    def settings_of(self, record: Record) -> None:
+        """Any."""
+
+    def __call__(self, records: Sequence[Record]) -> Made:
+        """No labels.
+
+        Raises:
+          LabelError: there is a file, which cannot be read or is of other pictures.
+        """
+        for record in records:
+            yield record, None, {"without_labels": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rooms:
+    """Labels of the rooms teacher; its weights are loaded where they are first needed.
+
+    Attributes:
+      model: where it was trained.
+      rows: records of a forward pass.
+    """
+
+    model: str
+    rows: int = 8
+
+    teacher = "rooms"
+    counts = ()
+
+    def settings_of(self, record: Record) -> str:
+        """None beside the weights."""
+        return ""
+
+    @functools.cached_property
+    def _loaded(self):
+        loaded = loading.load(self.model)
+        if loaded.settings.model != "teacher":
+            raise ValueError(
+                f"{self.model} is a '{loaded.settings.model}', not a teacher; train experiments/configs/teacher_rooms.py."
+            )
+        return loaded, jax.jit(loaded.apply)
+
+    @functools.cached_property
+    def checkpoint(self) -> str:
+        """Hash of the weights."""
+        return parameters_hash(self._loaded[0].params)
+
+    @property
+    def facts(self) -> dict:
+        """What labels.json says of them."""
+        return {"model": str(self._loaded[0].path), "step": self._loaded[0].step}
+
+    def __call__(self, records: Sequence[Record]) -> Made:
+        """The labels of at most `rows` records with as many views each."""
+        teacher, forward = self._loaded
+        images = [_decoded(record) for record in records]
+        inputs = [teacher.inputs(pictures, ()) for pictures in images]
+        inputs += inputs[:1] * (self.rows - len(inputs))  # one shape, one program
+        batch = {name: np.concatenate([row[name] for row in inputs]) for name in inputs[0]}
+        found = {name: np.asarray(value) for name, value in forward(teacher.params, batch).items()}
+        fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
+        for row, record in enumerate(records):
+            features = found["teacher_features"][row]
+            ok = np.asarray(fit.ok[row])
+            labels = LabelFile(
+                depth=np.where(ok[:, None, None], found["depth"][row], 0.0).astype(np.float32),
+                confidence=found["depth_confidence"][row],
+                intrinsics=fit.intrinsics[row],
+                camera_to_world=fit.camera_to_world[row],
+                valid=np.broadcast_to(ok[:, None, None], found["depth"][row].shape).copy(),
+                label_affine=teacher.processor.pixels(images[row], teacher.label_hw).label_affine,
+                view_ids=record.view_ids,
+                teacher="rooms",
+                checkpoint=self.checkpoint,
+                images_hash=images_hash(record.images),
+                pose_valid=ok,
+                features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
+            )
+            yield record, labels, {}
+
+
+COUNTS = ("written", "kept", "views", "views_without_camera", "masked_for_disagreement")
+
+
+@dataclasses.dataclass
+class Written:
+    """What came of some records.
+
+    Attributes:
+      counts: `COUNTS` and those of the maker.
+      agreements: (record id, agreement of its views, whether they were masked for it) of all files that can be judged.
+      kinds: (teacher, checkpoint) of the files.
+    """
+
+    counts: collections.Counter = dataclasses.field(
+        default_factory=lambda: collections.Counter(dict.fromkeys(COUNTS, 0))
+    )
+    agreements: list[tuple[str, float, bool]] = dataclasses.field(default_factory=list)
+    kinds: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+
+    def add(self, other: Written) -> None:
+        """Takes another's counts and agreements in."""
+        self.counts.update(other.counts)
+        self.agreements += other.agreements
+        self.kinds |= other.kinds
+
+    def take(self, record_id: str, labels: LabelFile) -> None:
+        """Takes in what a record's file says, new or old."""
+        masked = labels.masked_depth is not None
+        self.counts["masked_for_disagreement"] += masked
+        self.counts["views"] += len(labels.view_ids)
+        self.counts["views_without_camera"] += int((~labels.pose_valid).sum())
+        self.kinds.add((labels.teacher, labels.checkpoint))
+        if not math.isnan(labels.agreement):
+            self.agreements.append((record_id, labels.agreement, masked))
+
+
+def label_records(maker, out: Path, least: float, records: Iterator[Record]) -> Iterator[tuple[int, Written]]:
+    """Writes the label files that are missing or were made otherwise, checks and masks all, also those that are there; says
+    after every few records how many were done and what came of them.
+
+    Args:
+      maker: `Exports` or `Rooms`.
+      out: folder of the label files.
+      least: agreement between its views below which a scene's depth is masked.
+      records: which.
+    """
+    waiting: dict[int, list[Record]] = {}
+
+    def write(group: list[Record]) -> tuple[int, Written]:
+        done = Written()
+        for record, labels, counts in maker(group):
+            done.counts.update(counts)
+            if labels is None:
+                continue
+            labels = check_arrival(labels, least)
+            write_labels(out, record.id, labels)
+            done.counts.update(written=1)
+            done.take(record.id, labels)
+        return len(group), done
+
+    def keep(record: Record, labels: LabelFile) -> tuple[int, Written]:
+        done = Written(collections.Counter(kept=1))
+        checked = check_arrival(labels, least)
+        if labels.agreement is None or labels.min_agreement != least:
+            write_labels(out, record.id, checked)
+        done.take(record.id, checked)
+        return 1, done
+
+    for record in records:
+        if not record.view_ids:
+            yield 1, Written(collections.Counter(without_pictures=1))
+        elif (there := _there(maker, out, record)) is not None:
+            yield keep(record, there)
+        else:
+            same = waiting.setdefault(len(record.view_ids), [])  # of as many views, for one program
+            same.append(record)
+            if len(same) == maker.rows:
+                yield write(waiting.pop(len(record.view_ids)))
+    for group in waiting.values():
+        yield write(group)
+
+
+def _there(maker, out: Path, record: Record) -> LabelFile | None:
+    """The record's file, if there is a good one that the maker would make the same."""
+    known = dict(view_ids=record.view_ids, images=record.images, teacher=maker.teacher, checkpoint=maker.checkpoint)
+    try:
+        return read_labels(out, record.id, **known, settings=maker.settings_of(record))
+    except LabelError:
+        if isinstance(maker, Present) and label_path(out, record.id).is_file():
+            raise
+        return None
+
+
+def parameters_hash(params) -> str:
+    """SHA-256 over all parameters with their paths: the identity of a network's weights."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(jax.tree_util.keystr(path).encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,295 @@
+"""What a config's training step needs on a slice that is not there: memory, work, communication, time.
+
+    python -m experiments.plan --config FILE --topology v5e:8x8 [--mesh data=1,fsdp=64] [--out plan.json] [--config.key=value]
+
+The real step is compiled ahead of time for the slice; no data set, tokenizer or accelerator is needed. When it does not
+fit, changes are tried and ranked. docs/scaling.md says how to read the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from experiments import plan_step, startup
+from experiments.plan_changes import Change, changes, mesh_sizes
+from spatialsv_jax import target
+from spatialsv_jax.losses.objective import TERMS
+from spatialsv_jax.planning import hlo, memory
+from spatialsv_jax.planning.chips import Topology, parse_topology
+from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
+from spatialsv_jax.planning.plan import NOT_VERIFIED, Plan, gib, is_lifting
+from spatialsv_jax.planning.roofline import roofline
+from spatialsv_jax.training import flops, sharding
+from spatialsv_jax.training.state import split_params
+
+BYTE_TEXT = "The prefix's text is spelled in bytes, some tokens longer than with the published tokenizer."
+
+
+def text_only(config: ConfigDict) -> ConfigDict:
+    """The same phase with the text loss alone and no lifting."""
+    config = config.copy_and_resolve_references()
+    config.lifting.update(heads=(), distill_features=0)
+    config.losses.update({name: 0.0 for name in TERMS if name != "text"})
+    config.ema.decay = 0.0
+    return config
+
+
+def plan(
+    config: ConfigDict, topology: Topology, compile: bool = True, name: str = "", skip_above: float = math.inf
+) -> Plan:
+    """The plan of one phase.
+
+    Args:
+      config: the phase, with its mesh.
+      topology: the slice.
+      compile: whether to compile; False estimates memory from the traced step and knows no collectives.
+      name: in the plan.
+      skip_above: a step whose estimate is more than this many times a device's memory is not compiled.
+
+    Raises:
+      ValueError: a wrong setting, a mesh that fits neither slice nor batch, a missing package.
+    """
+    notes = [] if config.model != "mllm" or config.init_from else [BYTE_TEXT]
+    if topology.chip.platform == "gpu":
+        notes.append(NOT_VERIFIED)
+    devices = abstract_devices(topology) if compiles(topology) else stand_ins(topology)
+    # cuDNN's attention can only be traced where a GPU is: TPUs' fused kernel stands in for it.
+    platform = "tpu" if topology.chip.platform == "gpu" else topology.chip.platform
+    with target.compiling_for(platform):
+        planned = plan_step.plan_step(config, devices)
+        began = time.perf_counter()
+        traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh)
+        costs = flops.costs(traced.jaxpr)
+        known = memory.inputs(planned.shapes, planned.batch, planned.mesh)
+        estimate = memory.estimated(known, traced.jaxpr, planned.shapes, planned.parts.frozen_groups, planned.mesh)
+        found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
+        if compile and compiles(topology) and not (available and estimate.peak > skip_above * available):
+            found, available, moved = _compiled(traced, known, available, planned.mesh)
+            seconds = time.perf_counter() - began
+    return Plan(
+        name=name or config.name,
+        objective=planned.settings.objective_name,
+        topology=topology,
+        mesh=dict(planned.mesh.shape),
+        rows=planned.rows,
+        tokens=planned.tokens,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(planned.shapes.params)),
+        settings=_settings(config),
+        memory=found,
+        estimate=estimate.peak,
+        available=available,
+        costs=costs,
+        text_only=_without_lifting(costs, planned),
+        collectives=moved,
+        times=roofline(costs, moved, topology, _update_bytes(planned)),
+        replicated={**planned.report.replicated, **planned.report.large},
+        compile_seconds=seconds,
+        notes=tuple(notes),
+    )
+
+
+def _without_lifting(costs: dict, planned) -> dict:
+    """Work of the same step with text alone: all parts but lifting's, and the update of what is then trained."""
+    trainable, _ = split_params(planned.shapes.params, planned.parts.frozen_groups)
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    share = 1 - count(trainable.get("lifting", {})) / max(count(trainable), 1)
+    kept = {part: cost for part, cost in costs.items() if not is_lifting(part)}
+    if "optimizer" in kept:
+        update = flops.Cost()
+        update.add(kept["optimizer"], share)
+        kept["optimizer"] = update
+    return kept
+
+
+def _compiled(traced, known, available: int, mesh):
+    """(memory, bytes that a device has, collectives or None) of a traced step."""
+    try:
+        with jax.set_mesh(mesh):
+            compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        refused = memory.refused(known, str(error))
+        if refused is None:
+            raise
+        return *refused, None
+    return memory.compiled(known, compiled.memory_analysis()), available, hlo.collectives(compiled.as_text(), mesh.size)
+
+
+def _update_bytes(planned) -> float:
+    """Bytes of the optimizer's update on all devices: gradients read, parameters and state read and written."""
+    trainable, _ = split_params(planned.shapes.params, planned.parts.frozen_groups)
+    size = sharding.bytes_per_device
+    return (3 * size(trainable) + 2 * size((planned.shapes.opt_state, planned.shapes.ema))) * planned.mesh.size
+
+
+def _settings(config: ConfigDict) -> dict:
+    """What of the config decides memory."""
+    found = {}
+    for section, keys in (
+        ("language", ("remat", "dtype", "lora_rank", "attention")),
+        ("training", ("microbatches",)),
+        ("lifting", ("heads", "remat", "chunk_views", "dtype")),
+        ("losses", ("remat",)),
+        ("vision", ("trainable",)),
+        ("optimizer", ("name", "moments")),
+    ):
+        found.update({f"{section}.{key}": config[section][key] for key in keys if key in config[section]})
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+
+
+def advise(config: ConfigDict, topology: Topology, compiled: int = 2, say=print) -> list[tuple[Change, Plan]]:
+    """Changes that may make a step fit, best first.
+
+    Every change is estimated; the most promising `compiled` ones are compiled.
+
+    Returns:
+      (change, plan), those that fit first, those that leave the training's result as it is before others, then by
+      time.
+    """
+    tried = []
+    for change in changes(config, topology.devices):
+        try:
+            tried.append((change, plan(change.apply(config), topology, compile=False)))
+        except ValueError as error:
+            say(f"  not possible: {change}: {error}")
+
+    def order(entry):
+        change, found = entry
+        return (found.fits is False, not change.same_result, found.times.seconds or 0.0, found.memory.peak)
+
+    tried.sort(key=order)
+    for place, (change, estimate) in enumerate(tried[: compiled if compiles(topology) else 0]):
+        say(f"  compiling: {change} (estimated {gib(estimate.memory.peak)})")
+        tried[place] = (change, plan(change.apply(config), topology))
+    return sorted(tried, key=lambda entry: (entry[1].memory.source == "estimate", *order(entry)))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; overrides `--config.key=value` are read by ml_collections."""
+    made = argparse.ArgumentParser(prog="python -m experiments.plan", description=__doc__.split("\n")[0])
+    made.add_argument("--config", required=True, help="config file, as for experiments.train")
+    made.add_argument("--topology", required=True, help="v5e:8x8, v5p:4x4x4, v6e:16x16, h100:8, cpu:8")
+    made.add_argument("--mesh", default="", help="data=..,fsdp=..,tensor=..,context=..; the others are 1")
+    made.add_argument("--phase", default="", help="of a run with several phases; the last one by default")
+    made.add_argument("--out", default="", help="JSON file for the plan")
+    made.add_argument("--against", default="", choices=("", "text_only"), help="compiles that too, for comparison")
+    made.add_argument("--estimate", action="store_true", help="estimates memory, compiles nothing")
+    made.add_argument(
+        "--skip_above",
+        type=float,
+        default=math.inf,
+        help="compiles no step whose estimate is above so many times the memory",
+    )
+    made.add_argument("--tries", type=int, default=2, help="changes to compile when the step does not fit")
+    return made
+
+
+def read_config(file: str, overrides: list[str]) -> ConfigDict:
+    """The config of a file with `--config.key=value` overrides."""
+    from ml_collections import config_flags
+
+    values = flags.FlagValues()
+    words = ["plan", f"--config={file}", *overrides]
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values, sys_argv=words)
+    try:
+        values(words)
+    except (KeyError, AttributeError) as error:
+        raise ValueError(
+            f"An override names no key of the config: {error.args[0]}. Given: {' '.join(overrides)}"
+        ) from error
+    return values["config"].value
+
+
+def with_mesh(config: ConfigDict, text: str, devices: int) -> ConfigDict:
+    """The phase with the mesh of `--mesh`; without one with the config's, or one that its batch divides over.
+
+    Raises:
+      ValueError: an axis that the config does not have, or no number.
+    """
+    config = config.copy_and_resolve_references()
+    if not text:
+        rows = sum(source.per_batch for source in config.data.sources.values())
+        rows //= config.training.get("microbatches", 1)
+        axes = [axis for axis in config.mesh if axis != "slices"]
+        fixed = math.prod(config.mesh[axis] for axis in axes if config.mesh[axis] != -1)
+        batch = math.prod(
+            config.mesh[axis] if config.mesh[axis] != -1 else devices // fixed for axis in sharding.BATCH_AXES
+        )
+        if (
+            devices % fixed
+            or (all(config.mesh[axis] != -1 for axis in axes) and fixed != devices)
+            or not batch
+            or rows % batch
+        ):
+            config.mesh.update(mesh_sizes(config, devices)[0])
+        return config
+    sizes = {axis: 1 for axis in config.mesh}
+    for entry in text.split(","):
+        axis, _, size = entry.partition("=")
+        if axis not in sizes or not size.lstrip("-").isdigit():
+            raise ValueError(f"--mesh {text}: '{entry}' is no axis=size; axes: {', '.join(sizes)}.")
+        sizes[axis] = int(size)
+    config.mesh.update(sizes)
+    return config
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
+    """Makes, prints and writes a plan; returns its JSON."""
+    topology = parse_topology(arguments.topology)
+    simulate(topology)
+    config = read_config(arguments.config, overrides)
+    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology.devices)
+    found = plan(config, topology, compile=not arguments.estimate, skip_above=arguments.skip_above)
+    print(found.text(), flush=True)
+    result = found.to_json()
+    if arguments.against:
+        other = plan(text_only(config), topology, compile=not arguments.estimate, name=f"{config.name}, text only")
+        print(f"\n{other.text()}")
+        flops_of = lambda one: sum(cost.matrix for cost in one.costs.values())
+        ratios = {
+            "flops": flops_of(found) / flops_of(other) - 1,
+            "peak_bytes": found.memory.peak / other.memory.peak - 1,
+        }
+        print(
+            f"\n  against text alone: {ratios['flops']:+.1%} FLOPs, {ratios['peak_bytes']:+.1%} peak memory per device"
+        )
+        result["against_text_only"] = {**ratios, "text_only": other.to_json()}
+    if found.fits is False and arguments.tries:
+        print("\n  It does not fit. Tried, best first:", flush=True)
+        result["changes"] = []
+        for change, one in advise(config, topology, arguments.tries):
+            seconds = f", {one.times.seconds * 1e3:.0f} ms" if one.times.seconds else ""
+            print(
+                f"  {'fits' if one.fits else 'too much'}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}"
+            )
+            result["changes"].append({"change": str(change), "same_result": change.same_result, **one.to_json()})
+    if arguments.out:
+        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line."""
+    arguments, rest = parser().parse_known_args(argv)
+    if unknown := [word for word in rest if not word.startswith("--config.")]:
+        sys.exit(f"error: unknown arguments {unknown}. Overrides are written --config.key=value.")
+    try:
+        run(arguments, rest)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SPATIALSV_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Changes of a config that need less memory, and meshes over which its batch divides."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from ml_collections import ConfigDict
+
+MOST_TENSOR = 8  # parts of heads and MLPs; more leaves too little work for each device
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """Values for some keys of a phase.
+
+    Attributes:
+      values: dotted key -> value.
+      same_result: whether training computes the same as before.
+    """
+
+    values: tuple[tuple[str, object], ...]
+    same_result: bool = True
+
+    def apply(self, config: ConfigDict) -> ConfigDict:
+        """The changed phase."""
+        config = config.copy_and_resolve_references()
+        for key, value in self.values:
+            *path, last = key.split(".")
+            section = config
+            for name in path:
+                section = section[name]
+            section[last] = value
+        return config
+
+    def __str__(self) -> str:
+        meshes = ",".join(f"{key[5:]}={value}" for key, value in self.values if key.startswith("mesh.") and value != 1)
+        rest = [f"--config.{key}={value}" for key, value in self.values if not key.startswith("mesh.")]
+        return " ".join([f"--mesh {meshes}"] * bool(meshes) + rest) + (
+            "" if self.same_result else " (training computes something else)"
+        )
+
+    def __add__(self, other: Change) -> Change:
+        return Change((*self.values, *other.values), self.same_result and other.same_result)
+
+
+def mesh_sizes(config: ConfigDict, devices: int) -> list[dict[str, int]]:
+    """Meshes of `devices` over which the batch (or a microbatch) divides, the plainest first.
+
+    As many devices as divide the rows go to fsdp; the others split tokens (context) where the config has that axis, or
+    heads and MLPs (tensor). [] when the batch has fewer rows and neither can take the rest.
+    """
+    rows = sum(source.per_batch for source in config.data.sources.values())
+    rows //= config.training.get("microbatches", 1)
+    heads = config.language.heads if config.model == "mllm" else 1
+    found = []
+    for split in sorted((n for n in range(1, devices + 1) if devices % n == 0 and rows % n == 0), reverse=True):
+        rest = devices // split
+        for tensor in (t for t in range(1, min(rest, MOST_TENSOR) + 1) if rest % t == 0 and heads % t == 0):
+            context = rest // tensor
+            if context > 1 and "context" not in config.mesh:
+                continue
+            sizes = {axis: 1 for axis in config.mesh} | {"data": 1, "fsdp": split, "tensor": tensor}
+            found.append(sizes | ({"context": context} if context > 1 else {}))
+    if not found:
+        raise ValueError(
+            f"A batch of {rows} rows cannot be split over {devices} devices: {heads} heads allow at most "
+            f"{math.gcd(heads, MOST_TENSOR)} parts (tensor)"
+            + ("." if "context" in config.mesh else ", and the config has no context axis.")
+        )
+    return found
+
+
+def changes(config: ConfigDict, devices: int, most: int = 16) -> list[Change]:
+    """Changes worth a try, those alone and together; the first ones first.
+
+    Args:
+      config: the phase, with its mesh.
+      devices: of the slice.
+      most: so many at most.
+    """
+    cheap: list[tuple[str, object]] = []
+    lifts = config.model == "mllm" and bool(config.lifting.heads)
+    for section, key, value, wanted in (
+        ("language", "remat", "full", config.model == "mllm"),
+        ("lifting", "remat", True, lifts),
+        ("lifting", "chunk_views", 1, lifts),
+        ("losses", "remat", True, lifts),
+    ):
+        if wanted and key in config[section]:
+            value = "full" if value is True and isinstance(config[section][key], str) else value
+            if config[section][key] != value:
+                cheap.append((f"{section}.{key}", value))
+    base = [Change((entry,)) for entry in cheap]
+    if len(cheap) > 1:
+        base.append(Change(tuple(cheap)))
+    everything = Change(tuple(cheap))
+    found = list(base)
+    if "microbatches" in config.training:
+        rows = sum(source.per_batch for source in config.data.sources.values())
+        split = config.mesh.data * config.mesh.fsdp if -1 not in config.mesh.values() else 1
+        passes = config.training.microbatches * 2
+        while rows % (passes * max(split, 1)) == 0 and passes <= rows:
+            one = Change((("training.microbatches", passes),))
+            found += [one] + ([everything + one] if cheap else [])
+            passes *= 2
+    now = {axis: size for axis, size in config.mesh.items()}
+    for sizes in mesh_sizes(config, devices)[:4]:
+        if sizes != now:
+            mesh = Change(tuple((f"mesh.{axis}", size) for axis, size in sizes.items()))
+            found += [mesh] + ([everything + mesh] if cheap else [])
+    if config.optimizer.get("moments") == "float32":
+        found.append(Change((*cheap, ("optimizer.moments", "bfloat16")), same_result=False))
+    if config.model == "mllm":
+        if config.vision.trainable:
+            found.append(Change((*cheap, ("vision.trainable", False)), same_result=False))
+        if not config.language.lora_rank:
+            found.append(Change((*cheap, ("language.lora_rank", 16)), same_result=False))
+    return found[:most]

@@ -1,0 +1,244 @@
+"""Stopping a command from outside: what is under way is finished, and the exit code says `start me again`.
+
+SIGTERM (Kubernetes, Slurm, a machine that is taken back) and SIGINT (Ctrl-C) count alike. Training finishes its step,
+saves and ends with code 75; anything else ends at once with it, because everything here goes on where it was
+stopped. After the grace time the process ends whatever it is doing; a second signal ends it at once. In a job of
+several processes a signal to one stops all, after the same step.
+
+No jax here: preparing data does without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: the same command again goes on
+GRACE_S = 60.0
+IDLE_S = 10.0  # for leaving what needs no saving: a compilation, a wait for another process
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+FAILED_S = 30.0  # for processes that mostly meet the same error: each should come to say it
+_WAKE = signal.SIGUSR2  # from the watching thread to the main one
+_SAME_S = 1.0  # `timeout` and launchers send one signal twice; later ones are meant
+_POLL_S = 1.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """Raised in the main thread where nothing has to be finished."""
+
+
+class Peers:
+    """The other processes of the job, reached through the key-value store of `jax.distributed`; no device is asked.
+
+    Args:
+      client: its client.
+      index, count: of the processes.
+    """
+
+    def __init__(self, client, index: int, count: int):
+        self._client, self._index, self._count = client, index, count
+
+    def tell(self, key: str, value: str) -> None:
+        """Sets a key that all can read; the last one stays."""
+        self._client.key_value_set(f"spatialsv/{key}", value, allow_overwrite=True)
+
+    def told(self, key: str) -> str | None:
+        """What somebody told under a key."""
+        try:
+            return self._client.key_value_try_get(f"spatialsv/{key}")
+        except RuntimeError:  # not there (or the coordinator has ended, which jax reports itself)
+            return None
+
+    def largest(self, mine: int, timeout_s: float) -> int:
+        """The largest of all processes' numbers; one's own if another does not answer in time."""
+        self.tell(f"calls/{self._index}", str(mine))
+        try:
+            keys = [f"spatialsv/calls/{index}" for index in range(self._count)]
+            return max(int(self._client.blocking_key_value_get(key, int(timeout_s * 1e3))) for key in keys)
+        except RuntimeError:
+            return mine
+
+
+class Stopping:
+    """Handles the signals of a command while it is entered, in the main thread.
+
+    Args:
+      grace_s: seconds from the signal to the end, whatever is under way.
+      label: begins every line, names the process in a job of several.
+      peers: the other processes, None without.
+    """
+
+    def __init__(self, grace_s: float = GRACE_S, label: str = "", peers: Peers | None = None):
+        if not grace_s > 0:
+            raise ValueError(f"--grace_s is {grace_s}, expected more than 0 seconds.")
+        self._grace_s, self._label, self._peers = grace_s, label, peers
+        self._lock = threading.RLock()
+        self._reason, self._since = "", 0.0
+        self._steps, self._stepping, self._stop_at = 0, False, None  # numbers of steps over all phases
+        self._pending, self._entered = False, False
+        self._timers: list[threading.Timer] = []
+
+    def __enter__(self) -> Stopping:
+        global _active
+        if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
+            return self
+        self._read, self._write = socket.socketpair()
+        self._write.setblocking(False)
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup and the like
+        self._before = {number: signal.signal(number, lambda *_: None) for number in handled}
+        self._before[_WAKE] = signal.signal(_WAKE, self._on_wake)
+        # The descriptor is written to at once, also while the main thread compiles or waits in C++.
+        self._old_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._entered, self._outer, _active = True, _active, self
+        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        if self._peers is not None:
+            threading.Thread(target=self._listen, name="peers", daemon=True).start()
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        global _active
+        if not self._entered:
+            return
+        failed = error is not None and not isinstance(error, KeyboardInterrupt) and kind is not SystemExit
+        with self._lock:
+            self._entered, _active = False, self._outer
+        signal.set_wakeup_fd(self._old_fd)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._write.close()
+        if self._peers is None:  # with others the end of the process itself waits for them: the time goes on
+            for timer in self._timers:
+                timer.cancel()
+        if failed and self._peers is not None:  # the others would wait for this process for ever
+            with contextlib.suppress(RuntimeError):  # the coordinator is gone: so are they
+                self._peers.tell("failed", f"{self._label}{str(error)[:2000]}")
+            self._exit_after(2 * FAILED_S, 1, "")
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[Callable[[int], bool]]:
+        """While entered, signals do not interrupt; the yielded function says whether to save and stop before a step.
+
+        All processes of a job call it before the same steps and get the same answers.
+
+        Raises:
+          Interrupted: a stop was asked for before, or no step came after it.
+        """
+        with self._lock:
+            self._leave_if_asked()
+            self._stepping = True
+        try:
+            yield self._stop_before
+        finally:
+            with self._lock:
+                self._stepping = False
+        with self._lock:
+            if self._stop_at is not None:
+                raise Interrupted(self._reason)
+
+    def _stop_before(self, step: int) -> bool:
+        with self._lock:
+            if self._stop_at is not None and self._steps + 1 >= self._stop_at:
+                return True
+            self._steps += 1
+            return False
+
+    def _leave_if_asked(self) -> None:
+        if self._stop_at is not None and self._steps + 1 >= self._stop_at:  # no process is ahead and needs this one
+            raise Interrupted(self._reason)
+
+    def _watch(self) -> None:
+        """Reads the numbers of the signals that arrive."""
+        while data := _receive(self._read):
+            for number in data:
+                if number in SIGNALS:
+                    self._signalled(signal.Signals(number))
+        self._read.close()
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if not self._reason:
+            self._ask(f"{number.name}", own=True)
+        elif time.monotonic() - self._since > _SAME_S:
+            _end(128 + number, f"{self._label}{number.name} again: ending at once, nothing more is saved.")
+
+    def _listen(self) -> None:
+        """Asks the store whether another process was signalled or failed."""
+        while self._entered:
+            time.sleep(_POLL_S)
+            if failure := self._peers.told("failed"):
+                if not self._entered:  # it ends by itself
+                    return
+                self._exit_after(FAILED_S, 1, f"{self._label}ended because another process failed: {failure}")
+                return
+            if not self._reason and (signalled := self._peers.told("signal")):
+                self._ask(signalled, own=False)
+
+    def _ask(self, reason: str, own: bool) -> None:
+        """Decides after which step to stop, and interrupts the main thread where it makes none."""
+        with self._lock:
+            if self._reason:
+                return
+            self._reason, self._since = reason, time.monotonic()
+        if own and self._peers is not None:
+            self._peers.tell("signal", f"{self._label}{reason}".strip())
+        self._exit_after(
+            self._grace_s, RESUMABLE, f"{self._label}not done after {self._grace_s:g} s (--grace_s): ending."
+        )
+        with self._lock:  # no step begins here until all know the last one
+            furthest = self._steps if self._peers is None else self._peers.largest(self._steps, self._grace_s / 2)
+            self._stop_at = furthest + 1
+            self._pending = not self._stepping and self._steps + 1 >= self._stop_at
+            idle = self._pending
+            what = "ending" if idle else "finishing the step and saving"
+            line = f"{self._label}{reason}: {what}, at most {self._grace_s:g} s. A second signal ends at once."
+            print(line, file=sys.stderr, flush=True)
+            if idle:
+                self._exit_after(min(IDLE_S, self._grace_s), RESUMABLE, f"{self._label}ending.")
+        if idle and self._entered:
+            signal.pthread_kill(threading.main_thread().ident, _WAKE)
+
+    def _exit_after(self, seconds: float, code: int, message: str) -> None:
+        with self._lock:
+            if not self._entered and self._peers is None:  # the main thread has left already
+                return
+            timer = threading.Timer(seconds, _end, (code, message))
+            timer.daemon = True
+            timer.start()
+            self._timers.append(timer)
+
+    def _on_wake(self, number: int, frame) -> None:
+        if self._pending and not self._stepping:
+            self._pending = False
+            raise Interrupted(self._reason)
+
+
+_active: Stopping | None = None
+
+
+@contextlib.contextmanager
+def stepping() -> Iterator[Callable[[int], bool]]:
+    """`Stopping.stepping` of the command that runs; never asks to stop where no command handles signals."""
+    if _active is None:
+        yield lambda step: False
+        return
+    with _active.stepping() as stop:
+        yield stop
+
+
+def _receive(stream: socket.socket) -> bytes:
+    try:
+        return stream.recv(64)
+    except OSError:
+        return b""
+
+
+def _end(code: int, message: str) -> None:
+    if message:
+        # Not through sys.stderr, whose lock the main thread may hold.
+        os.write(2, f"{message}\n".encode())
+    os._exit(code)

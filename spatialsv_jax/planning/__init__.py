@@ -1,0 +1,1 @@
+"""What a training step needs on devices that are not there: memory, work, communication, time."""

@@ -1,0 +1,87 @@
+"""Bytes per device of a training step: what the compiler says, or a quick estimate."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+
+import jax
+
+from spatialsv_jax.planning.liveness import Division, peak_bytes
+from spatialsv_jax.training import sharding
+from spatialsv_jax.training.state import TrainState, split_params
+
+_UNITS = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"(\d+(?:\.\d+)?)([KMGTB]?)"
+_USED = re.compile(rf"[Uu]sed {_SIZE}i?B? of {_SIZE}i?B? hbm")
+_TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes per device.
+
+    Attributes:
+      parameters, optimizer, batch: of the step's inputs.
+      temporaries: gradients, activations, gathered parameters.
+      code: of the program.
+      peak: what must fit; more than the sum of the others when the compiler says no more than that.
+      source: "compiler", "compiler refused" or "estimate".
+    """
+
+    parameters: int
+    optimizer: int
+    batch: int
+    temporaries: int
+    code: int
+    peak: int
+    source: str
+
+
+def inputs(shapes: TrainState, batch: dict, mesh) -> tuple[int, int, int]:
+    """Bytes per device of parameters, optimizer state (and averaged model), and batch."""
+    layout = sharding.batch_sharding(mesh)
+    batch = {n: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=layout) for n, value in batch.items()}
+    return (
+        sharding.bytes_per_device(shapes.params),
+        sharding.bytes_per_device((shapes.opt_state, shapes.ema)),
+        sharding.bytes_per_device(batch),
+    )
+
+
+def compiled(known: tuple[int, int, int], stats) -> Memory:
+    """From the compiler's `memory_analysis()`; `known` as `inputs` gives it."""
+    kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    peak = kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    return Memory(*known, stats.temp_size_in_bytes, stats.generated_code_size_in_bytes, peak, "compiler")
+
+
+def refused(known: tuple[int, int, int], message: str) -> tuple[Memory, int] | None:
+    """From the compiler's message that a program does not fit: (memory, bytes that it had); None for another message."""
+    if match := _USED.search(message):
+        peak, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
+        return Memory(*known, max(peak - sum(known), 0), 0, peak, "compiler refused"), available
+    if match := _TEMPORARIES.search(message):
+        temporaries, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
+        return Memory(*known, temporaries, 0, temporaries + sum(known), "compiler refused"), available
+    return None
+
+
+def _bytes(number: str, unit: str) -> int:
+    return int(float(number) * _UNITS[unit])
+
+
+def estimated(known: tuple[int, int, int], jaxpr, shapes: TrainState, frozen_groups: tuple[str, ...], mesh) -> Memory:
+    """Without compiling, from the traced step; see `liveness`."""
+    rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    shares: dict[tuple[int, ...], float] = {}
+    trainable, frozen = split_params(shapes.params, frozen_groups)
+    for leaf in jax.tree.leaves((frozen, trainable)):
+        share = math.prod(leaf.sharding.shard_shape(leaf.shape)) / math.prod(leaf.shape)
+        for shape in (leaf.shape, leaf.shape[1:], leaf.shape[::-1], leaf.shape[1:][::-1]):
+            if len(shape) > 1:
+                shares[tuple(shape)] = share
+    # The new state takes the old one's place.
+    temporaries = round(peak_bytes(jaxpr, Division(shares, 1 / rows), donated=len(jax.tree.leaves(shapes))))
+    return Memory(*known, temporaries, 0, sum(known) + temporaries, "estimate")

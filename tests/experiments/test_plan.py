@@ -1,0 +1,155 @@
+"""Plans of small steps, compared with counts by hand; batch shapes with those of the loader."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from data_pipelines.loader import make_loader
+from experiments import plan, plan_step
+from experiments.configs import quickstart, qwen2_5_vl_3b
+from experiments.plan_changes import Change, changes, mesh_sizes
+from experiments.train import data_settings
+from spatialsv_jax import assembly
+from spatialsv_jax.planning.chips import parse_topology
+from spatialsv_jax.processing import load_processor
+from spatialsv_jax.training import flops, step
+
+CPU = parse_topology("cpu:4")
+
+
+def small(**language) -> ConfigDict:
+    """A phase that compiles in seconds: one head, few layers."""
+    config = quickstart.get_config("tiny").phases.spatial.copy_and_resolve_references()
+    config.vision.update(width=32, heads=2, layers=1)
+    config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64, **language)
+    config.lifting.update(heads=("depth",), width=16, channels=(8, 8, 8, 8), features=8)
+    config.losses.update(ray=0.0, points=0.0)
+    config.optimizer.name = "adamw"
+    config.data.update(questions=2, question_tokens=16, label_size=(16, 16))
+    config.data.sources = {"rooms": config.data.sources.rooms}
+    config.data.sources.rooms.per_batch = 4
+    config.mesh.update(data=2, fsdp=2, tensor=1)
+    return config
+
+
+@pytest.fixture(scope="module")
+def found():
+    return plan.plan(small(), CPU)
+
+
+def test_bytes_are_those_counted_by_hand(found):
+    """Split over fsdp=2 but for what its rules leave whole; two moments of what is trained."""
+    values = found.to_json()
+    assert values["flops"] == sum(cost["matrix"] for cost in values["costs"].values())
+    alone = plan_step.plan_step(plan.text_only(small()), jax.devices()[:4])
+    without = flops.count(lambda s, b: step.train_step(alone.parts, s, b), alone.shapes, alone.batch)
+    assert sum(without.values()) == values["text_only_flops"]
+    extra = values["flops"] - values["text_only_flops"]
+    lifting = sum(
+        cost["matrix"] for part, cost in values["costs"].items() if part.startswith(("lifting", "losses/depth"))
+    )
+    assert extra == pytest.approx(lifting) and 0 < values["lifting_flops_share"] < 1
+
+
+def test_collectives_of_the_compiled_step(found):
+    """Gradients are summed over data=2: at least the bytes of what is trained; fsdp=2 gathers parameters."""
+    assert found.collectives["all-reduce"].bytes > 0 and found.collectives["all-gather"].bytes > 0
+    text = found.text()
+    assert "what a device has is not known" in text and "all-gather" in text
+
+
+def test_batches_are_those_of_the_loader(tiny_run):
+    """Fields, shapes and types, of a run's own config and processor."""
+    config = ConfigDict(json.loads((tiny_run / "spatial" / "config.json").read_text()))
+    config.data.sources.rooms.path = str(tiny_run / "data" / "rooms")
+    settings, data = assembly.read_settings(config), data_settings(config)
+    processor = load_processor(tiny_run / "spatial" / "processor")
+    loader = make_loader(data, processor)
+    real = loader.batch(0)
+    loader.close()
+    planned = plan_step.batch_shapes(settings, data, processor, len(real["depth"]))
+    assert {n: (v.shape, str(v.dtype)) for n, v in planned.items()} == {
+        n: (v.shape, str(v.dtype)) for n, v in real.items()
+    }
+
+
+def test_changes_and_meshes():
+    config = small()
+    config.language.remat = "none"
+    assert mesh_sizes(config, 4)[0] == {**config.mesh, "data": 1, "fsdp": 4, "tensor": 1}
+    assert {"fsdp": 4, "context": 2, "tensor": 1}.items() <= mesh_sizes(config, 8)[0].items()
+    assert {"fsdp": 4, "context": 1, "tensor": 2}.items() <= mesh_sizes(config, 8)[1].items()
+    offered = changes(config, 4)
+    assert str(offered[0]) == "--config.language.remat=full" and offered[0].same_result
+    assert offered[0].apply(config).language.remat == "full" and config.language.remat == "none"
+    assert any("lora_rank=16" in str(change) and not change.same_result for change in offered)
+    assert "training computes something else" in str(Change((("language.lora_rank", 16),), False))
+
+
+def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monkeypatch):
+    """A step that does not fit: what fits stands first, and before it what leaves the training's result as it is."""
+    chip = dataclasses.replace(CPU.chip, memory_bytes=1000, flops=1e12, memory_bandwidth=1e11, link_bandwidth=1e10)
+    topology, compiled = dataclasses.replace(CPU, chip=chip), []
+
+    def planned(config, topology, compile=True, **_):
+        peak = 2000 - 600 * (config.language.remat == "full") - 1500 * (config.language.lora_rank > 0)
+        compiled.append(compile)
+        memory = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
+        return dataclasses.replace(found, topology=topology, memory=memory, available=1000, mesh=dict(config.mesh))
+
+    remat, lora = Change((("language.remat", "full"),)), Change((("language.lora_rank", 8),), same_result=False)
+    monkeypatch.setattr(plan, "parse_topology", lambda text: topology)
+    monkeypatch.setattr(plan, "read_config", lambda file, overrides: small())
+    monkeypatch.setattr(plan, "changes", lambda config, devices: [lora, remat, remat + lora])
+    monkeypatch.setattr(plan, "plan", planned)
+    plan.main(["--config=x", "--topology=cpu:4", "--mesh=data=1,fsdp=4", "--tries=1", f"--out={tmp_path}/p.json"])
+    values = json.loads((tmp_path / "p.json").read_text())
+    assert values["fits"] is False and values["mesh"]["fsdp"] == 4 and values["bytes_free_per_device"] == -1000
+    assert compiled == [True, False, False, False, True]  # the step, three guesses, the best of them
+    peaks = [change["peak_bytes_per_device"] for change in values["changes"]]
+    assert peaks == [-100, 500, 1400] and [change["fits"] for change in values["changes"]] == [True, True, False]
+    assert values["changes"][2]["same_result"] and "language.remat=full" in values["changes"][2]["change"]
+    assert "It does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--topology=v9:2"], "chip of v5e"),
+        (["--topology=cpu:4", "--mesh=rows=4"], "no axis=size"),
+        (["--topology=cpu:4", "--mesh=data=3"], "does not cover 4"),
+        (["--topology=cpu:4", "--phase=nothing"], "the config trains"),
+        (["--topology=cpu:4", "--config.nothing=1"], "names no key"),
+    ],
+)
+def test_mistakes_are_told(words, message):
+    with pytest.raises(SystemExit, match=message):
+        plan.main(["--config=experiments/configs/qwen2_5_vl_3b.py:tiny", *words])
+
+
+def test_a_published_model_needs_no_tokenizer(tmp_path):
+    """The vocabulary is the preset's, whatever tokenizer stands in."""
+    config = qwen2_5_vl_3b.get_config()
+    settings = assembly.read_settings(config)
+    processor = plan_step.planning_processor(config, settings, tmp_path)
+    assert processor.vocab_size == 151936
+    batch = plan_step.batch_shapes(settings, data_settings(config), processor, 16)
+    assert batch["pixel_values"].shape == (16, 4, 448, 448, 3) and batch["image_token_index"].shape == (16, 4, 256)
+    assert np.prod(batch["depth"].shape) == 16 * 4 * 224 * 224
+
+
+@pytest.mark.parity
+def test_a_step_compiles_for_a_tpu():
+    """python -m pip install -e ".[test,tpu_programs]"; splash attention, collectives and the memory of the chip."""
+    pytest.importorskip("libtpu")
+    config = small(dtype="bfloat16")
+    config.mesh.update(data=1, fsdp=4)
+    found = plan.plan(config, parse_topology("v5e:2x2"))
+    assert found.fits and found.memory.source == "compiler" and found.collectives["all-gather"].count > 0
+    assert found.times.seconds > 0 and 0 < found.times.mfu < 1

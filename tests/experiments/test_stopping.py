@@ -1,0 +1,139 @@
+"""Signals: steps are finished, all else is interrupted; the grace time and a second signal end the process."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments import stopping
+
+ROOT = Path(__file__).parents[2]
+
+
+def _wait_until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", stopping.SIGNALS)
+def test_where_nothing_is_to_be_finished_a_signal_interrupts(number):
+    if number == signal.SIGINT:  # a shell that starts the suite in the background has it ignored
+        signal.signal(number, signal.default_int_handler)
+    before = signal.getsignal(number)
+    with pytest.raises(stopping.Interrupted, match=number.name), stopping.Stopping():
+        os.kill(os.getpid(), number)
+        time.sleep(20)
+    assert signal.getsignal(number) is before
+
+
+def test_a_step_is_finished_and_the_next_one_does_not_begin(capfd):
+    taken = []
+    with pytest.raises(stopping.Interrupted), stopping.Stopping(), stopping.stepping() as stop:
+        for step in range(10):
+            if stop(step):
+                break
+            taken.append(step)
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+                _wait_until(lambda: stopping._active._stop_at is not None)
+    assert taken == [0, 1, 2, 3]
+    assert "SIGTERM: finishing the step and saving, at most 60 s" in capfd.readouterr().err
+
+
+def test_a_signal_during_the_last_step_interrupts_what_comes_next():
+    with pytest.raises(stopping.Interrupted), stopping.Stopping():
+        with stopping.stepping() as stop:
+            assert not stop(0)
+            os.kill(os.getpid(), signal.SIGTERM)
+            _wait_until(lambda: stopping._active._stop_at is not None)
+        pytest.fail("the next phase began")
+
+
+def test_without_a_command_nothing_ever_stops():
+    with stopping.stepping() as stop:
+        assert not any(stop(step) for step in range(3))
+
+
+PROGRAM = """
+import sys, threading, time
+from experiments import stopping
+with stopping.Stopping(grace_s=float(sys.argv[1])):
+    with stopping.stepping():
+        print("ready", flush=True)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("grace", "again", "code"), [("0.3", False, stopping.RESUMABLE), ("50", True, 128 + 15)])
+def test_grace_time_and_second_signal_end_the_process(grace, again, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, grace], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    if again:
+        process.send_signal(signal.SIGTERM)  # the same one, as `timeout` sends it
+        time.sleep(stopping._SAME_S + 0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == code, errors
+    assert ("SIGTERM again" in errors) == again and ("not done after 0.3 s" in errors) != again
+
+
+class _Store:
+    """What the coordinator keeps."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value, allow_overwrite):
+        self.values[key] = value
+
+    def key_value_try_get(self, key):
+        if key not in self.values:
+            raise RuntimeError("NOT_FOUND")
+        return self.values[key]
+
+    def blocking_key_value_get(self, key, milliseconds):
+        _wait_until(lambda: key in self.values, milliseconds / 1e3)
+        return self.values[key]
+
+
+def test_processes_stop_after_the_same_step_whoever_was_signalled():
+    """One is two steps ahead of the other (it has handed them to its devices)."""
+    store = _Store()
+    ahead, behind = (stopping.Stopping(50, f"[p{index}/2] ", stopping.Peers(store, index, 2)) for index in range(2))
+    for one, steps in ((ahead, 7), (behind, 5)):
+        one._stepping, one._steps = True, steps
+    threads = [threading.Thread(target=one._ask, args=("SIGTERM", one is behind)) for one in (ahead, behind)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert store.values["spatialsv/signal"] == "[p1/2] SIGTERM"
+    assert ahead._stop_before(7)
+    assert [behind._stop_before(step) for step in (5, 6, 7)] == [False, False, True]
+    for one in (ahead, behind):
+        for timer in one._timers:
+            timer.cancel()
+
+
+def test_preparing_data_ends_cleanly_and_goes_on(tmp_path):
+    command = [sys.executable, "-m", "experiments.prepare", "--source", "rooms", "--out", str(tmp_path / "rooms")]
+    command += ["--scenes", "2000", "--views", "1", "--size", "16", "--workers", "1", "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    begun = tmp_path / "rooms" / ".preparing"
+    _wait_until(lambda: any(begun.glob("*.tmp")) or process.poll() is not None, 120)
+    os.killpg(process.pid, signal.SIGTERM)  # as Slurm and Kubernetes do: the workers get it as well
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == stopping.RESUMABLE, errors
+    assert "SIGTERM: ending" in errors and "The same command goes on" in errors and "Traceback" not in errors
+    assert (begun / "arguments.json").exists() and not list(begun.glob("*.tmp"))

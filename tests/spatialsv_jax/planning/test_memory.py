@@ -1,0 +1,65 @@
+"""The compiler's refusals are read, and the quick estimate follows what is alive."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from spatialsv_jax.planning import memory
+from spatialsv_jax.planning.chips import CHIPS, GIB, parse_topology
+from spatialsv_jax.planning.liveness import Division, peak_bytes
+
+ALONE = Division({}, 1.0)
+
+
+def test_messages_of_the_compiler():
+    message = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 22.69G of 15.75G hbm. Exceeded hbm capacity by 6.94G."
+    found, available = memory.refused((GIB, GIB, 0), message)
+    assert (found.peak, available) == (int(22.69 * GIB), int(15.75 * GIB)) and found.source == "compiler refused"
+    assert found.temporaries == found.peak - 2 * GIB
+    message = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (894.07G) exceeds "
+        "available HBM (95.74G)."
+    )
+    found, available = memory.refused((GIB, 0, 0), message)
+    assert found.peak == int(894.07 * GIB) + GIB and available == CHIPS["v5p"].memory_bytes
+    assert memory.refused((0, 0, 0), "INTERNAL: something else") is None
+
+
+def test_slices():
+    found = parse_topology("v5p:4x4x8")
+    assert found.devices == 128 and str(found) == "v5p:4x4x8"
+    for wrong, message in (
+        ("v9:2x2", "chip of v5e"),
+        ("v5p:4x4", "3 axes"),
+        ("v5e:a", "no shape"),
+        ("v5e", "CHIP:SHAPE"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse_topology(wrong)
+
+
+def test_live_values_of_a_chain():
+    """x @ w -> tanh -> @ w: at most two of the three results at once, elementwise ones free."""
+    x, w = jnp.zeros((32, 64)), jnp.zeros((64, 64))
+    chain = jax.make_jaxpr(lambda x, w: jnp.sum(jnp.tanh(x @ w) @ w))(x, w)
+    assert peak_bytes(chain, ALONE) == 2 * 32 * 64 * 4
+    assert peak_bytes(chain, Division({}, 0.25)) == 2 * 32 * 64  # split over four
+
+
+def test_rematerialisation_lowers_the_estimate():
+    """Ten layers save one array each without it; with it a layer's inside is not kept."""
+    x, w = jnp.zeros((32, 64)), jnp.zeros((10, 64, 256))
+
+    def loss(w, x, remat):
+        def layer(carry, w):
+            hidden = jnp.tanh(carry @ w)
+            return jnp.tanh(jnp.sin(hidden) @ w.T), None
+
+        return jnp.sum(jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, w)[0])
+
+    shares = Division({(10, 64, 256): 0.0, (64, 256): 0.0}, 1.0)
+    plain, saved = (
+        peak_bytes(jax.make_jaxpr(jax.grad(lambda w, x: loss(w, x, remat)))(w, x), shares) for remat in (False, True)
+    )
+    carries, insides = 10 * 32 * 64 * 4, 10 * 32 * 256 * 4
+    assert carries <= saved < 0.5 * plain and plain > carries + insides

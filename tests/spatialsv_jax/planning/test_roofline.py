@@ -1,0 +1,35 @@
+"""Times follow from work and the chip's numbers."""
+
+import pytest
+
+from spatialsv_jax.planning.chips import parse_topology
+from spatialsv_jax.planning.hlo import Collective
+from spatialsv_jax.planning.roofline import roofline
+from spatialsv_jax.training.flops import Cost
+
+SLICE = parse_topology("v5e:2x2")
+
+
+def test_each_limit_in_turn():
+    work = {"language": Cost(matrix=4 * 197e12), "losses": Cost(bytes=4 * 819e9 * 0.5)}
+    times = roofline(work, {}, SLICE, 0.0)
+    assert times.seconds == pytest.approx(1.5) and times.mfu == pytest.approx(1 / 1.5) and times.bound == "arithmetic"
+    moved = {"all-gather": Collective(1, 0.0, 200e9 * 4, 0.0)}
+    times = roofline(work, moved, SLICE, 0.0)
+    assert times.seconds == pytest.approx(4) and times.seconds_without_overlap == pytest.approx(5.5)
+    assert times.bound == "communication"
+
+
+def test_what_is_rematerialised_is_not_useful():
+    times = roofline({"language": Cost(matrix=4 * 197e12, recomputed=197e12)}, None, SLICE, 0.0)
+    assert times.seconds == pytest.approx(1) and times.mfu == pytest.approx(0.75)
+
+
+def test_the_update_takes_memory_traffic():
+    times = roofline({"optimizer": Cost()}, None, SLICE, 4 * 819e9 * 2)
+    assert times.seconds == pytest.approx(2) and times.bound == "memory traffic"
+
+
+def test_nothing_is_said_of_simulated_devices():
+    times = roofline({"language": Cost(matrix=1e12)}, {}, parse_topology("cpu:4"), 0.0)
+    assert times.seconds is None and times.mfu is None
