@@ -28,7 +28,7 @@ class Needs(NamedTuple):
     """What each record of a source needs, arrays of one length."""
 
     views: np.ndarray  # int[n] that are shown
-    height: np.ndarray  # int[n] pixels
+    height: np.ndarray  # int[n] pixels; 0 = no pictures
     width: np.ndarray  # int[n]
     longest: np.ndarray  # int[n] tokens of the longest question with its answer; 0 = none
     total: np.ndarray  # int[n] tokens of all its questions
@@ -137,7 +137,7 @@ def choose_buckets(needs: Sequence[Needs], config: DataConfig, processor) -> Cho
 def _cells(needs: Sequence[Needs], counts: np.ndarray, processor, limit: int, slots: int):
     """(cells, per source the cell of each record, sizes; sizes[0] is the processor's own)."""
     sizes: dict = {processor.image_size: 0}
-    fitting = functools.cache(processor.fitting_size)
+    fitting = functools.cache(lambda h, w: processor.fitting_size(h, w) if h else processor.image_size)
     picture = [
         np.array([sizes.setdefault(fitting(int(h), int(w)), len(sizes)) for h, w in zip(need.height, need.width, strict=True)])
         for need in needs

@@ -13,9 +13,9 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -23,6 +23,7 @@ import tensorflow_datasets as tfds
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import shards
 from data_pipelines.manifest import DATASET_NAME, MANIFEST_NAME, PROGRESS_NAME, SHARD_SUFFIX, PrepareError
+from data_pipelines.paths import as_path, is_remote, remove_tree
 from data_pipelines.records import FORMAT_VERSION
 from data_pipelines.serialization import features
 from data_pipelines.sources.base import Plan
@@ -40,16 +41,23 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
         """`plan` is needed for `download_and_prepare` only."""
         self._plan = plan
         if plan is not None:
-            _refuse_foreign(Path(data_dir))
+            _refuse_foreign(as_path(data_dir))
         super().__init__(data_dir=os.fspath(data_dir))
         self.info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
 
-    def download_and_prepare(self, *, workers: int | None = 0, progress: bool = True) -> dict:
+    def download_and_prepare(
+        self,
+        *,
+        workers: int | None = 0,
+        progress: bool = True,
+        build: Callable[[Plan, Path], dict[str, list[dict]]] | None = None,
+    ) -> dict:
         """Makes what is missing and returns the manifest; returns at once when all is there.
 
         Args:
           workers: processes; 0 = one per usable core; None = none, all in this process.
           progress: show a bar.
+          build: (plan, directory) -> summaries of all shards by split; makes them instead of `shards.build`.
 
         Raises:
           PrepareError: the folder holds other data or data of other arguments, is in use, cannot
@@ -58,12 +66,12 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
         plan = self._plan
         if plan is None:
             raise PrepareError("SpatialRecords needs a plan to make data; to read data, use storage.open_split.")
-        directory = Path(self.data_dir)
+        directory = as_path(self.data_dir)
         if finished := finished_manifest(plan, directory):
-            shutil.rmtree(directory / PROGRESS_NAME, ignore_errors=True)
+            remove_tree(directory / PROGRESS_NAME)
             return finished
         with _claim(plan, directory):
-            summaries = shards.build(plan, directory, workers, progress)
+            summaries = build(plan, directory) if build else shards.build(plan, directory, workers, progress)
             with shards.storage_errors(directory / MANIFEST_NAME):
                 return self._finish(plan, directory, summaries)
 
@@ -85,7 +93,7 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
         manifest["skipped"] = {"file": "skipped.jsonl", "lines": len(skipped)}
         self._write_tfds_metadata(directory, summaries)
         manifest_lib.write_atomically(directory / MANIFEST_NAME, manifest_lib.to_json(manifest).encode())
-        shutil.rmtree(directory / PROGRESS_NAME, ignore_errors=True)
+        remove_tree(directory / PROGRESS_NAME)
         return manifest
 
     def _write_tfds_metadata(self, directory: Path, summaries: dict[str, list[dict]]) -> None:
@@ -102,11 +110,10 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
             for split, parts in summaries.items()
         ]
         self.info.set_splits(tfds.core.SplitDict(infos))
-        temporary = directory / PROGRESS_NAME / "tfds"
-        temporary.mkdir(exist_ok=True)
-        self.info.write_to_directory(temporary)
-        for path in sorted(temporary.iterdir()):
-            os.replace(path, directory / path.name)
+        with tempfile.TemporaryDirectory() as temporary:
+            self.info.write_to_directory(temporary)
+            for path in sorted(Path(temporary).iterdir()):
+                manifest_lib.write_atomically(directory / path.name, path.read_bytes())
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -211,6 +218,9 @@ def _claim(plan: Plan, directory: Path) -> Iterator[None]:
 def _lock(path: Path) -> Iterator[None]:
     import fcntl
 
+    if is_remote(path):  # object stores know no locks
+        yield
+        return
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,6 +8,9 @@ from spatialsv_jax.settings import from_mapping
 
 GROUPS = ("grounding", "spatial")  # what is scored, and what sources hold unless they say otherwise
 TRAINING_GROUPS = (*GROUPS, "scan")
+UNLABELLED = ("keep", "drop", "only")
+MULTI_VIEW = ("off", "agrees", "contradicts")
+_MULTI_VIEW_TEXT = {"agrees": "where another view agrees", "contradicts": "where no view contradicts"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +25,13 @@ class SourceConfig:
     views: int = 0  # views of one sample; 0 = all of the record, 1 = one picture per sample
     text: bool = True  # False: questions are never shown (has_text False)
     geometry: bool = True  # False: depth and cameras are never read (has_geometry False)
-    text_share: float = 1.0  # share of scenes with text, by hash of the scene's name
-    unlabelled: str = "keep"  # scenes without text: "keep" them for the 3D losses, or "drop" their records
+    text_share: float = 1.0  # share of scenes with text (splits.labelled_scenes)
+    text_seed: int = 0  # which scenes these are
+    unlabelled: str = "keep"  # scenes without text: "keep" them for the 3D losses, "drop" them, or "only" them
     labels: str = "measured"  # depth and cameras of the record, or a folder of label files
+    confidence_quantile: float = 0.0  # this share of a label file's pixels, its least confident ones, is masked
+    confidence_weights: bool = False  # a pixel of a label file counts by its confidence
+    multi_view: str = "off"  # keep pixels with which another view "agrees", or all that none "contradicts"
     features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
     shuffle3d: bool = False  # control: depth, cameras and features of another scene
     augment: bool = False  # views mirrored, recoloured, reordered; needs text = False and measured labels
@@ -47,19 +54,39 @@ class SourceConfig:
                 f"{where}: augment changes what words and label files say about the pictures; set text = False, "
                 "labels = 'measured', features = 'none' and shuffle3d = False, and give the text by a source of its own."
             )
-        if self.unlabelled not in ("keep", "drop"):
-            raise ValueError(f"{where}: unlabelled is '{self.unlabelled}', expected 'keep' or 'drop'.")
+        for name, choices in (("unlabelled", UNLABELLED), ("multi_view", MULTI_VIEW)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{where}: {name} is '{getattr(self, name)}', expected one of {choices}.")
+        if self.text_seed < 0:
+            raise ValueError(f"{where}: text_seed is {self.text_seed}, expected 0 or more.")
+        if not 0.0 <= self.confidence_quantile < 1.0:
+            raise ValueError(f"{where}: confidence_quantile is {self.confidence_quantile}, expected 0..1 (0 = off).")
+        if self.labels == "measured" and (self.confidence_quantile or self.confidence_weights):
+            raise ValueError(
+                f"{where}: measured labels state no confidence; set confidence_quantile = 0 and confidence_weights = "
+                "False, or name a folder of label files in `labels`."
+            )
+        if self.multi_view != "off" and (self.views == 1 or self.augment):
+            raise ValueError(
+                f"{where}: multi_view = '{self.multi_view}' compares the views of a sample; set views to 0 or 2 and more, "
+                "and augment = False."
+            )
 
     @property
     def shows(self) -> str:
         """What of its records is used, in a few words."""
         text = ", ".join(self.types or self.groups) if self.text else "no text"
         if self.text and self.text_share < 1:
-            text += f" of {self.text_share:.0%} of the scenes"
+            text += f" of {self.text_share:.0%} of the scenes (seed {self.text_seed})"
+            text += {"keep": "", "drop": ", the others dropped", "only": ", these dropped"}[self.unlabelled]
         geometry = "no 3D"
         if self.geometry:
             geometry = "measured 3D" if self.labels == "measured" else f"3D of {self.labels}"
         parts = [text, f"{geometry} of other scenes" if self.shuffle3d else geometry]
+        if self.geometry:
+            parts += [f"least confident {self.confidence_quantile:.0%} masked"] * (self.confidence_quantile > 0)
+            parts += ["weighted by confidence"] * self.confidence_weights
+            parts += [_MULTI_VIEW_TEXT[self.multi_view]] if self.multi_view != "off" else []
         if self.feature_folder:
             parts.append(f"features of {self.feature_folder}")
         if self.augment:
@@ -101,6 +128,7 @@ class DataConfig:
     threads: int = 2  # reading threads; 0 = read in the training thread
     buffer: int = 4  # batches prepared ahead
     cache_mb: float = 512.0  # memory for prepared samples
+    vision_cache: str = ""  # folder for the frozen encoder's features, "auto" = one of the run, "" = none
     verify: int = 4  # records per source prepared at construction, so that wrong sizes fail at once
 
     def __post_init__(self):

@@ -82,9 +82,9 @@ def evaluation_batches(
             rows.append(builder.row(sample, choice, sample, index, 0))
             owners.append(EvaluationRow(record, [questions[place] for place in choice], start == 0, index))
             if len(rows) == batch_size:
-                yield collate(rows), owners
+                yield collate(rows, len(rows)), owners
                 rows, owners = [], []
     if rows:
         missing = batch_size - len(rows)
         blank = empty_row(rows[0], processor.pad_id)
-        yield collate(rows + [blank] * missing), owners + [None] * missing
+        yield collate(rows + [blank] * missing, len(rows) + missing), owners + [None] * missing

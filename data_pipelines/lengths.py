@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from data_pipelines.config import SourceConfig
 from data_pipelines.manifest import write_atomically
-from data_pipelines.mixture import scene_has_text
 from data_pipelines.packing import encode_turns
+from data_pipelines.source import scenes_with_text
 
 
 def question_lengths(
@@ -56,11 +56,12 @@ def question_lengths(
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=16 if threads else 0)
     found = grain.MapDataset.source(np.asarray(members)).map(lambda index: records[int(index)])
     lengths, known = np.zeros((len(members), 3), np.int32), {}
+    labelled = scenes_with_text(config, records)
     bar = tqdm(found.to_iter_dataset(reading), total=len(members), desc="lengths of questions", mininterval=2.0)
     for place, record in enumerate(bar):
-        if scene_has_text(record.scene, config.text_share):
+        if record.scene in labelled:
             asked = [q for q in record.questions if q.group in config.groups and q.type in (config.types or (q.type,))]
-            own = [_length(question, record.id, limit, processor, known) for question in asked]
+            own = [_length(question, record, limit, processor, known) for question in asked]
             lengths[place] = max(own, default=0), sum(own), len(own)
     if kept is not None and write:
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +71,12 @@ def question_lengths(
     return lengths
 
 
-def _length(question, record_id: str, limit: int, processor, known: dict) -> int:
-    text = (question.text, question.options, question.answer, question.turns)
+def _length(question, record, limit: int, processor, known: dict) -> int:
+    record_id, pictures = record.id, bool(record.view_ids)
+    text = (question.text, question.options, question.answer, question.turns, pictures)
     if text not in known:
         try:
-            known[text] = len(encode_turns(question, processor)[0])
+            known[text] = len(encode_turns(question, processor, pictures)[0])
         except ValueError as error:
             raise ValueError(f"Record '{record_id}', question '{question.id}': {error}") from error
     if known[text] > limit:
@@ -88,7 +90,7 @@ def _length(question, record_id: str, limit: int, processor, known: dict) -> int
 def _key(config: SourceConfig, records, members: Sequence[int], processor, limit: int) -> str:
     parts = (
         getattr(getattr(records, "manifest", None), "get", lambda *_: "")("data_sha256", ""),
-        "2", str(limit), config.split, repr(config.groups), repr(config.types), repr(config.text_share), repr(config.views > 0),
+        "3", str(limit), config.split, repr(config.groups), repr(config.types), repr((config.text_share, config.text_seed)), repr(config.views > 0),
         np.asarray(members, np.int64).tobytes().hex(), processor.tokenizer.to_str(), repr(processor.option_form),
     )  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

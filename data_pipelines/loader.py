@@ -1,6 +1,6 @@
 """The training loader.
 
-A Grain MapDataset chain: row plans (mixture) -> rows (samples, packing) -> batches (collate).
+A Grain MapDataset of steps: row plans (mixture) -> rows (samples, packing) -> batches (collate).
 Batch `step` is a pure function of (data, config, step): it does not depend on the number of
 processes, threads, on what was read before, or on what the cache holds.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grain
@@ -17,14 +17,17 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.buckets import Bucket, Choice, Needs, at_size, choose_buckets, one_bucket
-from data_pipelines.collate import collate
+from data_pipelines.collate import Batch
 from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_rows import EvaluationRow, evaluation_batches
 from data_pipelines.lengths import question_lengths
 from data_pipelines.mixture import BucketedMixture, Mixture, RowPlan, RowPlans, Schedule
 from data_pipelines.packing import choose_questions
+from data_pipelines.recycled import Memory
 from data_pipelines.rows import RowBuilder, measure
-from data_pipelines.samples import BoundedCache, Sample, Source, shown_views, used_records
+from data_pipelines.samples import Sample
+from data_pipelines.source import BoundedCache, Source, check_splits, shown_views, used_records
+from data_pipelines.vision_cache import VisionCache
 
 __all__ = ["DataConfig", "EvaluationRow", "Loader", "SourceConfig", "evaluation_batches", "make_loader"]
 
@@ -50,6 +53,7 @@ class Loader:
         choice: Choice,
         process_index: int,
         process_count: int,
+        vision: Sequence[VisionCache | None],
     ):
         self.config, self.sources, self.choice = config, tuple(sources), choice
         counts = [source.config.per_batch for source in sources]
@@ -65,22 +69,32 @@ class Loader:
         width = max((source.feature_width for source in sources), default=0)
         self._processors = [at_size(processor, bucket.image_size) for bucket in choice.buckets]
         self._builders = [
-            RowBuilder(_in_bucket(config, bucket), own, width)
-            for bucket, own in zip(choice.buckets, self._processors, strict=True)
+            RowBuilder(
+                _in_bucket(config, bucket), own, width, any(one.config.confidence_weights for one in sources), features
+            )
+            for bucket, own, features in zip(choice.buckets, self._processors, vision, strict=True)
         ]
         plans = RowPlans(self.mixture, process_index, process_count, _STEPS)
         self.rows_per_process = plans.local_rows
-        self._dataset = grain.MapDataset.source(plans).map(self.row).batch(plans.local_rows, batch_fn=collate)
+        self._plans = plans
+        self._memory = Memory()
+        self._dataset = grain.MapDataset.range(_STEPS).map(self._collated)
         self._open: weakref.WeakSet[BatchIterator] = weakref.WeakSet()
         self._verify()
 
-    def row(self, plan: RowPlan) -> dict[str, np.ndarray]:
-        """The row that `plan` describes."""
+    def row(self, plan: RowPlan, pixels: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The row that `plan` describes, its pixels in a batch's memory if that is given."""
         source, rng = self.sources[plan.source], self.mixture.generator(plan)
         sample = source.sample(plan.record, plan.visit, rng, bucket=plan.bucket)
         choice = choose_questions(len(sample.questions), self.config.questions, rng)
-        geometry_of = self._partner(plan, sample) if source.config.shuffle3d else sample
-        return self._builders[plan.bucket].row(sample, choice, geometry_of, plan.record, plan.source)
+        geometry_of = self._partner(plan, sample) if source.config.shuffle3d and len(sample.covered) else sample
+        return self._builders[plan.bucket].row(sample, choice, geometry_of, plan.record, plan.source, pixels)
+
+    def _collated(self, step: int) -> dict[str, np.ndarray]:
+        batch = Batch(self.rows_per_process, self._memory)
+        for place in range(step * self.rows_per_process, (step + 1) * self.rows_per_process):
+            batch.add(self.row(self._plans[place], batch.memory("pixel_values")))
+        return batch.whole()
 
     def _partner(self, plan: RowPlan, sample: Sample) -> Sample:
         other = self.mixture.partner(plan, self._scenes[plan.source])
@@ -163,6 +177,8 @@ class Loader:
                 "shows": source.config.shows,
                 "records": len(source),
                 "records_in_use": members,
+                **source.scene_counts(self._members[number]),
+                "records_without_labels": source.without_labels,
                 "per_batch": source.config.per_batch,
                 "steps_per_pass": members / source.config.per_batch,
                 "sampled": measure([row for plan, row in measured if plan.source == number]),
@@ -228,6 +244,7 @@ def make_loader(
     process_count: int = 1,
     records: Sequence | None = None,
     lengths: Path | None = None,
+    vision: Callable[[Choice, Sequence, Sequence[np.ndarray]], Sequence[VisionCache]] | None = None,
 ) -> Loader:
     """Opens the sources and checks a few records of each.
 
@@ -237,6 +254,8 @@ def make_loader(
       process_index, process_count: which contiguous slice of every global batch is loaded here.
       records: opened record sources in the order of `config.sources`; opened from their paths by default.
       lengths: folder in which lengths of questions are kept between starts, where there are several buckets.
+      vision: (buckets, opened record sources, records in use of each) -> cached features for each bucket; without it
+        pictures are decoded.
 
     Raises:
       ValueError: a wrong setting, question types that the data lacks, no source, a global batch that the
@@ -249,6 +268,7 @@ def make_loader(
             _check_questions(source, opened.manifest["splits"][source.split]["question_types"], number)
     if len(records) != len(settings):
         raise ValueError(f"{len(records)} opened record sources for {len(settings)} config.data.sources.")
+    check_splits(settings, records)
     members = [used_records(setting, opened) for setting, opened in zip(settings, records, strict=True)]
     views = [
         shown_views(setting, opened, config.views, number)[own]
@@ -267,17 +287,19 @@ def make_loader(
             sizes = [
                 np.array([opened.rows[int(index)][side] for index in own], np.int64) for side in ("height", "width")
             ]
-            needs.append(Needs(shown, *sizes, long, total, number))
+            # Questions without pictures count as one picture, so that every bucket has room for one.
+            needs.append(Needs(np.maximum(shown, 1), *sizes, long, total, number))
         choice = choose_buckets(needs, config, processor)
     cache = BoundedCache(config.cache_mb)
     buckets = [
         (_in_bucket(config, bucket).sample_settings, at_size(processor, bucket.image_size)) for bucket in choice.buckets
     ]
+    features = [None] * len(buckets) if vision is None else vision(choice, records, members)
     sources = [
-        Source(setting, opened, buckets, cache, number)
+        Source(setting, opened, buckets, cache, number, features)
         for number, (setting, opened) in enumerate(zip(settings, records, strict=True))
     ]
-    return Loader(config, processor, sources, members, choice, process_index, process_count)
+    return Loader(config, processor, sources, members, choice, process_index, process_count, features)
 
 
 def _in_bucket(config: DataConfig, bucket: Bucket) -> DataConfig:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipelines.paths import as_path, file_size, is_remote
 from data_pipelines.records import FORMAT_VERSION
 
 MANIFEST_NAME = "manifest.json"
@@ -22,6 +24,10 @@ PROGRESS_NAME = ".preparing"  # folder of an unfinished preparation, inside the 
 
 class PrepareError(RuntimeError):
     """Preparing or opening a data set failed for a reason that the message lets the user mend."""
+
+
+class StorageError(PrepareError):
+    """A disk or an object store refused; that may pass."""
 
 
 def shard_name(split: str, index: int, shards: int) -> str:
@@ -40,7 +46,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
       OSError: the disk is full or not writable; nothing is left behind.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    if is_remote(path):
+        path.write_bytes(data)
+        return
+    # Told apart from that of another thread, and of a dead or doubled attempt, which may be on another machine.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -54,8 +64,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def fingerprint(parts: Sequence[str]) -> str:
@@ -69,9 +82,9 @@ def read_manifest(directory: str | os.PathLike) -> dict:
     Raises:
       PrepareError: no such folder, not a finished data set, an unreadable or newer manifest.
     """
-    path = Path(directory) / MANIFEST_NAME
+    folder = as_path(directory)
+    path = folder / MANIFEST_NAME
     if not path.is_file():
-        folder = Path(directory)
         if not folder.is_dir():
             raise PrepareError(f"{folder} is not a folder. Make a data set with python -m experiments.prepare.")
         if (folder / PROGRESS_NAME).is_dir():
@@ -109,11 +122,11 @@ def check_shards(directory: str | os.PathLike, manifest: Mapping, splits: Sequen
     problems = []
     for split in splits:
         for shard in manifest["splits"][split]["shards"]:
-            path = Path(directory) / shard["file"]
+            path = as_path(directory) / shard["file"]
             if not path.is_file():
                 problems.append(f"{shard['file']} is missing")
                 continue
-            size = path.stat().st_size
+            size = file_size(path)
             if size != shard["bytes"]:
                 kind = "truncated" if size < shard["bytes"] else "too long"
                 problems.append(f"{shard['file']} is {kind}: {size} bytes instead of {shard['bytes']}")

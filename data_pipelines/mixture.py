@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,14 +15,6 @@ import numpy as np
 # Purposes of the generators, so that no two draws share a stream.
 _ORDER, _ROW, _PARTNER, _BLOCK = 1, 2, 3, 4
 _BLOCK_STEPS = 256  # in each block of steps every bucket has its share
-
-
-def scene_has_text(scene: str, share: float) -> bool:
-    """Whether a scene belongs to the labelled share: a hash of its name, so shares are nested."""
-    if share >= 1.0:
-        return True
-    digest = hashlib.sha256(scene.encode()).digest()
-    return int.from_bytes(digest[:8], "big") < share * 2.0**64
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,12 +22,19 @@ class QuestionSet:
       question_tokens: room T for question, answer and end token.
       answer_tokens: room A for answer and end token.
       pad_id: token of unused places.
+      pictures: whether the sample shows any.
     """
 
     def __init__(
-        self, questions: Sequence[Question], record_id: str, question_tokens: int, answer_tokens: int, pad_id: int
+        self,
+        questions: Sequence[Question],
+        record_id: str,
+        question_tokens: int,
+        answer_tokens: int,
+        pad_id: int,
+        pictures: bool = True,
     ):
-        self._record_id, self._pad_id = record_id, pad_id
+        self._record_id, self._pad_id, self._pictures = record_id, pad_id, pictures
         self._room, self._answer_room = question_tokens, answer_tokens
         self._questions = list(questions)
         number = len(self._questions)
@@ -81,7 +88,7 @@ class QuestionSet:
         question = self._questions[index]
         where = f"Record '{self._record_id}', question '{question.id}'"
         try:
-            tokens, answer_mask = encode_turns(question, processor)
+            tokens, answer_mask = encode_turns(question, processor, self._pictures)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         places = np.flatnonzero(answer_mask)
@@ -104,10 +111,17 @@ class QuestionSet:
         self._length[index] = len(tokens)  # last: other threads read it as "ready"
 
 
-def encode_turns(question: Question, processor) -> tuple[np.ndarray, np.ndarray]:
-    """(tokens int32[n], which of them are answers bool[n]) of a question, or of a conversation with all its answers."""
+def encode_turns(question: Question, processor, pictures: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """(tokens int32[n], which of them are answers bool[n]) of a question, or of a conversation with all its answers.
+
+    Args:
+      question: with its later turns.
+      processor: tokenises.
+      pictures: whether the record has any.
+    """
     text = question_prompt(question, *processor.option_form)
-    pieces = [processor.encode_question(text, question.answer)]
+    alone = {} if pictures else {"pictures": False}
+    pieces = [processor.encode_question(text, question.answer, **alone)]
     pieces += [processor.encode_question(later, answer, first=False) for later, answer in question.turns]
     tokens = np.concatenate([np.asarray(tokens, np.int32) for tokens, _ in pieces])
     return tokens, np.concatenate([np.asarray(mask, bool) for _, mask in pieces])

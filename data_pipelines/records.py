@@ -36,7 +36,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """Views of one scene in prompt order; all lists have length V."""
+    """Views of one scene in prompt order; all lists have length V, which is 0 for questions without pictures."""
 
     id: str
     dataset: str
@@ -62,8 +62,8 @@ class Record:
             "pose_valid": len(self.pose_valid),
         }
         wrong = {name: size for name, size in sizes.items() if size != views}
-        if views < 1 or wrong:
-            raise ValueError(f"Record '{self.id}': {views} view_ids, but {wrong or 'no view'}.")
+        if wrong or not (views or self.questions):
+            raise ValueError(f"Record '{self.id}': {views} view_ids, but {wrong or 'neither view nor question'}.")
         for name in ("intrinsics", "camera_to_world"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ValueError(f"Record '{self.id}': {name} has NaN or inf; mask the view with pose_valid=False.")

@@ -12,6 +12,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.packing import pack_prefix
 from data_pipelines.samples import Sample
 from data_pipelines.transforms.geometry import keep_views
+from data_pipelines.vision_cache import VisionCache
 
 
 class RowBuilder:
@@ -21,10 +22,20 @@ class RowBuilder:
       config: shapes of the bucket.
       processor: the model family's processor.
       feature_width: F; 0 = rows have no `teacher_features`.
+      weighted: whether rows have `label_weight`.
+      vision: where samples' cached features come from, if they do.
     """
 
-    def __init__(self, config: DataConfig, processor, feature_width: int = 0):
-        self._config, self._processor, self._feature_width = config, processor, feature_width
+    def __init__(
+        self,
+        config: DataConfig,
+        processor,
+        feature_width: int = 0,
+        weighted: bool = False,
+        vision: VisionCache | None = None,
+    ):
+        self._config, self._processor, self._vision = config, processor, vision
+        self._feature_width, self._weighted = feature_width, weighted
         full = processor.encode_prefix(config.views)
         self.prefix_tokens = len(full.tokens)
         self._pictures = config.views if full.feature_slots is None else len(full.feature_slots)
@@ -35,7 +46,13 @@ class RowBuilder:
         return pack_prefix(prefix, self._config.views, self.prefix_tokens, self._pictures, self._processor.pad_id)
 
     def row(
-        self, sample: Sample, choice: np.ndarray, geometry_of: Sample, record: int, source: int
+        self,
+        sample: Sample,
+        choice: np.ndarray,
+        geometry_of: Sample,
+        record: int,
+        source: int,
+        pixels: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """One row.
 
@@ -44,17 +61,16 @@ class RowBuilder:
           choice: int[n], the questions to pack, n <= Q.
           geometry_of: whose labels and features go along (`sample` itself but for `shuffle3d`).
           record, source: bookkeeping indices.
+          pixels: memory of `pixel_values` in the batch, which then is filled and handed out; None = new memory.
         """
         views, shown = self._config.views, len(sample.covered)
         labels = keep_views(geometry_of.labels, shown)
-        pixel_values = sample.pixel_values
-        if pixel_values is None:
-            pixel_values = self._processor.pixels(sample.images, self._config.sample_settings.label_size).pixel_values
+        pictures = self._shown_pictures(sample, pixels)
         valid = labels.valid if geometry_of is sample else labels.valid & sample.covered
         row = {
             **self._prefix(shown),
             **sample.questions.pack(choice, self._config.questions, self._processor),
-            "pixel_values": pad_views(pixel_values, self._pictures),
+            **{name: pad_views(value, self._pictures) for name, value in pictures.items()},
             "view_valid": np.arange(views) < shown,
             "pose_valid": pad_views(labels.pose_valid, views),
             "depth_valid": pad_views(labels.depth_valid, views),
@@ -72,7 +88,27 @@ class RowBuilder:
         }
         if self._feature_width:
             row["teacher_features"] = self._features(geometry_of, shown)
+        if self._weighted:
+            weight = np.ones(valid.shape, np.float32) if labels.weight is None else labels.weight
+            row["label_weight"] = pad_views(np.where(valid, weight, 0), views)
         return row
+
+    def _shown_pictures(self, sample: Sample, out: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Pixels of the sample's own pictures, in `out` if it has their shape, or the features that were cached of them."""
+        if (features := sample.vision_features) is not None:
+            # Without channels: the shape still says how large pictures are.
+            pixels = np.empty((len(features), *self._vision.pixel_shape, 0), np.float32)
+            return {"pixel_values": pixels, "vision_features": features}
+        if sample.pixel_values is not None:
+            return {"pixel_values": sample.pixel_values}
+        size = self._config.sample_settings.label_size
+        if out is None:
+            return {"pixel_values": self._processor.pixels(sample.images, size).pixel_values}
+        own = len(sample.images) * self._pictures // self._config.views
+        out[own:] = 0  # views of padding
+        if own:
+            self._processor.pixels(sample.images, size, out[:own])
+        return {"pixel_values": out}
 
     def _features(self, sample: Sample, shown: int) -> np.ndarray:
         tokens = self._processor.grid_hw[0] * self._processor.grid_hw[1]
@@ -111,6 +147,7 @@ def measure(rows: list[dict[str, np.ndarray]], weights: Sequence[float] | None =
         "longest_answer_tokens": max(int(row["answer_mask"].sum(axis=-1).max()) for row in rows),
         "question_padding_share": 1 - total["question_mask"] / over(lambda row: row["question_mask"].size),
         "view_padding_share": 1 - over(lambda row: row["view_valid"].sum()) / over(lambda row: row["view_valid"].size),
+        "labelled_pixel_share": over(lambda row: row["valid"].sum()) / max(over(lambda row: row["covered"].sum()), 1.0),
         "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in rows),
         "views_without_depth": shown - sum(int(row["depth_valid"].sum()) for row in rows),
         "rows_without_text": sum(not row["has_text"] for row in rows),

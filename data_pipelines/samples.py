@@ -1,53 +1,24 @@
-"""Prepared samples: chosen views of one record, decoded, with label maps and questions, in a bounded cache."""
+"""Prepared samples: chosen views of one record, decoded, with label maps and questions."""
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from data_pipelines.config import SampleSettings, SourceConfig
 from data_pipelines.labels import files as label_files
-from data_pipelines.mixture import SceneGroups, scene_has_text
 from data_pipelines.packing import QuestionSet
 from data_pipelines.records import Record
 from data_pipelines.transforms import features as feature_steps
 from data_pipelines.transforms.augment import Shown, augment
-from data_pipelines.transforms.decode import decode_views
+from data_pipelines.transforms.decode import decode_views, picture_size, view_depth, view_name
 from data_pipelines.transforms.geometry import Labels, Measured, make_labels, no_labels
-from data_pipelines.transforms.views import applicable_questions, choose_views
-
-
-class BoundedCache:
-    """A thread-safe memory of results up to a byte budget.
-
-    What is in stays in, and once the budget is used nothing more enters: every record is needed
-    once per pass, so throwing out the least recently used one would throw out what comes next.
-
-    Args:
-      megabytes: the budget; 0 = remember nothing.
-    """
-
-    def __init__(self, megabytes: float):
-        self._budget, self._lock = int(megabytes * 2**20), threading.Lock()
-        self._values: dict = {}
-        self.nbytes = 0
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def get(self, key, make: Callable):
-        """The remembered value of `key`, or `make()`, remembered when its `nbytes` fit."""
-        value = self._values.get(key)
-        if value is None:
-            value = make()
-            with self._lock:
-                if key not in self._values and self.nbytes + value.nbytes <= self._budget:
-                    self._values[key] = value
-                    self.nbytes += value.nbytes
-        return value
+from data_pipelines.transforms.views import applicable_questions
+from data_pipelines.vision_cache import VisionCache
+from spatialsv_jax.processing.base import Pixels, check_pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +27,9 @@ class Sample:
 
     record_id: str
     scene: str
-    images: tuple[np.ndarray, ...] | None  # uint8[h,w,3] each, or None when `pixel_values` is kept instead
-    pixel_values: np.ndarray | None
+    images: tuple[np.ndarray, ...] | None  # uint8[h,w,3] each, or None when `pixel_values` alone is kept
+    pixel_values: np.ndarray | None  # float32, or None when `images` alone are kept
+    vision_features: np.ndarray | None  # [X,r,C] of all views' tiles, instead of pictures
     covered: np.ndarray  # bool[v,H,W]
     labels: Labels
     features: np.ndarray | None  # float32[v,P,F]
@@ -67,9 +39,17 @@ class Sample:
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
-        pictures = sum(image.nbytes for image in self.images) if self.images is not None else self.pixel_values.nbytes
-        extra = 0 if self.features is None else self.features.nbytes
-        return pictures + extra + self.covered.nbytes + self.labels.nbytes + self.questions.nbytes + 1000
+        pictures = [*(self.images or ()), self.pixel_values, self.vision_features, self.features]
+        extra = sum(array.nbytes for array in pictures if array is not None)
+        return extra + self.covered.nbytes + self.labels.nbytes + self.questions.nbytes + 1000
+
+    def kept(self) -> Sample:
+        """The same with its pictures in one form: large ones as the network reads them, small ones as bytes."""
+        if self.images is None or self.pixel_values is None:
+            return self
+        if self.pixel_values.nbytes <= sum(image.nbytes for image in self.images):
+            return dataclasses.replace(self, images=None)
+        return dataclasses.replace(self, pixel_values=None)
 
 
 class SampleMaker:
@@ -81,13 +61,26 @@ class SampleMaker:
       processor: the model family's processor.
       feature_folder: label files that hold teacher features, "" = none.
       number: place of the source in the mixture, for messages.
+      labelled: scenes whose questions are shown; None = all.
+      vision: features of the pictures, which then are not decoded.
+      missing: folder of label files -> records that have none there and are shown without.
     """
 
     def __init__(
-        self, config: SourceConfig, settings: SampleSettings, processor, feature_folder: str = "", number: int = 0
+        self,
+        config: SourceConfig,
+        settings: SampleSettings,
+        processor,
+        feature_folder: str = "",
+        number: int = 0,
+        labelled: frozenset[str] | None = None,
+        vision: VisionCache | None = None,
+        missing: Mapping[str, frozenset[str]] | None = None,
     ):
         self.config, self.settings, self.number = config, settings, number
-        self._processor, self._feature_folder = processor, feature_folder
+        self._processor, self._feature_folder, self._labelled = processor, feature_folder, labelled
+        self._vision, self._missing = vision, missing or {}
+        self._place = functools.lru_cache(maxsize=None)(self._place_of)
         self._label_kinds: dict[str, tuple] = {}  # folder -> what its first file was made by
 
     def prepare(self, record: Record, views: tuple[int, ...]) -> Sample:
@@ -98,28 +91,61 @@ class SampleMaker:
         """
         config, settings = self.config, self.settings
         if len(views) > settings.views:
-            raise _too_many_views(record.id, len(views), settings.views, self.number)
+            raise too_many_views(record.id, len(views), settings.views, self.number)
         measured = config.geometry and config.labels == "measured"
-        images, depths = decode_views(record, views, with_depth=measured)
-        pixels = self._processor.pixels(images, settings.label_size)
+        vision_features = None
+        if self._vision is None:
+            images, depths = decode_views(record, views, with_depth=measured)
+            pixels = self._pixels(images)
+        else:
+            images, pixels, depths, vision_features = self._from_cache(record, views, measured)
         labels, features = self._labels(record, views, depths, pixels)
-        has_text = config.text and scene_has_text(record.scene, config.text_share)
+        has_text = config.text and (self._labelled is None or record.scene in self._labelled)
         questions = ()
         if has_text:
             questions = applicable_questions(record.questions, views, len(record.view_ids), config.groups, config.types)
-        # Large pictures are kept as the network reads them, small ones as bytes.
-        keep_pixels = pixels.pixel_values.nbytes <= sum(image.nbytes for image in images)
         return Sample(
             record_id=record.id,
             scene=record.scene,
-            images=None if keep_pixels else tuple(images),
-            pixel_values=pixels.pixel_values if keep_pixels else None,
+            images=None if self._vision else tuple(images),
+            pixel_values=pixels.pixel_values,
+            vision_features=vision_features,
             covered=pixels.covered,
             labels=labels,
             features=features,
-            questions=self.question_set(questions, record.id),
+            questions=self.question_set(questions, record.id, bool(views)),
             has_text=has_text and len(questions) > 0,
         )
+
+    def _from_cache(self, record: Record, views: tuple[int, ...], with_depth: bool):
+        """No pictures, where labels lie in them, their depths, and their cached features [X,r,C]."""
+        names = [view_name(record, view) for view in views]
+        sizes = [picture_size(record.images[view], name) for view, name in zip(views, names, strict=True)]
+        pixels = self._places(sizes)
+        depths = [
+            view_depth(record, view, size) if with_depth else None for view, size in zip(views, sizes, strict=True)
+        ]
+        read = [self._vision.read(record.images[view], name) for view, name in zip(views, names, strict=True)]
+        return (), pixels, depths, np.concatenate([self._vision.none, *read])
+
+    def _pixels(self, images: list[np.ndarray]) -> Pixels:
+        """Pictures as the network reads them; small ones only where labels lie in them, for the row to fill its batch."""
+        sizes = [image.shape[:2] for image in images]
+        if sum(image.nbytes for image in images) < len(images) * self._bytes_of_one:
+            check_pictures(images)
+            return self._places(sizes)
+        return self._processor.pixels(images, self.settings.label_size) if images else self._no_pixels
+
+    def _places(self, sizes: list[tuple[int, int]]) -> Pixels:
+        """Where labels lie in pictures of these sizes, without pixels."""
+        if not sizes:
+            return self._no_pixels._replace(pixel_values=None)
+        return Pixels(None, *(np.stack(arrays) for arrays in zip(*map(self._place, sizes), strict=True)))
+
+    def _place_of(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """(label_affine, covered) of a picture: they depend on its size alone."""
+        blank = self._processor.pixels([np.zeros((*size, 3), np.uint8)], self.settings.label_size)
+        return blank.label_affine[0], blank.covered[0]
 
     def decode(self, record: Record) -> Shown:
         """All views of a record with their measured geometry, for `prepare_augmented`."""
@@ -156,6 +182,7 @@ class SampleMaker:
             scene=shown.scene,
             images=None,
             pixel_values=pixels.pixel_values,
+            vision_features=None,
             covered=pixels.covered,
             labels=labels,
             features=None,
@@ -163,25 +190,46 @@ class SampleMaker:
             has_text=False,
         )
 
-    def question_set(self, questions: Sequence, record_id: str) -> QuestionSet:
-        """The questions in the shapes of the bucket."""
+    def question_set(self, questions: Sequence, record_id: str, pictures: bool = True) -> QuestionSet:
+        """The questions in the shapes of the bucket, of a sample with or without pictures."""
         settings = self.settings
         return QuestionSet(
-            questions, record_id, settings.question_tokens, settings.answer_tokens, self._processor.pad_id
+            questions, record_id, settings.question_tokens, settings.answer_tokens, self._processor.pad_id, pictures
         )
+
+    @functools.cached_property
+    def _no_pixels(self) -> Pixels:
+        """No pictures, in the shapes of the family's."""
+        one = self._one
+        return Pixels(one.pixel_values[:0], one.label_affine[:0], one.covered[:0])
+
+    @functools.cached_property
+    def _one(self) -> Pixels:
+        """A blank picture."""
+        return self._processor.pixels([np.zeros((16, 16, 3), np.uint8)], self.settings.label_size)
+
+    @functools.cached_property
+    def _bytes_of_one(self) -> int:
+        """Of a picture's pixels as the network reads them."""
+        return self._one.pixel_values.nbytes
 
     def _labels(self, record: Record, views: tuple[int, ...], depths: list, pixels) -> tuple[Labels, np.ndarray | None]:
         config, chosen = self.config, list(views)
-        files = {folder: self._label_file(folder, record) for folder in self._folders()}
+        if not chosen:
+            return no_labels(pixels.covered.shape), None
+        folders = [folder for folder in self._folders() if record.id not in self._missing.get(folder, ())]
+        files = {folder: self._label_file(folder, record) for folder in folders}
         features = None
-        if folder := self._feature_folder:
+        if (folder := self._feature_folder) in files:
             features = feature_steps.pool_features(
                 files[folder], chosen, pixels.label_affine, self.settings.label_size, self._processor.grid_hw
             )
-        if not config.geometry:
+        if not config.geometry or (config.labels != "measured" and config.labels not in files):
             return no_labels(pixels.covered.shape), features
         if config.labels != "measured":
-            measured = feature_steps.file_to_measured(files[config.labels], chosen, pixels.label_affine)
+            measured = feature_steps.file_to_measured(
+                files[config.labels], chosen, pixels.label_affine, config.confidence_quantile, config.confidence_weights
+            )
         else:
             measured = Measured(
                 depths=depths,
@@ -191,7 +239,7 @@ class SampleMaker:
                 label_affine=pixels.label_affine,
                 metric=record.depth_unit_m > 0,
             )
-        return make_labels(measured, pixels.covered, record.id), features
+        return make_labels(measured, pixels.covered, record.id, config.multi_view), features
 
     def _label_file(self, folder: str, record: Record) -> label_files.LabelFile:
         found = label_files.read_labels(folder, record.id, view_ids=record.view_ids, images=record.images)
@@ -212,96 +260,8 @@ class SampleMaker:
         return wanted - {""}
 
 
-class Source:
-    """One source of the mixture: reads, prepares and remembers its samples.
-
-    Args:
-      config: what of the source is used.
-      records: random access to its records, with `rows` (their index) as storage.RecordSource has it.
-      buckets: (settings, processor) of each bucket: its shapes, and the family's processor at its picture size.
-      cache: shared by all sources of a loader.
-      number: place in the mixture.
-
-    Attributes:
-      feature_width: F of its teacher features, 0 = none.
-
-    Raises:
-      ValueError: label files without features.
-    """
-
-    def __init__(
-        self,
-        config: SourceConfig,
-        records,
-        buckets: Sequence[tuple[SampleSettings, object]],
-        cache: BoundedCache,
-        number: int,
-    ):
-        self.config, self.records, self.number = config, records, number
-        self.feature_width = _feature_width(config, records, number)
-        folder = config.feature_folder if self.feature_width else ""
-        self._makers = [SampleMaker(config, settings, processor, folder, number) for settings, processor in buckets]
-        self._cache = cache
-        self._available = np.array([row["views"] for row in records.rows], np.int32)
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def scene_groups(self) -> SceneGroups:
-        """The records in use by scene, for `shuffle3d`."""
-        members = used_records(self.config, self.records)
-        return SceneGroups(members, [self.records.rows[int(index)]["scene"] for index in members])
-
-    def sample(
-        self, index: int, visit: int, rng: np.random.Generator, views: int | None = None, bucket: int = 0
-    ) -> Sample:
-        """The sample of record `index` on pass `visit`, with the source's number of views or `views`."""
-        count, maker = self.config.views if views is None else views, self._makers[bucket]
-        chosen = choose_views(int(self._available[index]), count, index, visit, rng)
-        if self.config.augment:
-            shown = self._cache.get((self.number, index), lambda: maker.decode(self.records[index]))
-            return maker.prepare_augmented(shown.take(np.array(chosen)), rng)
-        key = (self.number, index, chosen, bucket)
-        return self._cache.get(key, lambda: maker.prepare(self.records[index], chosen))
-
-
-def used_records(config: SourceConfig, records) -> np.ndarray:
-    """Indices of the records in use: all, or those with text where the others are dropped."""
-    everything = np.arange(len(records))
-    if config.unlabelled == "keep":
-        return everything
-    return everything[[scene_has_text(row["scene"], config.text_share) for row in records.rows]]
-
-
-def shown_views(config: SourceConfig, records, limit: int, number: int) -> np.ndarray:
-    """int32[n]: views that a sample of each record shows.
-
-    Raises:
-      ValueError: more than `limit`, naming the record and the source `number`.
-    """
-    available = np.array([row["views"] for row in records.rows], np.int32)
-    shown = np.minimum(available, config.views) if config.views else available
-    if len(shown) and shown.max() > limit:
-        index = int(shown.argmax())
-        raise _too_many_views(records.rows[index]["id"], int(shown[index]), limit, number)
-    return shown
-
-
-def _feature_width(config: SourceConfig, records, number: int) -> int:
-    if not config.feature_folder or not len(records):
-        return 0
-    features = label_files.read_labels(config.feature_folder, records.rows[0]["id"]).features
-    if features is not None and features.size:
-        return int(features.shape[-1])
-    if config.features == "auto":
-        return 0
-    raise ValueError(
-        f"The label files in {config.feature_folder} hold no teacher features; "
-        f"set config.data.sources[{number}].features to 'none'."
-    )
-
-
-def _too_many_views(record_id: str, shown: int, room: int, number: int) -> ValueError:
+def too_many_views(record_id: str, shown: int, room: int, number: int) -> ValueError:
+    """The error of a record that shows more views than the `room` of the bucket, of source `number`."""
     return ValueError(
         f"Record '{record_id}' shows {shown} views, but config.data.views is {room}; raise it, "
         f"or set config.data.sources[{number}].views to at most {room}."

@@ -16,18 +16,30 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import tempfile
 import threading
 import types
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from array_record.python import array_record_module
+from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
-from data_pipelines.manifest import PROGRESS_NAME, PrepareError, sha256_of, shard_name, to_json, write_atomically
+from data_pipelines.manifest import (
+    PROGRESS_NAME,
+    PrepareError,
+    StorageError,
+    sha256_of,
+    shard_name,
+    to_json,
+    write_atomically,
+)
+from data_pipelines.paths import file_size, is_remote
 from data_pipelines.records import Record
 from data_pipelines.serialization import encode_record
 from data_pipelines.sources import SOURCES
@@ -35,6 +47,10 @@ from data_pipelines.sources.base import Plan, Tally
 
 # One record per chunk for random access; no compression, because pictures already are.
 WRITER_OPTIONS = "group_size:1,uncompressed"
+
+
+class SourceError(RuntimeError):
+    """A source failed in a way that it does not explain."""
 
 
 class _Stopped(Exception):
@@ -54,7 +70,7 @@ def read_summary(directory: Path, plan: Plan, split: str, index: int) -> dict | 
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
     shard = directory / name
-    if shard.stat().st_size != summary["bytes"] or sha256_of(shard) != summary["sha256"]:
+    if file_size(shard) != summary["bytes"] or sha256_of(shard) != summary["sha256"]:
         return None
     return summary
 
@@ -65,11 +81,14 @@ def write_shard(
     """Makes one shard and its summary.
 
     Raises:
-      PrepareError: the disk is full or refuses the write, or the source found its input unusable.
-      RuntimeError: the source failed in a way it does not explain; names the item.
+      StorageError: the disk is full or refuses the write.
+      PrepareError: the source found its input unusable.
+      SourceError: the source failed in a way it does not explain; names the item.
     """
     name = shard_name(split, index, shard_count(plan, split))
-    temporary = directory / PROGRESS_NAME / f"{name}.{os.getpid()}.tmp"
+    # Told apart from that of a dead or doubled attempt, which may be on another machine.
+    temporary = f"{name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary = Path(tempfile.gettempdir() if is_remote(directory) else directory / PROGRESS_NAME) / temporary
     first = index * plan.items_per_shard
     items = range(first, min(first + plan.items_per_shard, plan.items[split]))
     tally = Tally(on_step)
@@ -102,7 +121,10 @@ def write_shard(
                 "question_types": {group: dict(counts) for group, counts in types_.items()},
                 "rows": rows,
             }
-            os.replace(temporary, directory / name)
+            if is_remote(directory):
+                epath.Path(temporary).copy(directory / name, overwrite=True)
+            else:
+                os.replace(temporary, directory / name)
             write_atomically(directory / PROGRESS_NAME / f"{name}.json", to_json(summary).encode())
     finally:
         temporary.unlink(missing_ok=True)
@@ -114,7 +136,7 @@ def _made(plan: Plan, split: str, item: int, tally: Tally) -> Iterator[Record]:
     except (_Stopped, PrepareError):
         raise
     except Exception as error:
-        raise RuntimeError(f"Source '{plan.source}' failed at split '{split}', item {item}: {error!r}.") from error
+        raise SourceError(f"Source '{plan.source}' failed at split '{split}', item {item}: {error!r}.") from error
 
 
 @contextlib.contextmanager
@@ -125,7 +147,7 @@ def storage_errors(shard: Path) -> Iterator[None]:
     except (RuntimeError, OSError) as error:
         if isinstance(error, PrepareError):
             raise
-        raise PrepareError(
+        raise StorageError(
             f"Cannot write {shard}: {error}. Finished shards are kept: make room or mend the folder's rights, "
             "then run the same command again."
         ) from error
@@ -149,8 +171,8 @@ def _row(record: Record) -> dict:
         "scene": record.scene,
         "setting": record.setting,
         "views": len(sizes),
-        "height": max(height for _, height in sizes),
-        "width": max(width for width, _ in sizes),
+        "height": max((height for _, height in sizes), default=0),
+        "width": max((width for width, _ in sizes), default=0),
         "questions": len(record.questions),
     }
 
@@ -161,6 +183,21 @@ def _picture_size(image: bytes, record_id: str) -> tuple[int, int]:
             return picture.size
     except OSError as error:
         raise PrepareError(f"Record '{record_id}' holds bytes that are no picture: {error}.") from error
+
+
+def missing_shards(
+    plan: Plan, directory: Path, known: Mapping[tuple[str, int], dict] | None = None
+) -> tuple[list[tuple[str, int]], dict[tuple[str, int], dict]]:
+    """((split, index) of the shards to make, summaries of those that are there); `known` ones are not read again."""
+    tasks, summaries = [], dict(known or {})
+    for task in ((split, index) for split in plan.items for index in range(shard_count(plan, split))):
+        if task not in summaries:
+            summary = read_summary(directory, plan, *task)
+            if summary is None:
+                tasks.append(task)
+            else:
+                summaries[task] = summary
+    return tasks, summaries
 
 
 def build(plan: Plan, directory: Path, workers: int | None = 0, progress: bool = True) -> dict[str, list[dict]]:
@@ -175,15 +212,7 @@ def build(plan: Plan, directory: Path, workers: int | None = 0, progress: bool =
     Raises:
       PrepareError: from the first shard that failed; finished shards are kept.
     """
-    summaries: dict[tuple[str, int], dict] = {}
-    tasks = []
-    for split in plan.items:
-        for index in range(shard_count(plan, split)):
-            summary = read_summary(directory, plan, split, index)
-            if summary is None:
-                tasks.append((split, index))
-            else:
-                summaries[split, index] = summary
+    tasks, summaries = missing_shards(plan, directory)
     done = sum(summary["steps"] for summary in summaries.values())
     with tqdm(
         total=plan.steps, initial=done, unit=plan.unit, desc=plan.source, disable=not progress, smoothing=0.05
@@ -211,7 +240,7 @@ def _build_parallel(plan, directory, tasks, workers: int, bar: tqdm, done: int) 
     counter, stop = context.Value("q", 0), context.Event()
     executor = futures.ProcessPoolExecutor(workers, context, _start_worker, (plan, directory, counter, stop))
     try:
-        with _clean_children():
+        with clean_children():
             pending = {executor.submit(_work, *task) for task in tasks}
         while pending:
             finished, pending = futures.wait(pending, timeout=0.5, return_when=futures.FIRST_COMPLETED)
@@ -229,7 +258,7 @@ def _build_parallel(plan, directory, tasks, workers: int, bar: tqdm, done: int) 
 
 
 @contextlib.contextmanager
-def _clean_children() -> Iterator[None]:
+def clean_children() -> Iterator[None]:
     """Spawned workers import neither the caller's script (it may import jax, or lack a main guard) nor
     start a pool of BLAS threads each."""
     main, names = sys.modules["__main__"], ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -251,7 +280,8 @@ _worker: dict = {}
 
 
 def _start_worker(plan: Plan, directory: Path, counter, stop) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+    for number in (signal.SIGINT, signal.SIGTERM):  # a whole job is signalled: the main process decides
+        signal.signal(number, signal.SIG_IGN)
     _worker.update(plan=plan, directory=directory, counter=counter, stop=stop)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

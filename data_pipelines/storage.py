@@ -6,13 +6,16 @@ import functools
 import json
 import os
 import threading
+import uuid
 from pathlib import Path
 from typing import SupportsIndex
 
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines.manifest import PrepareError, read_manifest
+from data_pipelines.paths import as_path, copies_folder, is_remote
 from data_pipelines.records import Record
 from data_pipelines.serialization import decode_record
 
@@ -26,7 +29,7 @@ class RecordSource:
 
     def __init__(self, directory: str | os.PathLike, split: str, verify: bool = False):
         """See `open_split`."""
-        self.directory = Path(directory)
+        self.directory = as_path(directory)
         self.split = split
         self.manifest = read_manifest(directory)
         if split not in self.manifest["splits"]:
@@ -65,8 +68,7 @@ class RecordSource:
         path = self.directory / entry["file"]
         if not path.is_file() or manifest_lib.sha256_of(path) != entry["sha256"]:
             raise PrepareError(f"{path} is missing or was altered. Copy the data set again.")
-        with open(path, encoding="utf-8") as file:
-            return tuple(json.loads(line) for line in file)
+        return tuple(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
     @functools.cached_property
     def ids(self) -> tuple[str, ...]:
@@ -76,11 +78,40 @@ class RecordSource:
     def _open(self):
         with self._lock:
             if self._data is None:
-                builder = tfds.builder_from_directory(self.directory)
+                builder = tfds.builder_from_directory(self._local_folder())
                 self._data = builder.as_data_source(
                     self.split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
                 )
             return self._data
+
+    def _local_folder(self) -> Path:
+        """Where the shards can be read in place: of a data set in an object store, a copy on this machine.
+
+        The copy of every shard is compared with the manifest when it is made, and again by size at the next start. It lies
+        under $SPATIALSV_CACHE (by default ~/.cache/spatialsv_jax), by the data's hash, so that runs share it.
+        """
+        if not is_remote(self.directory):
+            return self.directory
+        folder = copies_folder() / self.manifest["data_sha256"]
+        folder.mkdir(parents=True, exist_ok=True)
+        shards = self.manifest["splits"][self.split]["shards"]
+        for shard in tqdm(shards, desc=f"copying {self.split}", unit="shard", mininterval=2.0):
+            there = folder / shard["file"]
+            if there.is_file() and there.stat().st_size == shard["bytes"]:
+                continue
+            temporary = there.with_name(f"{there.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+            try:
+                (self.directory / shard["file"]).copy(temporary)
+                if (found := manifest_lib.sha256_of(temporary)) != shard["sha256"]:
+                    raise PrepareError(
+                        f"{self.directory / shard['file']} was altered: sha256 {found}, the manifest says {shard['sha256']}."
+                    )
+                os.replace(temporary, there)
+            finally:
+                temporary.unlink(missing_ok=True)
+        for name in ("dataset_info.json", "features.json"):
+            manifest_lib.write_atomically(folder / name, (self.directory / name).read_bytes())
+        return folder
 
     def _shard_of(self, index: int) -> str:
         for shard in self.manifest["splits"][self.split]["shards"]:

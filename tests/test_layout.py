@@ -89,7 +89,8 @@ def test_commands_of_the_readme_exist():
         flags = {word.split("=")[0] for word in words if word.startswith("--")}
         main = importlib.import_module(module)
         if module == "experiments.train":
-            assert flags <= {"--config", "--workdir"} | {flag for flag in flags if flag.startswith("--config.")}
+            own = {"--config", "--workdir", "--coordinator", "--num_processes", "--process_id", "--grace_s"}
+            assert flags <= own | {flag for flag in flags if flag.startswith("--config.")}
         elif module == "experiments.prepare":
             source = words[words.index("--source") + 1]
             assert flags <= set(main._parser(source)._option_string_actions), command

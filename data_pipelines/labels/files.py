@@ -1,34 +1,47 @@
 """Label files: depth, confidence, cameras and features of a teacher, one .npz per record.
 
 NumPy alone reads them (`allow_pickle=False`). A file's key is (teacher, checkpoint, ordered view
-ids, hash of their pictures, resolution): labels belong to one ordered set of pictures, because the
-teacher's world and scale change with it, so a reader names the views and pictures it has and gets an
-error when they differ.
+ids, hash of their pictures, resolution, settings): labels belong to one ordered set of pictures, because
+the teacher's world and scale change with it, so a reader names the views and pictures it has and gets an
+error when they differ. `settings` is a JSON text of all else that decides what the labels are (of an
+import: the export's hash, how pictures were resized, ...).
 
 Arrays of a file: depth float32[V,H,W] z-depth in the teacher's unit, 0 where not valid; confidence
 float32[V,H,W]; valid bool[V,H,W]; intrinsics float64[V,3,3] in pixels of the H x W map, centres at
-+0.5; camera_to_world float64[V,4,4] OpenCV; label_affine float64[V,2,3], label pixel -> original
++0.5; camera_to_world float64[V,4,4] OpenCV; pose_valid bool[V], False where the teacher gave no camera
+(what intrinsics and camera_to_world hold there means nothing); label_affine float64[V,2,3], label pixel -> original
 pixel; features float16[V,gh,gw,F] on the teacher's own grid of patches, or on fewer cells that average
 them, and feature_affine float64[V,2,3], cells of that grid -> original pixel (both absent if the teacher
-gives none); metric, whether lengths are metres; view_ids, record_id, teacher, checkpoint, images_hash, licence and key
-as text.
+gives none); metric, whether lengths are metres; view_ids, record_id, teacher, checkpoint, images_hash, settings,
+licence and key as text. Of the checks on arrival (`labels.arrival`): agreement, float64, NaN where no view sees another,
+absent before the check; min_agreement, the threshold; masked_depth float32[V,H,W], the depth before it was masked for
+disagreement, absent where it was not.
+
+Version 3, without settings, pose_valid and the last three, is read as well.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import urllib.parse
+import uuid
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-LABEL_VERSION = 3
+from data_pipelines.paths import as_path, is_remote
+
+LABEL_VERSION = 4
+READABLE = (3, LABEL_VERSION)
 _LONGEST_NAME = 180
+UNFINISHED = "+*.tmp"  # files that are being written; a record's name never begins so
 _SHAPES = {
     "depth": ("V", "H", "W"),
     "confidence": ("V", "H", "W"),
@@ -38,8 +51,10 @@ _SHAPES = {
     "label_affine": ("V", 2, 3),
     "features": ("V", "gh", "gw", "F"),
     "feature_affine": ("V", 2, 3),
+    "pose_valid": ("V",),
+    "masked_depth": ("V", "H", "W"),
 }
-_OPTIONAL = ("features", "feature_affine")
+_OPTIONAL = ("features", "feature_affine", "pose_valid", "masked_depth", "settings", "agreement", "min_agreement")
 _DTYPES = {
     "depth": np.float32,
     "confidence": np.float32,
@@ -49,6 +64,8 @@ _DTYPES = {
     "label_affine": np.float64,
     "features": np.float16,
     "feature_affine": np.float64,
+    "pose_valid": np.bool_,
+    "masked_depth": np.float32,
 }
 
 
@@ -74,8 +91,15 @@ class LabelFile:
     feature_affine: np.ndarray | None = None  # by default the features' grid spans the depth map
     metric: bool = False  # lengths are metres
     licence: str = ""  # of the teacher's weights
+    pose_valid: np.ndarray | None = None  # views with a camera; all by default
+    settings: str = ""  # JSON text: what else decides what the labels are
+    agreement: float | None = None  # of the views, NaN = cannot be judged, None = not checked yet
+    min_agreement: float = 0.0  # the threshold of that check
+    masked_depth: np.ndarray | None = None  # the depth, where the check masked it
 
     def __post_init__(self):
+        if self.pose_valid is None:
+            object.__setattr__(self, "pose_valid", np.ones(len(self.view_ids), bool))
         ranks = [np.ndim(value) for value in (self.features, self.depth, self.label_affine)]
         if self.feature_affine is None and ranks == [4, 3, 3]:
             scale = np.eye(3)[None].repeat(len(self.depth), 0)
@@ -86,9 +110,14 @@ class LabelFile:
 
     @property
     def key(self) -> str:
-        """Hex SHA-256 that tells labels of other weights, views, order, pictures or resolution apart."""
+        """Hex SHA-256 that tells labels of other weights, views, order, pictures, resolution or settings apart."""
+        return self.key_of(LABEL_VERSION)
+
+    def key_of(self, version: int) -> str:
+        """The key as a file of this format version has it."""
         resolution = [int(side) for side in self.depth.shape[1:]]
-        parts = [LABEL_VERSION, self.teacher, self.checkpoint, list(self.view_ids), self.images_hash, resolution]
+        parts = [version, self.teacher, self.checkpoint, list(self.view_ids), self.images_hash, resolution]
+        parts += [self.settings] if version > 3 else []
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -102,7 +131,24 @@ def label_path(directory: str | os.PathLike, record_id: str) -> Path:
     name = urllib.parse.quote(record_id, safe=" ")
     if len(name) > _LONGEST_NAME:  # '+' never occurs in a quoted name
         name = f"{name[:100]}+{hashlib.sha256(record_id.encode()).hexdigest()[:32]}"
-    return Path(directory) / f"{name}.npz"
+    return as_path(directory) / f"{name}.npz"
+
+
+def missing_labels(directory: str | os.PathLike, record_ids: Sequence[str]) -> frozenset[str]:
+    """The records without a label file in the folder; looks at names alone.
+
+    Raises:
+      LabelError: there is a file of none of them.
+    """
+    folder = as_path(directory)
+    names = {path.name for path in folder.glob("*.npz")} if folder.is_dir() else set()
+    missing = frozenset(name for name in record_ids if label_path(folder, name).name not in names)
+    if record_ids and len(missing) == len(set(record_ids)):
+        raise LabelError(
+            f"{folder} holds labels of none of the {len(missing)} records in use, e.g. no {label_path(folder, record_ids[0]).name}. "
+            "Run python -m experiments.label on this data set, or name the folder that it wrote."
+        )
+    return missing
 
 
 def write_labels(directory: str | os.PathLike, record_id: str, labels: LabelFile) -> Path:
@@ -123,11 +169,23 @@ def write_labels(directory: str | os.PathLike, record_id: str, labels: LabelFile
         "key": np.array(labels.key),
         "metric": np.array(labels.metric),
         "licence": np.array(labels.licence),
+        "settings": np.array(labels.settings),
+        "min_agreement": np.array(labels.min_agreement, np.float64),
         "version": np.array(LABEL_VERSION),
     }
+    if labels.agreement is not None:
+        texts["agreement"] = np.array(labels.agreement, np.float64)
     path = label_path(directory, record_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"+{os.getpid()}+{hashlib.sha256(record_id.encode()).hexdigest()[:16]}.tmp"
+    if is_remote(path):
+        buffer = io.BytesIO()
+        np.savez(buffer, allow_pickle=False, **arrays, **texts)
+        path.write_bytes(buffer.getvalue())
+        return path
+    # Told apart from that of a dead or doubled attempt, which may be on another machine.
+    temporary = (
+        path.parent / f"+{os.getpid()}+{uuid.uuid4().hex[:8]}+{hashlib.sha256(record_id.encode()).hexdigest()[:16]}.tmp"
+    )
     try:
         with open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays, **texts)
@@ -147,6 +205,7 @@ def read_labels(
     images: Sequence[bytes] | None = None,
     teacher: str | None = None,
     checkpoint: str | None = None,
+    settings: str | None = None,
 ) -> LabelFile:
     """Reads a record's labels.
 
@@ -157,6 +216,7 @@ def read_labels(
       images: their encoded pictures; a file made from other contents is an error.
       teacher: the teacher that must have made them; None = any.
       checkpoint: hash of the weights that must have made them; None = any.
+      settings: those that must have made them; None = any.
 
     Raises:
       LabelError: no file, a damaged file or field, or labels made for something else; names the
@@ -166,10 +226,12 @@ def read_labels(
     if not path.is_file():
         raise LabelError(f"{path} does not exist: record '{record_id}' has no labels there. Run the teacher on it.")
     version = _load(path, ("version",))["version"]
-    if int(version) != LABEL_VERSION:
-        raise LabelError(f"{path}: version is {version}, expected {LABEL_VERSION}. Make the labels again.")
+    if version.shape or version.dtype.kind not in "iu" or int(version) not in READABLE:
+        raise LabelError(f"{path}: version is {version}, expected one of {READABLE}. Make the labels again.")
     texts = ("view_ids", "record_id", "teacher", "checkpoint", "images_hash", "key", "metric", "licence")
-    values = _load(path, (*_SHAPES, *texts))
+    values = _load(path, (*_SHAPES, *texts, "settings", "agreement", "min_agreement"))
+    if int(version) == 3 and str(values["teacher"]) == "rooms":  # it masked views without a camera, and said no more
+        values["pose_valid"] = values["valid"].any((1, 2))
     labels = LabelFile(
         **{name: values.get(name) for name in _SHAPES},
         view_ids=tuple(map(str, values["view_ids"])),
@@ -178,15 +240,19 @@ def read_labels(
         images_hash=str(values["images_hash"]),
         metric=bool(values["metric"]),
         licence=str(values["licence"]),
+        settings=str(values.get("settings", "")),
+        agreement=float(values["agreement"]) if "agreement" in values else None,
+        min_agreement=float(values.get("min_agreement", 0.0)),
     )
     _checked(labels, str(path))
     found = {"record_id": str(values["record_id"]), "key": str(values["key"])}
-    wanted = {"record_id": record_id, "key": labels.key}
+    wanted = {"record_id": record_id, "key": labels.key_of(int(version))}
     asked = {
         "view_ids": None if view_ids is None else tuple(view_ids),
         "images_hash": None if images is None else images_hash(images),
         "teacher": teacher,
         "checkpoint": checkpoint,
+        "settings": settings,
     }
     for name, value in asked.items():
         if value is not None:
@@ -204,7 +270,7 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     values: dict[str, np.ndarray] = {}
     place = "the archive"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             for name in names:
                 place = f"field '{name}'"
                 if name in archive.files:
@@ -213,7 +279,7 @@ def _load(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
                     raise LabelError(f"{path}: field '{name}' is missing. Make the labels again.")
     except LabelError:
         raise
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise LabelError(f"{path}: {place} cannot be read ({error}). Delete the file and make it again.") from error
     return values
 
@@ -233,7 +299,7 @@ def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
         ):
             raise LabelError(f"{where}: field '{name}' has shape {value.shape}, expected {expected}.")
         sizes.update((letter, n) for letter, n in zip(letters, value.shape, strict=True) if isinstance(letter, str))
-        if value.dtype.kind not in ("b" if name == "valid" else "fiu"):
+        if value.dtype.kind not in ("b" if name in ("valid", "pose_valid") else "fiu"):
             raise LabelError(f"{where}: field '{name}' has type {value.dtype}, expected {_DTYPES[name].__name__}.")
         with np.errstate(over="ignore"):
             arrays[name] = value.astype(_DTYPES[name])

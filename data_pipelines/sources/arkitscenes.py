@@ -16,18 +16,21 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.flags import flag
-from data_pipelines.sources.posed.cameras import Pose, check_pose, from_axis_angle, interpolated, pinhole, posed, scaled
-from data_pipelines.sources.posed.pictures import header_size, masked, read_depth, target_size
+from data_pipelines.sources.posed.cameras import Pose, check_pose, from_axis_angle, interpolated, pinhole, posed
+from data_pipelines.sources.posed.decoding import header_size
+from data_pipelines.sources.posed.pictures import fitted, masked, read_depth, target_size
 from data_pipelines.sources.posed.scene import (
     PosedSettings,
     Raw,
     Scene,
     Unusable,
     View,
-    content_state,
+    hidden,
+    number_table,
     numbers_in,
-    picture_state,
     read_bytes,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
@@ -83,18 +86,20 @@ class ArkitScenes:
         for number, (stamp, path) in enumerate(colour.items()):
             files = [_near(found, stamps, stamp, limit) for found, stamps, limit in kinds]
             views.append(View(number, f"{stamp:.3f}", (stamp, str(path), *files)))
-        scene = Scene(folder.name, str(root), tuple(views), state=size)
+        _, lost = number_table(root / "lowres_wide.traj", 7)
+        lost += strays(root / settings.colour, colour.values())
+        scene = Scene(folder.name, str(root), tuple(views), state=size, left_out=lost)
         sky = sky_direction([pose.matrix for pose in self.poses(scene, settings).values() if pose.matrix is not None])
         return dataclasses.replace(scene, turns=TURNS[sky] if settings.upright else 0, facts={"sky": sky})
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
         """The trajectory's pose at each frame's time, turned into camera-to-world."""
-        rows = numbers_in(Path(scene.path) / "lowres_wide.traj")
-        if rows is None or rows.size % 7 or not rows.size:
+        rows, _ = number_table(Path(scene.path) / "lowres_wide.traj", 7)
+        if not rows.size:
             return {view.number: Pose(None, "no_trajectory") for view in scene.views}
-        rows = rows.reshape(-1, 7)
         rows = rows[np.argsort(rows[:, 0], kind="stable")]
-        known = np.stack([np.linalg.inv(posed(from_axis_angle(row[1:4]), row[4:])) for row in rows])
+        with np.errstate(all="ignore"):  # a row with infinity gives NaN, which `check_pose` masks
+            known = np.stack([np.linalg.inv(posed(from_axis_angle(row[1:4]), row[4:])) for row in rows])
         found = {}
         for view in scene.views:
             pose = interpolated(rows[:, 0], known, view.key[0], SAME_TIME, MOST_GAP)
@@ -109,28 +114,28 @@ class ArkitScenes:
             raise Unusable(f"no intrinsics (.pincam) at {stamp:.3f}, or not six numbers in them")
         depth, problem = read_depth(Path(depth_file) if depth_file else None, None)
         if depth is not None and settings.confidence:
-            file = Path(depth_file).parents[1] / "confidence" / Path(depth_file).name
-            depth, problem = masked(depth, file, settings.confidence)
+            depth, problem = masked(depth, self.files(scene, view)["confidence"], settings.confidence)
         size = target_size(scene.state, depth and depth.size, settings.picture)
         own = (int(values[0]), int(values[1]))
         return Raw(
             colour=read_bytes(Path(colour)),
             colour_size=scene.state,
             size=size,
-            intrinsics=scaled(pinhole(*values[2:]), own, size),
+            intrinsics=fitted(pinhole(*values[2:]), own, size),
             depth=depth,
             depth_problem=problem,
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """See `Layout`."""
+        _, colour, depth, _ = view.key
+        found: dict[str, Path | None] = {"colour": Path(colour), "depth": Path(depth) if depth else None}
+        return found | ({"confidence": Path(scene.path) / "confidence" / Path(depth).name} if depth else {})
+
     def states(self, scene: Scene) -> list[str]:
         """Trajectory and cameras by content, pictures by size and time of change."""
-        trajectory = Path(scene.path) / "lowres_wide.traj"
-        lines = [content_state(trajectory)] if trajectory.is_file() else []
-        for view in scene.views:
-            _, colour, depth, camera = view.key
-            lines += [picture_state(Path(file)) for file in (colour, depth) if file]
-            lines += [content_state(Path(camera))] if camera else []
-        return lines
+        small = [Path(scene.path) / "lowres_wide.traj", *(Path(view.key[3]) for view in scene.views if view.key[3])]
+        return states_of(small, (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """Millimetres."""
@@ -158,7 +163,7 @@ def _by_stamp(folder: Path, suffix: str = ".png") -> dict[float, Path]:
     """Stamp -> file, in the order of time."""
     files = folder.glob(f"*{suffix}") if folder.is_dir() else ()
     stamped = ((_STAMP.search(path.name.removesuffix(suffix)), path) for path in files)
-    return dict(sorted((float(found[1]), path) for found, path in stamped if found))
+    return dict(sorted((float(found[1]), path) for found, path in stamped if found and not hidden(path)))
 
 
 def _near(files: Mapping[float, Path], stamps: np.ndarray, stamp: float, limit: float) -> str:
@@ -170,4 +175,4 @@ def _near(files: Mapping[float, Path], stamps: np.ndarray, stamp: float, limit: 
     return str(files[float(best)]) if abs(best - stamp) <= limit else ""
 
 
-SOURCE = posed_source("arkitscenes", "1", Settings, ArkitScenes(), __file__)
+SOURCE = posed_source("arkitscenes", "3", Settings, ArkitScenes(), __file__)

@@ -31,6 +31,7 @@ class Plan:
     state: object = None  # picklable, for `make`
     scenes_shared: bool = False  # True if splits may share scenes (stated in the report)
     vocabulary: tuple[str, ...] = ()  # words of questions that the generator's own language lacks
+    copies: tuple[tuple[str, str], ...] = ()  # (remote folder, its copy that items are made of), see `raw_copies`
 
 
 class Tally:
@@ -52,10 +53,10 @@ class Tally:
             else:
                 self.counts[f"{prefix}{name}"] += value
 
-    def skip(self, record_id: str, reason: str, count: str) -> None:
-        """Notes that a record or view was left out, under the count named `count`."""
+    def skip(self, record_id: str, reason: str, count: str, number: int = 1) -> None:
+        """Notes that a record or view (or `number` of them in a row) was left out, under the count named `count`."""
         self.skipped.append({"id": record_id, "reason": reason})
-        self.counts[count] += 1
+        self.counts[count] += number
 
     def step(self, number: int = 1) -> None:
         """Moves the progress bar on; raises when the preparation was stopped."""

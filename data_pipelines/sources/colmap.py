@@ -16,21 +16,20 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, scaled
-from data_pipelines.sources.posed.colmap_files import Camera, read_dense_depth, read_model
-from data_pipelines.sources.posed.pictures import depth_from_metres, header_size, target_size
+from data_pipelines.sources.posed.cameras import Pose
+from data_pipelines.sources.posed.colmap_files import Camera, model_files, read_dense_depth, read_model
+from data_pipelines.sources.posed.pictures import depth_from_metres, fitted, stated_size, target_size
 from data_pipelines.sources.posed.scene import (
     Depth,
     PosedSettings,
     Raw,
     Scene,
-    Unusable,
     View,
-    content_state,
     inside,
     natural,
-    picture_state,
     read_bytes,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
@@ -68,11 +67,13 @@ class Colmap:
             raise PrepareError(f"{folder} has no images/, which its model refers to.")
         views = []
         for number, image in enumerate(sorted(images, key=lambda image: natural(image.name))):
-            path = inside(folder / "images", image.name)
+            path = inside(folder / "images", image.name, settings.links)
             depth = folder / "stereo" / "depth_maps" / f"{image.name}.{settings.depth}.bin"
             views.append(View(number, image.name, (str(path), str(depth) if depth.is_file() else "", image.camera)))
-        factor = _factor(views)
-        return Scene(folder.name, str(model), tuple(views), facts={"scale": factor}, state=cameras)
+        used = [view.key[0] for view in views]
+        lost = [one for place in dict.fromkeys(Path(path).parent for path in used) for one in strays(place, used)]
+        facts = {"scale": _factor(views)}
+        return Scene(folder.name, str(model), tuple(views), facts=facts, state=cameras, left_out=tuple(lost))
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
         """Camera-to-world, in the scene's scale."""
@@ -87,27 +88,27 @@ class Colmap:
         colour, depth_file, identity = view.key
         camera: Camera = scene.state[identity]
         data = read_bytes(Path(colour))
-        found = header_size(data)
-        if found is None:
-            raise Unusable(f"{Path(colour).name} cannot be decoded")
+        found = stated_size(data, Path(colour).name)
         depth, problem = _depth(depth_file, scene.facts["scale"])
         size = target_size(found, depth and depth.size, settings.picture)
         return Raw(
             colour=data,
             colour_size=None,
             size=size,
-            intrinsics=scaled(camera.intrinsics, camera.size, size),
+            intrinsics=fitted(camera.intrinsics, camera.size, size),
             depth=depth,
             depth_problem=problem,
             distortion=camera.distortion,
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """See `Layout`."""
+        colour, depth, _ = view.key
+        return {"colour": Path(colour), "depth": Path(depth) if depth else None}
+
     def states(self, scene: Scene) -> list[str]:
         """The model by content, pictures by size and time of change."""
-        model = Path(scene.path)
-        own = [content_state(file) for file in sorted(model.glob("[ci]*.*")) if file.stem in ("cameras", "images")]
-        files = [Path(name) for view in scene.views for name in view.key[:2] if name]
-        return own + [picture_state(file) for file in files if file.is_file()]
+        return states_of(model_files(Path(scene.path)), (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """Unknown."""
@@ -125,8 +126,9 @@ def _factor(views: list[View]) -> float:
     """The power of ten that brings the median of a scene's first dense depth map to 1..10."""
     for view in views:
         depth = read_dense_depth(Path(view.key[1])) if view.key[1] else None
-        if depth is not None and (depth > 0).any():
-            return 10.0 ** -math.floor(math.log10(float(np.median(depth[depth > 0]))))
+        good = None if depth is None else depth[np.isfinite(depth) & (depth > 0)]
+        if good is not None and good.size:
+            return 10.0 ** -math.floor(math.log10(float(np.median(good))))
     return 1.0
 
 
@@ -140,4 +142,4 @@ def _depth(name: str, scale: float) -> tuple[Depth | None, str]:
     return (depth, "") if depth.steps.any() else (None, "no_valid_pixel")
 
 
-SOURCE = posed_source("colmap", "1", Settings, Colmap(), __file__)
+SOURCE = posed_source("colmap", "3", Settings, Colmap(), __file__)

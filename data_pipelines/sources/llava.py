@@ -1,8 +1,8 @@
 """llava: conversations in LLaVA's form, JSON list or JSON lines: VSI-590K, VLM-3R-DATA, SPAR-7M and one's own.
 
-A row has `conversations` ([{"from": "human" | "gpt" | "system", "value": text}]), and `image` (a path or a list), `images` or
-`video`. Read as well: `id`, `question_type` or `type`, `scene_name`; `start`/`end` or `start_frame`/`end_frame` are refused but
-for seconds (`start`, `end`); SPAR's points and boxes (`red_point`, ..., or all in the text `spar_info`) are drawn.
+A row has `conversations` ([{"from": "human" | "gpt" | "system", "value": text}]), and `image` (a path or a list), `images`,
+`video` or `videos`. Read as well: `id`, `question_type` or `type`, `scene_name`, `options`; `start` and `end` (seconds) or
+`start_frame` and `end_frame` cut the video; SPAR's points and boxes (`red_point`, ..., or all in the text `spar_info`) are drawn.
 """
 
 from __future__ import annotations
@@ -12,11 +12,19 @@ import json
 from pathlib import Path
 
 from data_pipelines.sources import posed_sources
-from data_pipelines.sources.qa.markers import marks_of
-from data_pipelines.sources.qa.rows import Media, Row, RowError, form_of, media_paths, turns_of
-from data_pipelines.sources.qa.source import QaSettings, qa_source
+from data_pipelines.sources.qa.fields import clip_of, learned, unread
+from data_pipelines.sources.qa.files import question_files
+from data_pipelines.sources.qa.markers import FIELDS, marks_of
+from data_pipelines.sources.qa.problems import Checks, RowError
+from data_pipelines.sources.qa.rows import Media, Row, in_order, media_paths, plain, turns_of, video_paths
+from data_pipelines.sources.qa.settings import QaSettings
+from data_pipelines.sources.qa.source import qa_source
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+KNOWN = (
+    "id", "image", "images", "video", "videos", "conversations", "question_type", "type", "scene_name", "options", "start", "end",
+    "start_frame", "end_frame", "spar_info", *FIELDS,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,48 +39,72 @@ class Llava:
         """All .json and .jsonl files in `raw`; where there are none, in the folders below it."""
         return question_files(raw)
 
+    def media(self, raw: Path, files: list[Path]) -> Path:
+        """See `Form`."""
+        return raw
+
     def row(self, fields: dict, settings: QaSettings) -> Row:
         """See `Form`."""
-        extra = _spar_info(fields)
-        media = [Media("image", path) for name in ("image", "images") for path in media_paths(fields.get(name), name)]
-        media += [Media("video", path) for path in media_paths(fields.get("video"), "video")]
-        conversation = fields.get("conversations")
-        if not isinstance(conversation, list):
-            raise RowError("conversations", f"is {type(conversation).__name__}, expected a list", "no_conversation")
-        messages = []
-        for number, turn in enumerate(conversation):
-            where = f"conversations[{number}]"
-            if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or turn["from"] not in ROLES:
-                raise RowError(f"{where}.from", f"expected one of {', '.join(ROLES)}", "unknown_role")
-            messages.append((ROLES[turn["from"]], turn.get("value"), f"{where}.value"))
-        turns, notes = turns_of(messages, media, "conversations")
-        form = form_of(*turns[0], f"conversations[{2 * len(turns) - 1}].value") if len(turns) == 1 else "word"
+        checks = Checks()
+        extra = checks(_spar_info, fields, default={})
+        listed = {
+            "image": [
+                path for name in ("image", "images") for path in checks(media_paths, fields.get(name), name, default=[])
+            ],
+            "video": [
+                video
+                for name in ("video", "videos")
+                for video in checks(video_paths, fields.get(name), name, default=[])
+            ],
+        }
+        media, found = [Media(kind, one) for kind, values in listed.items() for one in values], None
+        known_media = not checks.found
+        messages = checks(_messages, fields.get("conversations"), default=None)
+        if messages is not None:
+            for number, turn in enumerate(fields["conversations"]):
+                learned(checks, turn, f"conversations[{number}]")
+            ordered = checks(in_order, messages, listed, "conversations") if known_media else None
+            found = turns_of(checks, messages, ordered, "conversations", fields.get("options"))
+            media = ordered or media
+        marks = checks(marks_of, {**fields, **extra}, len(media), default=())
+        clip, frames = clip_of(checks, fields, media)
+        notes, scene = unread(checks, fields, KNOWN), checks(plain, fields.get("scene_name"), "scene_name", default="")
+        name = checks(plain, fields.get("id"), "id", default="")
+        stated = fields.get("question_type") or extra.get("type") or fields.get("type")
+        kind = checks(plain, stated, "question_type", default="")
+        checks.close(media, scene)
         return Row(
             media=tuple(media),
-            turns=turns,
-            id=plain(fields.get("id")),
-            type=plain(fields.get("question_type") or extra.get("type") or fields.get("type")) or "own",
-            scene=plain(fields.get("scene_name")),
-            form=form,
-            marks=marks_of({**fields, **extra}, len(media)),
-            clip=_clip(fields),
-            notes=notes,
+            turns=found.turns,
+            id=name,
+            type=kind or "own",
+            scene=scene,
+            options=found.options,
+            form=found.form,
+            marks=marks,
+            clip=clip,
+            frames=frames,
+            notes=found.notes + notes,
         )
 
 
-def question_files(raw: Path) -> list[Path]:
-    """All .json and .jsonl files in `raw`; where there are none, in the folders below it."""
-    for search in (raw.glob, raw.rglob):
-        if found := sorted(path for path in search("*") if path.suffix.lower() in (".json", ".jsonl")):
-            return found
-    return []
+def _messages(conversation: object) -> list[tuple[str, object, str]]:
+    """(role, content, field) of every turn.
 
-
-def plain(value: object) -> str:
-    """A name: a text or a whole number as it is, anything else is none."""
-    if isinstance(value, str):
-        return value.strip()
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
+    Raises:
+      RowError: another form.
+    """
+    if not isinstance(conversation, list):
+        raise RowError("conversations", f"is {type(conversation).__name__}, expected a list", "no_conversation")
+    checks, messages = Checks(), []
+    for number, turn in enumerate(conversation):
+        where = f"conversations[{number}]"
+        if not isinstance(turn, dict) or not isinstance(turn.get("from"), str) or turn["from"] not in ROLES:
+            checks.add(f"{where}.from", f"expected one of {', '.join(ROLES)}", "unknown_role")
+            continue
+        messages.append((ROLES[turn["from"]], turn.get("value"), f"{where}.value"))
+    checks.close()
+    return messages
 
 
 def _spar_info(fields: dict) -> dict:
@@ -88,18 +120,4 @@ def _spar_info(fields: dict) -> dict:
     return found
 
 
-def _clip(fields: dict) -> tuple[float, float] | None:
-    if "start_frame" in fields or "end_frame" in fields:
-        raise RowError(
-            "start_frame", "clips by frame numbers are not read; state `start` and `end` in seconds", "bad_clip"
-        )
-    if "start" not in fields and "end" not in fields:
-        return None
-    start, end = fields.get("start"), fields.get("end")
-    good = all(isinstance(v, int | float) and not isinstance(v, bool) for v in (start, end)) and 0 <= start < end
-    if not good:
-        raise RowError("start", f"start {start!r} and end {end!r} must be seconds, start before end", "bad_clip")
-    return float(start), float(end)
-
-
-SOURCE = qa_source("llava", "1", Settings, Llava(), __file__, posed_sources())
+SOURCE = qa_source("llava", "3", Settings, Llava(), __file__, posed_sources())

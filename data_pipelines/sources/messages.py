@@ -12,9 +12,29 @@ import dataclasses
 from pathlib import Path
 
 from data_pipelines.sources import posed_sources
-from data_pipelines.sources.llava import plain, question_files
-from data_pipelines.sources.qa.rows import Media, Row, RowError, escaped, form_of, media_paths, text_of, turns_of
-from data_pipelines.sources.qa.source import QaSettings, qa_source
+from data_pipelines.sources.qa.fields import clip_of, learned, unread
+from data_pipelines.sources.qa.files import question_files
+from data_pipelines.sources.qa.problems import Checks, RowError
+from data_pipelines.sources.qa.rows import (
+    Media,
+    Row,
+    escaped,
+    in_order,
+    media_paths,
+    plain,
+    text_of,
+    turns_of,
+    video_paths,
+    without_tags,
+)
+from data_pipelines.sources.qa.settings import QaSettings
+from data_pipelines.sources.qa.source import qa_source
+
+ROLES = ("user", "assistant", "system")
+KNOWN = (
+    "id", "image", "images", "video", "videos", "messages", "question_type", "scene_name", "options", "start", "end", "start_frame",
+    "end_frame",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,95 +49,103 @@ class Messages:
         """All .json and .jsonl files in `raw`; where there are none, in the folders below it."""
         return question_files(raw)
 
+    def media(self, raw: Path, files: list[Path]) -> Path:
+        """See `Form`."""
+        return raw
+
     def row(self, fields: dict, settings: QaSettings) -> Row:
         """See `Form`."""
+        checks = Checks()
         listed = {
-            "image": [path for name in ("images", "image") for path in media_paths(fields.get(name), name)],
-            "video": [video for name in ("videos", "video") for video in _videos(fields.get(name), name)],
+            "image": [
+                path for name in ("images", "image") for path in checks(media_paths, fields.get(name), name, default=[])
+            ],
+            "video": [
+                video
+                for name in ("videos", "video")
+                for video in checks(video_paths, fields.get(name), name, default=[])
+            ],
         }
-        messages, media = [], []
-        if not isinstance(fields.get("messages"), list):
-            raise RowError(
-                "messages", f"is {type(fields.get('messages')).__name__}, expected a list", "no_conversation"
-            )
-        for number, message in enumerate(fields["messages"]):
-            where = f"messages[{number}]"
-            if not isinstance(message, dict) or message.get("role") not in ("user", "assistant", "system"):
-                raise RowError(f"{where}.role", "expected user, assistant or system", "unknown_role")
-            content = message.get("content")
-            if isinstance(content, list):
-                content = _text_of_parts(content, media, f"{where}.content", message["role"])
-            messages.append((message["role"], content, f"{where}.content"))
-        if media and (listed["image"] or listed["video"]):
-            raise RowError("messages", "media stand in the messages and in lists beside them", "bad_media")
-        if not media:
-            media = _in_order(messages, listed)
-        turns, notes = turns_of(messages, media, "messages")
-        form = form_of(*turns[0], "messages") if len(turns) == 1 else "word"
+        beside = [Media(kind, one) for kind, values in listed.items() for one in values]
+        parts: list[Media] = []
+        messages, found = checks(_messages, fields.get("messages"), parts), None
+        if parts and beside:
+            checks.add("messages", "media stand in the messages and in lists beside them", "bad_media")
+        media = parts or beside
+        if messages is not None:
+            for number, message in enumerate(fields["messages"]):
+                learned(checks, message, f"messages[{number}]")
+            sure = not checks.found
+            ordered = media if parts or not sure else checks(in_order, messages, listed, "messages")
+            found = turns_of(checks, messages, ordered if sure else None, "messages", fields.get("options"))
+            media = ordered or media
+        clip, frames = clip_of(checks, fields, media)
+        notes, scene = unread(checks, fields, KNOWN), checks(plain, fields.get("scene_name"), "scene_name", default="")
+        name = checks(plain, fields.get("id"), "id", default="")
+        kind = checks(plain, fields.get("question_type"), "question_type", default="")
+        checks.close(media, scene)
         return Row(
-            media=tuple(media), turns=turns, id=plain(fields.get("id")), type=plain(fields.get("question_type")) or "own",
-            scene=plain(fields.get("scene_name")), form=form, notes=notes,
+            media=tuple(media), turns=found.turns, id=name, type=kind or "own",
+            scene=scene, options=found.options, form=found.form, clip=clip, frames=frames, notes=found.notes + notes,
         )  # fmt: skip
 
 
-def _videos(value: object, field: str) -> list[str | tuple[str, ...]]:
-    """Videos: paths, or lists of pictures."""
-    found = []
-    for number, one in enumerate([] if value is None else value if isinstance(value, list) else [value]):
-        paths = media_paths(one, f"{field}[{number}]")
-        if not paths:
-            raise RowError(f"{field}[{number}]", "is an empty list of frames", "bad_media")
-        found.append(tuple(paths) if isinstance(one, list) else paths[0])
-    return found
+def _messages(said: object, media: list[Media]) -> list[tuple[str, object, str]]:
+    """(role, content, field) of every message; the media of parts are added to `media`.
 
-
-def _in_order(messages: list[tuple], listed: dict) -> list[Media]:
-    """The listed media in the order of the tags; without tags pictures first."""
-    from data_pipelines.sources.qa.rows import TAG
-
-    tags = [
-        tag[1]
-        for role, content, _ in messages
-        if role == "user" and isinstance(content, str)
-        for tag in TAG.finditer(content)
-    ]
-    left = {kind: list(values) for kind, values in listed.items()}
-    if not tags:
-        return [Media(kind, one) for kind, values in listed.items() for one in values]
-    if not left["image"] and set(tags) == {"image"} and len(tags) == len(left["video"]):
-        tags = ["video"] * len(tags)  # the common mistake of writing <image> for videos
-    found = []
-    for kind in tags:
-        if not left[kind]:
-            raise RowError("messages", f"has more <{kind}> tags than {kind}s are listed", "tags_do_not_match_media")
-        found.append(Media(kind, left[kind].pop(0)))
-    if left["image"] or left["video"]:
-        raise RowError("messages", "has fewer tags than media are listed", "tags_do_not_match_media")
-    return found
+    Raises:
+      RowError: another form.
+    """
+    if not isinstance(said, list):
+        raise RowError("messages", f"is {type(said).__name__}, expected a list", "no_conversation")
+    checks, messages = Checks(), []
+    for number, message in enumerate(said):
+        where = f"messages[{number}]"
+        if not isinstance(message, dict) or message.get("role") not in ROLES:
+            checks.add(f"{where}.role", "expected user, assistant or system", "unknown_role")
+            continue
+        content = message.get("content")
+        if isinstance(content, list):
+            content = checks(_text_of_parts, content, media, f"{where}.content", message["role"])
+        messages.append((message["role"], content, f"{where}.content"))
+    checks.close()
+    return messages
 
 
 def _text_of_parts(parts: list, media: list[Media], field: str, role: str) -> str:
     """The text of a list of parts with a tag for each of its media, which are added to `media`."""
-    pieces = []
+    pieces, checks = [], Checks()
     for number, part in enumerate(parts):
         where = f"{field}[{number}]"
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
             text = part.get("text")
-            pieces.append(escaped(text)[0] if isinstance(text, str) else text_of(text, f"{where}.text"))
+            if isinstance(text, str) and role == "assistant":  # a tag in an answer stays a mistake
+                checks(without_tags, text, f"{where}.text")
+            pieces.append(
+                escaped(text)[0] if isinstance(text, str) else checks(text_of, text, f"{where}.text", default="")
+            )
             continue
         if kind not in ("image_url", "image", "video") or role != "user":
-            raise RowError(where, "expected a part of type text, or of a user image_url, image or video", "bad_media")
+            checks.add(where, "expected a part of type text, or of a user image_url, image or video", "bad_media")
+            continue
         value = part.get(kind)
         if kind == "image_url" and isinstance(value, dict):
             value = value.get("url")
+        if kind == "video" and (part.get("video_start") is not None or part.get("video_end") is not None):
+            checks.add(where, "cuts its video (video_start, video_end): state `start` and `end` of the row", "bad_clip")
         kind = "video" if kind == "video" else "image"
-        sources = _videos([value], where) if kind == "video" else media_paths(value, where)
-        if len(sources) != 1:
-            raise RowError(where, f"expected one {kind}", "bad_media")
-        media.append(Media(kind, sources[0]))
-        pieces.append(f"<{kind}>")
+        if kind == "video":
+            sources = checks(video_paths, [value], where)
+        else:
+            sources = checks(media_paths, value, where)
+        if sources is not None and len(sources) != 1:
+            checks.add(where, f"expected one {kind}", "bad_media")
+        elif sources:
+            media.append(Media(kind, sources[0]))
+            pieces.append(f"<{kind}>")
+    checks.close()
     return "\n".join(pieces)
 
 
-SOURCE = qa_source("messages", "1", Settings, Messages(), __file__, posed_sources())
+SOURCE = qa_source("messages", "3", Settings, Messages(), __file__, posed_sources())

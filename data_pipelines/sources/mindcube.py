@@ -15,9 +15,11 @@ from pathlib import Path
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
 from data_pipelines.sources import posed_sources
-from data_pipelines.sources.llava import plain
-from data_pipelines.sources.qa.rows import Media, Row, RowError, escaped, media_paths, split_options, text_of
-from data_pipelines.sources.qa.source import QaSettings, qa_source
+from data_pipelines.sources.qa.options import split_options
+from data_pipelines.sources.qa.problems import Checks
+from data_pipelines.sources.qa.rows import Media, Row, escaped, media_paths, plain, text_of
+from data_pipelines.sources.qa.settings import QaSettings
+from data_pipelines.sources.qa.source import qa_source
 
 FILES = {"train": "MindCube_train.jsonl", "tiny": "MindCube_tinybench.jsonl", "full": "MindCube.jsonl"}
 SETTINGS = ("around", "rotation", "translation", "among")
@@ -41,22 +43,34 @@ class MindCube:
         places = [folder / name for folder in (raw / "raw", raw / "data" / "raw", raw)]
         return [next((place for place in places if place.is_file()), places[0])]
 
+    def media(self, raw: Path, files: list[Path]) -> Path:
+        """The folder that holds raw/, where the file lies in one."""
+        return files[0].parent.parent if files[0].parent.name == "raw" else raw
+
     def row(self, fields: dict, settings: Settings) -> Row:
         """See `Form`."""
-        question, options = split_options(text_of(fields.get("question"), "question"), "question")
-        letters = [chr(ord("A") + place) for place in range(len(options))]
-        answer = text_of(fields.get("gt_answer"), "gt_answer")
-        if answer not in letters:
-            raise RowError(
-                "gt_answer", f"is '{answer}', the question has options {letters}", "answer_not_among_options"
-            )
-        paths = media_paths(fields.get("images"), "images")
-        name = plain(fields.get("id"))
-        if not name:
-            raise RowError("id", "is missing, and the setting follows from it", "no_id")
+        checks = Checks()
+        text = checks(text_of, fields.get("question"), "question")
+        asked = checks(split_options, text, "question") if text else None
+        answer = checks(text_of, fields.get("gt_answer"), "gt_answer")
+        if asked and answer:
+            letters = [chr(ord("A") + place) for place in range(len(asked[1]))]
+            if answer not in letters:
+                wrong = f"is '{answer}', the question has options {letters}"
+                checks.add("gt_answer", wrong, "answer_not_among_options")
+        before = len(checks.found)
+        paths = checks(media_paths, fields.get("images"), "images", default=[])
+        if not paths and len(checks.found) == before:
+            checks.add("images", "is empty or missing, and every question is about pictures", "no_pictures")
+        name = checks(plain, fields.get("id"), "id")
+        if name == "":
+            checks.add("id", "is missing, and the setting follows from it", "no_id")
+        media = tuple(Media("image", _path(path)) for path in paths)
+        checks.close(media)
+        question, options = asked
         own = [escaped(text) for text in (question, *options)]
         return Row(
-            media=tuple(Media("image", _path(path)) for path in paths),
+            media=media,
             turns=((own[0][0], answer),),
             id=name,
             type=next((setting for setting in SETTINGS if setting in name), "other"),
@@ -72,4 +86,4 @@ def _path(path: str) -> str:
     return (found[0] if found else path).replace("\\", "/")
 
 
-SOURCE = qa_source("mindcube", "1", Settings, MindCube(), __file__, posed_sources())
+SOURCE = qa_source("mindcube", "3", Settings, MindCube(), __file__, posed_sources())

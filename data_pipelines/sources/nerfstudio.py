@@ -1,8 +1,8 @@
 """nerfstudio: a folder with transforms.json, as nerfstudio, instant-ngp, Polycam and record3d write it.
 
 Cameras (fl_x, fl_y, cx, cy, w, h, k1.., p1, p2) stand at the top or in each frame; poses are camera-to-world with OpenGL axes;
-`applied_transform` is undone, so that poses are those before it. Distorted pictures become pinhole pictures. Lengths are
-in the unit of the reconstruction: give `--metric true` where it is metres.
+`applied_transform` is undone, so that poses are those before it. Distorted pictures become pinhole pictures. Pixels that a
+frame's `mask_path` has black have no depth. Lengths are in the unit of the reconstruction: give `--metric true` where it is metres.
 """
 
 from __future__ import annotations
@@ -16,28 +16,37 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import FLIP_YZ, Distortion, Pose, check_pose, pinhole, scaled
-from data_pipelines.sources.posed.pictures import depth_from_metres, header_size, read_depth, target_size
+from data_pipelines.sources.posed.cameras import FLIP_YZ, Distortion, Pose, check_pose, pinhole, wrong_lens
+from data_pipelines.sources.posed.pictures import (
+    depth_from_metres,
+    fitted,
+    masked,
+    read_depth,
+    stated_size,
+    target_size,
+)
 from data_pipelines.sources.posed.scene import (
     COLOUR_SUFFIXES,
     Depth,
+    LeftOut,
     PosedSettings,
     Raw,
     Scene,
-    Unusable,
     View,
-    content_state,
     flat_numbers,
     inside,
     natural,
-    picture_state,
     read_bytes,
     scene_folders,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
 _OPENCV, _FISHEYE = ("k1", "k2", "p1", "p2", "k3", "k4", "k5", "k6"), ("k1", "k2", "k3", "k4")
 _LENSES = {"OPENCV": "opencv", "PINHOLE": "", "SIMPLE_PINHOLE": "", "PERSPECTIVE": "", "OPENCV_FISHEYE": "fisheye"}
+# instant-ngp's words for lenses that are none of these.
+_OTHER_LENSES = ("is_fisheye", "ftheta_p0", "latlong", "equirectangular", "orthographic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +54,8 @@ class Settings(PosedSettings):
     """Arguments of the source; each is a flag of `experiments.prepare`."""
 
     picture: str = flag("colour", "size of the records' pictures: 'colour' (depth is resized by nearest) or 'depth'")
-    depth_step: float = flag(0.001, "length of a step of 16-bit depth, in the unit of the poses")
+    depth_step: float = flag(0.001, "length of a step of 16-bit depth, in the unit of the poses", above=0)
     metric: bool = flag(False, "whether that unit is the metre")
-
-    def problems(self) -> list[str]:
-        """What is wrong with the arguments."""
-        return [] if self.depth_step > 0 else ["--depth_step must be above 0"]
 
 
 class Transforms:
@@ -71,14 +76,22 @@ class Transforms:
             where = f"{file}, frame {place}"
             if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
                 raise PrepareError(f"{where}: expected an object with a text 'file_path'.")
-            depth = frame.get("depth_file_path") or ""
-            if not isinstance(depth, str):
-                raise PrepareError(f"{where}: 'depth_file_path' is {depth!r}, expected a text.")
-            colour = _picture(folder, frame["file_path"])
-            key = (str(colour), str(inside(folder, depth)) if depth else "", place)
+            others = [_named(folder, frame, name, where, settings.links) for name in ("depth_file_path", "mask_path")]
+            key = (str(_picture(folder, frame["file_path"], settings.links)), *others, place)
             views.append((natural(frame["file_path"]), key))
         views = [View(number, str(Path(key[0]).stem), key) for number, (_, key) in enumerate(sorted(views))]
-        return Scene(folder.name, str(folder), tuple(views), state=_cameras(values, file))
+        used = [name for view in views for name in view.key[:3]]
+        places = dict.fromkeys(Path(view.key[0]).parent for view in views)
+        lost = [one for place in places if place != folder for one in strays(place, used)]
+        bad = {view.number for view in views if values["frames"][view.key[3]].get("is_bad") is True}
+        marked = [view.name for view in views if view.number in bad]
+        lost += [LeftOut(name, "is_bad in transforms.json", "frames_marked_bad") for name in marked]
+        if number := len(values.get("test_frames") or ()):
+            lost.append(LeftOut("test_frames", "not read: frames held out", "frames_held_out", number))
+        views = tuple(view for view in views if view.number not in bad)
+        if not views:
+            return "every frame is_bad"
+        return Scene(folder.name, str(folder), views, state=_cameras(values, file), left_out=tuple(lost))
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
         """From OpenGL axes, the applied transform undone."""
@@ -91,36 +104,40 @@ class Transforms:
             back = np.linalg.inv(pose.matrix)
         found = {}
         for view in scene.views:
-            pose = check_pose(flat_numbers(values["frames"][view.key[2]].get("transform_matrix")))
+            pose = check_pose(flat_numbers(values["frames"][view.key[3]].get("transform_matrix")))
             found[view.number] = Pose(back @ pose.matrix @ FLIP_YZ) if pose.matrix is not None else pose
         return found
 
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
         """See `Layout`."""
-        colour, depth_file, place = view.key
+        colour, depth_file, mask, place = view.key
         fx, fy, cx, cy, width, height, model, lens = scene.state[place]
         data = read_bytes(Path(colour))
-        found = header_size(data)
-        if found is None:
-            raise Unusable(f"{Path(colour).name} cannot be decoded")
-        own = (width, height) if width else found  # the size that the camera was made for
+        found = stated_size(data, Path(colour).name)
+        own = (width, height) if width and height else found  # the size that the camera was made for
         depth, problem = _depth(depth_file, settings)
+        if depth is not None and mask:
+            depth, problem = masked(depth, Path(mask), 1, "mask")
         size = target_size(found, depth and depth.size, settings.picture)
         return Raw(
             colour=data,
             colour_size=None,
             size=size,
-            intrinsics=scaled(pinhole(fx, fy, cx, cy), own, size),
+            intrinsics=fitted(pinhole(fx, fy, cx, cy), own, size),
             depth=depth,
             depth_problem=problem,
-            distortion=Distortion(model, lens) if any(lens) or model == "fisheye" else None,
+            distortion=_bent(model, lens),
         )
+
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """See `Layout`."""
+        colour, depth, mask, _ = view.key
+        found: dict[str, Path | None] = {"colour": Path(colour), "depth": Path(depth) if depth else None}
+        return found | ({"mask": Path(mask)} if mask else {})
 
     def states(self, scene: Scene) -> list[str]:
         """transforms.json by content, pictures by size and time of change."""
-        files = [Path(name) for view in scene.views for name in view.key[:2] if name]
-        own = content_state(Path(scene.path) / "transforms.json")
-        return [own, *(picture_state(file) for file in files if file.is_file())]
+        return states_of([Path(scene.path) / "transforms.json"], (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """The step, where lengths are metres."""
@@ -130,16 +147,26 @@ class Transforms:
 def _read(file: Path) -> dict:
     try:
         values = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PrepareError(f"{file} is not JSON: {error}.") from error
     if not isinstance(values, dict) or not isinstance(values.get("frames"), list) or not values["frames"]:
         raise PrepareError(f"{file}: expected an object with a list 'frames'.")
+    if not isinstance(values.get("test_frames") or [], list):
+        raise PrepareError(f"{file}: 'test_frames' is no list.")
     return values
 
 
-def _picture(folder: Path, name: str) -> Path:
+def _named(folder: Path, frame: dict, field: str, where: str, links: bool) -> str:
+    """The file that an optional field of a frame names, "" without one."""
+    name = frame.get(field) or ""
+    if not isinstance(name, str):
+        raise PrepareError(f"{where}: '{field}' is {name!r}, expected a text.")
+    return str(inside(folder, name, links)) if name else ""
+
+
+def _picture(folder: Path, name: str, links: bool) -> Path:
     """The file of a `file_path`, which may lack its ending."""
-    path = inside(folder, name)
+    path = inside(folder, name, links)
     endings = [ending for suffix in COLOUR_SUFFIXES for ending in (suffix, suffix.upper())]
     return next((found for found in (path, *(path.with_name(path.name + e) for e in endings)) if found.is_file()), path)
 
@@ -152,23 +179,36 @@ def _cameras(values: dict, file: Path) -> tuple[tuple, ...]:
         model = _LENSES.get(camera.get("camera_model", "OPENCV"))
         if model is None:
             raise PrepareError(f"{where}: camera_model '{camera['camera_model']}' is none of {', '.join(_LENSES)}.")
+        if other := [name for name in _OTHER_LENSES if camera.get(name)]:
+            if other != ["is_fisheye"] or model != "fisheye":
+                raise PrepareError(
+                    f"{where}: a lens with '{other[0]}' is not read. Say camera_model OPENCV_FISHEYE with k1 to k4 if it is that, "
+                    "or undistort the pictures first."
+                )
         names = {"opencv": _OPENCV, "fisheye": _FISHEYE, "": ()}[model]
-        if "fl_x" not in camera and "camera_angle_x" in camera and "w" in camera:
-            camera["fl_x"] = 0.5 * camera["w"] / np.tan(0.5 * camera["camera_angle_x"])
-        camera.setdefault("fl_y", camera.get("fl_x"))
-        for name, side in (("cx", "w"), ("cy", "h")):
-            if name not in camera and side in camera:
-                camera[name] = camera[side] / 2
         try:
+            if "fl_x" not in camera and "camera_angle_x" in camera and "w" in camera:
+                camera["fl_x"] = 0.5 * camera["w"] / np.tan(0.5 * camera["camera_angle_x"])
+            camera.setdefault("fl_y", camera.get("fl_x"))
+            for name, side in (("cx", "w"), ("cy", "h")):
+                if name not in camera and side in camera:
+                    camera[name] = camera[side] / 2
             plain = [float(camera[name]) for name in ("fl_x", "fl_y", "cx", "cy")]
             size = [int(camera.get(name, 0)) for name in ("w", "h")]
             lens = tuple(float(camera.get(name, 0.0)) for name in names)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise PrepareError(f"{where}: fl_x, fl_y, cx, cy, w, h must be numbers ({error!r}).") from error
         if not np.isfinite([*plain, *lens]).all() or min(plain[:2]) <= 0 or min(size) < 0:
             raise PrepareError(f"{where}: {plain}, {size}, {lens} are no camera.")
-        cameras.append((*plain, *size, model or "opencv", lens or (0.0,) * 8))
+        lens = lens or (0.0,) * 8
+        if all(size) and (problem := wrong_lens(tuple(size), pinhole(*plain), _bent(model, lens))):
+            raise PrepareError(f"{where}: {problem}.")
+        cameras.append((*plain, *size, model, lens))
     return tuple(cameras)
+
+
+def _bent(model: str, lens: tuple[float, ...]) -> Distortion | None:
+    return Distortion(model or "opencv", lens) if any(lens) or model == "fisheye" else None
 
 
 def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
@@ -176,10 +216,11 @@ def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
     path = Path(name) if name else None
     if path is not None and path.suffix == ".npy" and path.is_file():
         try:
-            values = np.load(path, allow_pickle=False)
-        except (OSError, ValueError):
+            # Mapped, so that a header which states more than the file holds is an error and no memory.
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, SyntaxError, OverflowError, EOFError):
             return None, "undecodable"
-        if values.ndim != 2:
+        if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
             return None, "undecodable"
         depth, problem = depth_from_metres(values.astype(np.float64), settings.depth_step), ""
     else:
@@ -191,4 +232,4 @@ def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
     return (depth, problem) if depth is None or depth.steps.any() else (None, "no_valid_pixel")
 
 
-SOURCE = posed_source("nerfstudio", "1", Settings, Transforms(), __file__)
+SOURCE = posed_source("nerfstudio", "3", Settings, Transforms(), __file__)

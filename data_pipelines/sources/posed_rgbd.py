@@ -15,24 +15,24 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, check_pose, scaled
-from data_pipelines.sources.posed.pictures import header_size, read_depth, target_size
+from data_pipelines.sources.posed.cameras import Pose, check_pose, impossible, scaled
+from data_pipelines.sources.posed.decoding import header_size
+from data_pipelines.sources.posed.pictures import other_shape, read_depth, target_size
 from data_pipelines.sources.posed.scene import (
     COLOUR_SUFFIXES,
     PosedSettings,
     Raw,
     Scene,
     View,
-    content_state,
     numbered_files,
     numbers_in,
-    picture_state,
     read_bytes,
     scene_folders,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
-ASPECT_TOLERANCE = 0.02  # ScanNet's 1296x968 and 640x480 differ by 0.4 %
 PRINCIPAL_TOLERANCE = 0.2  # |2 cx - width| / width above which the matrix is for another picture size
 
 
@@ -85,7 +85,7 @@ class Exported:
             return f"no readable picture among {len(colour)} in color/"
         depth_size = next((size for size in map(header_size, depth.values()) if size), None)
         registered = depth_size or colour_size
-        if abs(colour_size[0] * registered[1] / (colour_size[1] * registered[0]) - 1) > ASPECT_TOLERANCE:
+        if other_shape(colour_size, registered):
             raise PrepareError(
                 f"{folder}: colour is {colour_size}, depth {depth_size}: they are not registered pictures."
             )
@@ -93,6 +93,8 @@ class Exported:
         matrix = scaled(_scene_intrinsics(folder, colour_size, depth_size, settings), registered, size)
         if mirrored := bool(matrix[1, 1] < 0):
             matrix[1, 1] *= -1
+        if problem := impossible(matrix, size):
+            raise PrepareError(f"{folder}/intrinsic: {problem}.")
         return Scene(
             name=folder.name,
             path=str(folder),
@@ -102,6 +104,8 @@ class Exported:
             ),
             facts={"mirrored": mirrored},  # fy < 0: y of camera and world are turned over
             state=_State(colour_size, depth_size, size, tuple(map(tuple, matrix.tolist()))),
+            left_out=strays(folder / "color", colour.values())
+            + strays(folder / "depth", [path for number, path in depth.items() if number in colour]),
         )
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
@@ -129,13 +133,17 @@ class Exported:
             depth_problem=problem,
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """See `Layout`."""
+        colour, depth = view.key
+        return {"colour": Path(colour), "depth": Path(depth) if depth else None}
+
     def states(self, scene: Scene) -> list[str]:
-        """Poses by content, pictures by size and time of change."""
+        """Poses and cameras by content, pictures by size and time of change."""
         folder = Path(scene.path)
-        lines = [
-            f"{kind} {picture_state(file)}" for kind in ("color", "depth") for file in _files(folder, kind).values()
-        ]
-        return lines + [f"pose {content_state(file)}" for file in _files(folder, "pose").values()]
+        small = [folder / "intrinsic" / f"intrinsic_{kind}.txt" for kind in ("depth", "color")]
+        small += _files(folder, "pose").values()
+        return states_of(small, (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """As stated."""
@@ -167,7 +175,10 @@ def _scene_intrinsics(path: Path, colour_size, depth_size, settings: Settings) -
                     f"{file}: {name} = {matrix[axis, 2]:g} does not fit a picture of {made_for[0]}x{made_for[1]}. If the "
                     "matrix was made for another size, say so with --intrinsics_size WIDTHxHEIGHT: it is then scaled."
                 )
-        return scaled(matrix, made_for, depth_size or colour_size)
+        registered = depth_size or colour_size
+        if other_shape(made_for, registered):
+            raise PrepareError(f"{file} is for pictures of {made_for}; those here are {registered}: turned or cropped.")
+        return scaled(matrix, made_for, registered)
     raise PrepareError(
         f"{folder} has no intrinsic_depth.txt or intrinsic_color.txt that fits the pictures there. Write fx, fy, cx, cy "
         "as a 3x3 or 4x4 matrix into intrinsic_color.txt."
@@ -186,4 +197,4 @@ def _read_intrinsics(file: Path, settings: Settings) -> np.ndarray:
     return matrix
 
 
-SOURCE = posed_source("posed_rgbd", "2", Settings, Exported(), __file__)
+SOURCE = posed_source("posed_rgbd", "4", Settings, Exported(), __file__)

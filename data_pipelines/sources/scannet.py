@@ -18,9 +18,10 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, check_pose, scaled
+from data_pipelines.sources.posed.cameras import Pose, check_pose, impossible, scaled
+from data_pipelines.sources.posed.decoding import MAX_PIXELS
 from data_pipelines.sources.posed.pictures import target_size
-from data_pipelines.sources.posed.scene import Depth, PosedSettings, Raw, Scene, Unusable, View, picture_state
+from data_pipelines.sources.posed.scene import Depth, PosedSettings, Raw, Scene, View, hidden, states_of
 from data_pipelines.sources.posed.source import posed_source
 
 _COLOUR, _DEPTH = {0: "raw", 1: "png", 2: "jpeg"}, {0: "raw", 1: "zlib", 2: "occi"}
@@ -49,7 +50,7 @@ class Sens:
 
     def folders(self, raw: Path, settings: Settings) -> list[Path]:
         """`raw` itself, the folders in it, or in its scans/."""
-        if any(raw.glob("*.sens")):
+        if any(not hidden(path) for path in raw.glob("*.sens")):
             return [raw]
         inside = raw / "scans" if (raw / "scans").is_dir() else raw
         return sorted(path for path in inside.iterdir() if path.is_dir())
@@ -62,15 +63,19 @@ class Sens:
             return f"no {file.name} in it{exported}"
         with open(file, "rb") as data:
             header = _header(data, file)
+            length = data.seek(0, 2)
             views, at = [], header.start
             for number in range(header.frames):
+                if at > length:
+                    break
                 data.seek(at + 64 + 16)  # behind pose and stamps
                 sizes = struct.unpack("<QQ", _exactly(data, 16, file))
                 views.append(View(number, str(number), (at, sizes)))
                 at += 64 + 32 + sum(sizes)
-            data.seek(0, 2)
-            if data.tell() < at:
-                raise PrepareError(f"{file} is truncated: {data.tell()} bytes, its {header.frames} frames need {at}.")
+            if length < at:
+                raise PrepareError(
+                    f"{file} is truncated: {length} bytes, its {header.frames} frames need {at} or more."
+                )
         alignment = _axis_alignment(folder / f"{folder.name}.txt")
         if settings.align and alignment is None:
             raise PrepareError(f"{folder}/{folder.name}.txt has no axisAlignment; leave --align out.")
@@ -92,8 +97,6 @@ class Sens:
         """See `Layout`."""
         header: _Header = scene.state
         at, (colour_bytes, depth_bytes) = view.key
-        if header.compression[0] == "raw":
-            raise Unusable("raw colour in .sens files is not read; export the scan and use posed_rgbd")
         with open(scene.path, "rb") as data:
             data.seek(at + 96)
             colour, packed = data.read(colour_bytes), data.read(depth_bytes)
@@ -104,9 +107,16 @@ class Sens:
             colour, header.colour_size, size, scaled(np.array(header.intrinsics[kind]), own, size), depth, problem
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """All are in one file; see `Layout`."""
+        _, (colour_bytes, depth_bytes) = view.key
+        file = Path(scene.path)
+        return {"colour": file if colour_bytes else None, "depth": file if depth_bytes else None}
+
     def states(self, scene: Scene) -> list[str]:
-        """The one file by size and time of change."""
-        return [picture_state(Path(scene.path))]
+        """The text beside it by content, the one file by size and time of change."""
+        file = Path(scene.path)
+        return states_of([file.with_suffix(".txt")], [{"sens": file}])
 
     def depth_unit(self, settings: Settings) -> float:
         """Millimetres; `_depth` brings other shifts to it."""
@@ -125,20 +135,24 @@ def _header(data: BinaryIO, file: Path) -> _Header:
     colour, depth = struct.unpack("<ii", _exactly(data, 8, file))
     sizes = struct.unpack("<IIII", _exactly(data, 16, file))
     shift, frames = struct.unpack("<fQ", _exactly(data, 12, file))
-    if colour not in _COLOUR or depth not in _DEPTH or not shift > 0 or min(sizes) < 1:
+    if colour not in _COLOUR or depth not in _DEPTH or not 0 < shift < np.inf or min(sizes) < 1:
         raise PrepareError(
             f"{file}: compression {colour}, {depth}, sizes {sizes} or depth shift {shift} make no sense."
         )
+    if max(sizes[0] * sizes[1], sizes[2] * sizes[3]) > MAX_PIXELS:
+        raise PrepareError(f"{file} states pictures of {sizes} pixels; more than {MAX_PIXELS} are not read.")
     if _DEPTH[depth] == "occi":
         raise PrepareError(
             f"{file} has depth in the form 'occi', which is not read. Export it with ScanNet's SensReader."
         )
+    if _COLOUR[colour] == "raw":
+        raise PrepareError(f"{file} has raw colour, which is not read. Export the scan and use --source posed_rgbd.")
     intrinsics = {}
     for kind, matrix in (("colour", matrices[0]), ("depth", matrices[2])):
-        if not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
-            raise PrepareError(f"{file}: intrinsics of {kind} {matrix.tolist()} are no camera.")
         matrix = matrix[:3, :3].copy()
         matrix[:2, 2] += 0.5
+        if problem := impossible(matrix, sizes[:2] if kind == "colour" else sizes[2:]):
+            raise PrepareError(f"{file}: intrinsics of {kind}: {problem}.")
         intrinsics[kind] = tuple(map(tuple, matrix.tolist()))
     return _Header(intrinsics, (_COLOUR[colour], _DEPTH[depth]), sizes[:2], sizes[2:], shift, frames, data.tell())
 
@@ -153,7 +167,8 @@ def _exactly(data: BinaryIO, count: int, file: Path) -> bytes:
 def _depth(packed: bytes, header: _Header) -> tuple[Depth | None, str]:
     width, height = header.depth_size
     try:
-        data = zlib.decompress(packed) if header.compression[1] == "zlib" else packed
+        limit = 2 * width * height  # whatever more is in it, a map has no more
+        data = zlib.decompressobj().decompress(packed, limit + 1) if header.compression[1] == "zlib" else packed
         steps = np.frombuffer(data, "<u2").reshape(height, width)
     except (zlib.error, ValueError):
         return None, "undecodable"
@@ -178,4 +193,4 @@ def _axis_alignment(file: Path) -> np.ndarray | None:
     return None
 
 
-SOURCE = posed_source("scannet", "1", Settings, Sens(), __file__)
+SOURCE = posed_source("scannet", "3", Settings, Sens(), __file__)

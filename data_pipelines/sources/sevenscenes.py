@@ -18,22 +18,24 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, check_pose, pinhole, scaled
-from data_pipelines.sources.posed.pictures import header_size, read_depth, target_size
+from data_pipelines.sources.posed.cameras import Pose, check_pose, impossible, pinhole, scaled
+from data_pipelines.sources.posed.decoding import header_size
+from data_pipelines.sources.posed.pictures import other_shape, read_depth, target_size
 from data_pipelines.sources.posed.scene import (
     PosedSettings,
     Raw,
     Scene,
     View,
-    content_state,
     numbers_in,
-    picture_state,
     read_bytes,
     stated_camera,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
 CAMERA, CALIBRATED = (585.0, 585.0, 320.0, 240.0), (640, 480)
+_DEPTHS = (".depth.proj.png", ".depth.png")  # registered with colour, as released
 _FRAME = re.compile(r"frame-(\d+)\.color\.png")
 
 
@@ -69,12 +71,21 @@ class SevenScenes:
         if size is None:
             return f"no readable frame-NNNNNN.color.png among {len(frames)}"
         stated = stated_camera(settings.camera)[0]
+        if stated is None and other_shape(CALIBRATED, size):
+            raise PrepareError(
+                f"{folder}: pictures of {size} do not have the calibrated camera's shape. Give --camera."
+            )
         matrix = scaled(pinhole(*CAMERA), CALIBRATED, size) if stated is None else stated
+        if problem := impossible(matrix, size):
+            raise PrepareError(f"{folder}: --camera: {problem}.")
+        views = tuple(View(number, str(number), str(path)) for number, path in frames)
+        known = [_beside(view, suffix) for view in views for suffix in (".color.png", ".pose.txt", *_DEPTHS)]
         return Scene(
             name=f"{folder.parent.name}.{folder.name}",
             path=str(folder),
-            views=tuple(View(number, str(number), str(path)) for number, path in frames),
+            views=views,
             state=(size, tuple(map(tuple, matrix.tolist()))),
+            left_out=strays(folder, [*known, folder / "questions.json"]),
         )
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
@@ -85,8 +96,7 @@ class SevenScenes:
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
         """See `Layout`."""
         size, matrix = scene.state
-        registered = _beside(view, ".depth.proj.png")
-        depth, problem = read_depth(registered if registered.is_file() else _beside(view, ".depth.png"), None)
+        depth, problem = read_depth(self.files(scene, view)["depth"], None)
         final = target_size(size, depth and depth.size, settings.picture)
         return Raw(
             colour=read_bytes(Path(view.key)),
@@ -97,13 +107,15 @@ class SevenScenes:
             depth_problem=problem,
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """Registered depth before the other; see `Layout`."""
+        found = next((file for suffix in _DEPTHS if (file := _beside(view, suffix)).is_file()), None)
+        return {"colour": Path(view.key), "depth": found}
+
     def states(self, scene: Scene) -> list[str]:
         """Poses by content, pictures by size and time of change."""
-        lines = []
-        for view in scene.views:
-            kinds = ((".pose.txt", content_state), (".color.png", picture_state), (".depth.png", picture_state))
-            lines += [state(file) for kind, state in kinds if (file := _beside(view, kind)).is_file()]
-        return lines
+        poses = [_beside(view, ".pose.txt") for view in scene.views]
+        return states_of(poses, (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """Millimetres."""
@@ -121,4 +133,4 @@ def _listed(file: Path) -> set[int]:
     return {int(number) for number in re.findall(r"sequence(\d+)", file.read_text(encoding="utf-8"))}
 
 
-SOURCE = posed_source("sevenscenes", "1", Settings, SevenScenes(), __file__)
+SOURCE = posed_source("sevenscenes", "3", Settings, SevenScenes(), __file__)

@@ -15,18 +15,21 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, check_pose, from_quaternion, pinhole, posed, scaled
-from data_pipelines.sources.posed.pictures import header_size, read_depth, target_size
+from data_pipelines.sources.posed.cameras import Pose, check_pose, from_quaternion, impossible, pinhole, posed, scaled
+from data_pipelines.sources.posed.decoding import header_size
+from data_pipelines.sources.posed.pictures import other_shape, read_depth, target_size
 from data_pipelines.sources.posed.scene import (
     PosedSettings,
     Raw,
     Scene,
     View,
-    content_state,
-    picture_state,
+    inside,
+    number_table,
     read_bytes,
     scene_folders,
     stated_camera,
+    states_of,
+    strays,
 )
 from data_pipelines.sources.posed.source import posed_source
 
@@ -47,11 +50,11 @@ class Settings(PosedSettings):
     camera: tuple = flag(
         (), "fx,fy,cx,cy in pixels from the picture's corner; by default that of freiburg1, 2 or 3 in the folder's name"
     )
-    tolerance: float = flag(0.02, "seconds within which stamps belong together")
+    tolerance: float = flag(0.02, "seconds within which stamps belong together", above=0)
 
     def problems(self) -> list[str]:
         """What is wrong with the arguments."""
-        return stated_camera(self.camera)[1] + (["--tolerance must be above 0"] if self.tolerance <= 0 else [])
+        return stated_camera(self.camera)[1]
 
 
 class Tum:
@@ -66,7 +69,9 @@ class Tum:
         missing = [name for name in ("rgb.txt", "groundtruth.txt") if not (folder / name).is_file()]
         if missing:
             return f"no {' and '.join(missing)} in it"
-        colour, depth = _table(folder / "rgb.txt", 2), _table(folder / "depth.txt", 2)
+        colour, depth = _names(folder / "rgb.txt"), _names(folder / "depth.txt")
+        for _, name in colour + depth:
+            inside(folder, name, settings.links)  # raises for names that lead out
         size = next((found for found in (header_size(folder / row[1]) for row in colour) if found), None)
         if size is None:
             return f"no readable picture among {len(colour)} of rgb.txt"
@@ -75,19 +80,23 @@ class Tum:
         for number, (stamp, name) in enumerate(sorted(colour, key=lambda row: float(row[0]))):
             place = nearest(stamps, float(stamp), settings.tolerance)
             views.append(View(number, stamp, (stamp, name, depth[place][1] if place is not None else "")))
-        return Scene(folder.name, str(folder), tuple(views), state=(size, _camera(folder.name, size, settings)))
+        _, lost = number_table(folder / "groundtruth.txt", 8)
+        used = [folder / name for _, name in colour + depth]
+        for place in dict.fromkeys(path.parent for path in used):
+            lost += strays(place, used) if place != folder else ()
+        state = (size, _camera(folder.name, size, settings))
+        return Scene(folder.name, str(folder), tuple(views), state=state, left_out=lost)
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
         """The camera whose stamp is nearest to the colour picture's."""
-        rows = _table(Path(scene.path) / "groundtruth.txt", 8)
-        stamps, found = np.array([float(row[0]) for row in rows]), {}
+        rows, _ = number_table(Path(scene.path) / "groundtruth.txt", 8)
+        stamps, found = rows[:, 0], {}
         for view in scene.views:
             place = nearest(stamps, float(view.key[0]), settings.tolerance)
             if place is None:
                 found[view.number] = Pose(None, "no_pose_at_its_time")
                 continue
-            values = np.array(rows[place][1:], np.float64)
-            found[view.number] = check_pose(posed(from_quaternion(*values[3:]), values[:3]))
+            found[view.number] = check_pose(posed(from_quaternion(*rows[place, 4:]), rows[place, 1:4]))
         return found
 
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
@@ -105,39 +114,43 @@ class Tum:
             depth_problem=problem,
         )
 
+    def files(self, scene: Scene, view: View) -> Mapping[str, Path | None]:
+        """See `Layout`."""
+        _, colour, depth = view.key
+        folder = Path(scene.path)
+        return {"colour": folder / colour, "depth": folder / depth if depth else None}
+
     def states(self, scene: Scene) -> list[str]:
         """The three tables by content, pictures by size and time of change."""
-        folder = Path(scene.path)
-        tables = [folder / name for name in ("rgb.txt", "depth.txt", "groundtruth.txt")]
-        pictures = [folder / name for view in scene.views for name in view.key[1:] if name]
-        return [content_state(file) for file in tables if file.is_file()] + [
-            picture_state(file) for file in pictures if file.is_file()
-        ]
+        tables = [Path(scene.path) / name for name in ("rgb.txt", "depth.txt", "groundtruth.txt")]
+        return states_of(tables, (self.files(scene, view) for view in scene.views))
 
     def depth_unit(self, settings: Settings) -> float:
         """5000 steps a metre."""
         return DEPTH_UNIT
 
 
-def _table(file: Path, width: int) -> list[list[str]]:
-    """Rows of a table without its comments.
+def _names(file: Path) -> list[list[str]]:
+    """Rows (time, path) of a table without its comments.
 
     Raises:
-      PrepareError: a row of another width, or that does not begin with a number; names file and line.
+      PrepareError: a row of another width, or that does not begin with a finite number; names file and line.
     """
     rows = []
     if not file.is_file():
         return rows
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
         try:
-            [float(word) for word in (words if width > 2 else words[:1])]
+            stamp = float(words[0])
         except ValueError as error:
             raise PrepareError(f"{file}, line {number}: {error}.") from error
-        if len(words) != width:
-            raise PrepareError(f"{file}, line {number}: {len(words)} words, expected {width}.")
+        if len(words) != 2:
+            raise PrepareError(f"{file}, line {number}: {len(words)} words, expected 2.")
+        if not abs(stamp) < np.inf:
+            raise PrepareError(f"{file}, line {number}: {words[0]} is no time.")
         rows.append(words)
     return rows
 
@@ -158,8 +171,12 @@ def _camera(name: str, size: tuple[int, int], settings: Settings) -> tuple:
             raise PrepareError(
                 f"The folder '{name}' names none of {', '.join(CAMERAS)}, whose cameras are known. Give --camera fx,fy,cx,cy."
             )
+        if other_shape(CALIBRATED, size):
+            raise PrepareError(f"{name}: pictures of {size} do not have the calibrated camera's shape. Give --camera.")
         matrix = scaled(pinhole(*known[:2], *(value + 0.5 for value in known[2:])), CALIBRATED, size)
+    if problem := impossible(matrix, size):
+        raise PrepareError(f"{name}: the camera: {problem}. Give --camera fx,fy,cx,cy.")
     return tuple(map(tuple, matrix.tolist()))
 
 
-SOURCE = posed_source("tum", "1", Settings, Tum(), __file__)
+SOURCE = posed_source("tum", "3", Settings, Tum(), __file__)

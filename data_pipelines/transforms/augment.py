@@ -35,6 +35,10 @@ class Shown:
         """Memory of the pixels in bytes."""
         return sum(array.nbytes for array in (*self.images, *self.depths) if array is not None)
 
+    def kept(self) -> Shown:
+        """What is remembered of it: all."""
+        return self
+
     def take(self, views: np.ndarray) -> Shown:
         """These views in this order."""
         return dataclasses.replace(

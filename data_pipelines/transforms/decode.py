@@ -59,7 +59,41 @@ def decode_depth(data: bytes, unit_m: float, where: str) -> np.ndarray:
         ) from error
     if steps.ndim != 2 or steps.dtype.kind not in "ui":
         raise ValueError(f"{where}: the depth map has mode '{mode}', expected a 16-bit grey PNG ('I;16').")
-    return steps.astype(np.float32) * np.float32(unit_m or UNKNOWN_DEPTH_STEP)
+    depth = steps.astype(np.float32)
+    depth *= np.float32(unit_m or UNKNOWN_DEPTH_STEP)  # in place: fresh memory costs more than the product
+    return depth
+
+
+def picture_size(data: bytes, where: str) -> tuple[int, int]:
+    """(height, width) of an encoded picture, read off its header.
+
+    Raises:
+      ValueError: corrupt data, naming `where`.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return picture.height, picture.width
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{where}: the image cannot be read ({error}; {len(data)} bytes).") from error
+
+
+def view_name(record: Record, view: int) -> str:
+    """A view as messages name it."""
+    return f"Record '{record.id}', view {view} ('{record.view_ids[view]}')"
+
+
+def view_depth(record: Record, view: int, size: tuple[int, int]) -> np.ndarray | None:
+    """Depth of a view whose picture is `size` (height, width), None without.
+
+    Raises:
+      ValueError: broken data or a map of another size, naming record and view.
+    """
+    if not record.depths[view]:
+        return None
+    depth = decode_depth(record.depths[view], record.depth_unit_m, view_name(record, view))
+    if depth.shape != size:
+        raise ValueError(f"{view_name(record, view)}: depth is {depth.shape}, but the image is {size} (height, width).")
+    return depth
 
 
 def decode_views(record: Record, views: tuple[int, ...], with_depth: bool = True):
@@ -74,15 +108,7 @@ def decode_views(record: Record, views: tuple[int, ...], with_depth: bool = True
     """
     images, depths = [], []
     for view in views:
-        where = f"Record '{record.id}', view {view} ('{record.view_ids[view]}')"
-        image = decode_image(record.images[view], where)
-        depth = None
-        if with_depth and record.depths[view]:
-            depth = decode_depth(record.depths[view], record.depth_unit_m, where)
-            if depth.shape != image.shape[:2]:
-                raise ValueError(
-                    f"{where}: depth is {depth.shape}, but the image is {image.shape[:2]} (height, width)."
-                )
+        image = decode_image(record.images[view], view_name(record, view))
         images.append(image)
-        depths.append(depth)
+        depths.append(view_depth(record, view, image.shape[:2]) if with_depth else None)
     return images, depths

@@ -8,7 +8,9 @@ from data_pipelines.labels.files import LabelFile
 from data_pipelines.transforms.geometry import Measured, affine_matrix
 
 
-def file_to_measured(labels: LabelFile, places: list[int], label_affine: np.ndarray) -> Measured:
+def file_to_measured(
+    labels: LabelFile, places: list[int], label_affine: np.ndarray, quantile: float = 0.0, weights: bool = False
+) -> Measured:
     """Depth and cameras of a label file, in the file's own units (metres where it says so).
 
     Args:
@@ -16,23 +18,32 @@ def file_to_measured(labels: LabelFile, places: list[int], label_affine: np.ndar
         label_affine float64[V,2,3] (its pixels -> original pixels).
       places: the wanted views in the file.
       label_affine: float64[v,2,3], our label pixels -> original pixels.
+      quantile: pixels whose confidence lies below this quantile of the file's valid pixels are masked; 0 = none. Where the
+        quantile is the least confidence of all, which many pixels may share (sky), those are masked, unless all have it.
+      weights: whether confidences go along, as weights.
     """
+    valid, confidence = labels.valid, labels.confidence
+    if quantile and valid.any():
+        cut, least = np.quantile(confidence[valid], quantile), confidence[valid].min()
+        above = confidence > least
+        valid = valid & (above if cut <= least and above[valid].any() else confidence >= cut)
     to_file = np.linalg.solve(affine_matrix(labels.label_affine[places]), affine_matrix(label_affine))
-    depths = [np.where(labels.valid[place], labels.depth[place], 0).astype(np.float32) for place in places]
+    depths = [np.where(valid[place], labels.depth[place], 0).astype(np.float32) for place in places]
     return Measured(
         depths=depths,
         intrinsics=np.asarray(labels.intrinsics, np.float64)[places],
         camera_to_world=np.asarray(labels.camera_to_world, np.float64)[places],
-        pose_valid=np.ones(len(places), bool),
+        pose_valid=np.asarray(labels.pose_valid, bool)[places],
         label_affine=to_file[:, :2],
         metric=labels.metric,
+        confidences=[np.asarray(confidence[place], np.float32) for place in places] if weights else None,
     )
 
 
 def pool_matrix(source: int, target: int, first: float = 0.0, last: float | None = None) -> np.ndarray:
     """Averaging matrix float64[target, source]: each target cell averages source cells by the length that they share.
 
-    Where the target's cells are whole numbers of source cells this is adaptive average pooling (docs/method.md, 3.7).
+    Where the target's cells are whole numbers of source cells this is plain average pooling (docs/method.md, 3.7).
     What lies outside of the source is left out; a row that shares nothing is 0.
 
     Args:

@@ -84,7 +84,10 @@ class Records(list):
 
     @property
     def rows(self) -> list[dict]:
-        return [{"id": item.id, "scene": item.scene, "views": len(item.view_ids)} for item in self]
+        return [
+            {"id": item.id, "scene": item.scene, "views": len(item.view_ids), "questions": len(item.questions)}
+            for item in self
+        ]
 
 
 PROCESSOR = processor()

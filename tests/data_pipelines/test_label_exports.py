@@ -14,8 +14,9 @@ import pytest
 from loader_fakes import processor
 
 from data_pipelines.labels.arrival import agreement, check_arrival
-from data_pipelines.labels.exports import picture_place, read_export
+from data_pipelines.labels.exports import read_export
 from data_pipelines.labels.files import LabelError, label_path, read_labels
+from data_pipelines.labels.pictures import picture_places
 from data_pipelines.loader import DataConfig, SourceConfig, make_loader
 from data_pipelines.sources import SOURCES
 from data_pipelines.storage import open_split
@@ -63,7 +64,9 @@ def test_exports_become_labels_in_the_first_views_frame(exported, data, tmp_path
     np.testing.assert_allclose(found.depth[found.valid], wanted[f"depth_{teacher}"][found.valid], rtol=1e-6)
     assert found.licence == "CC BY-NC 4.0" and not found.metric and found.checkpoint == "weights-1"
     assert manifest["agreement_5_50_95_percent"][1] > 0.9  # one room, four true views
-    again = label.label_exports(teacher, exports, data, tmp_path / "out", ["train"], "weights-1")
+    again = label.label_exports(
+        teacher, exports, data, tmp_path / "out", ["train"], "weights-1", licence="CC BY-NC 4.0"
+    )
     assert (again["written"], again["kept"]) == (0, 1)
 
 
@@ -78,6 +81,28 @@ def test_a_loader_trains_on_them(exported, data, tmp_path):
     assert (batch["scene_scale_m"][0] > 0) == (teacher == "da3")  # metric scale is kept where the teacher has it
 
 
+def test_features_beside_an_export_are_averaged_and_trained_on(exported, data, tmp_path):
+    teacher, exports, record, place = exported
+    features = np.random.default_rng(0).standard_normal((4, 48, 72, 5)).astype(np.float32)
+    np.savez(place, **dict(np.load(place)), features=features)
+    out = tmp_path / "out"
+    label.label_exports(teacher, exports, data, out, ["train"], "w")
+    found = read_labels(out, record.id)
+    blocks = features.astype(np.float64).reshape(4, 24, 2, 24, 3, 5).mean((2, 4))
+    np.testing.assert_allclose(found.features, blocks, atol=2e-3)
+    # The cells' corners are those of the depth map.
+    corner = np.array([24.0, 24.0, 1.0]), np.array([*found.depth.shape[:0:-1], 1.0])
+    np.testing.assert_allclose(found.feature_affine @ corner[0], found.label_affine @ corner[1], rtol=1e-9)
+    source = SourceConfig(path=str(data), per_batch=1, text=False, labels=str(out))
+    config = DataConfig(sources=(source,), questions=1, views=4, label_size=(24, 32), threads=0)
+    batch = make_loader(config, processor()).batch(0)
+    assert batch["has_features"].all() and batch["teacher_features"].shape == (1, 4, 4, 5)
+    for wrong in (features[:3], features[0], features.astype(np.int32)):
+        np.savez(place, **{**dict(np.load(place)), "features": wrong})
+        with pytest.raises(LabelError, match="field 'features' is"):
+            label.label_exports(teacher, exports, data, tmp_path / "other", ["train"], "w")
+
+
 def test_scenes_whose_views_disagree_are_masked_and_counted(exported, data, tmp_path):
     teacher, exports, record, place = exported
     values = dict(np.load(place))
@@ -89,19 +114,26 @@ def test_scenes_whose_views_disagree_are_masked_and_counted(exported, data, tmp_
     manifest = label.label_exports(teacher, exports, data, tmp_path / "out", ["train"], "w", least=0.7)
     assert manifest["masked_for_disagreement"] == 1
     assert not read_labels(tmp_path / "out", record.id).valid.any()
-    lines = [json.loads(line) for line in (tmp_path / "out/agreement-0.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "out/agreement.jsonl").read_text().splitlines()]
     assert lines[0]["id"] == record.id and lines[0]["agreement"] < 0.7
 
 
-def test_points_that_do_not_follow_from_depth_and_cameras_are_refused(tmp_path):
+@pytest.mark.parametrize("field", ["world_points_from_depth", "world_points"])
+def test_points_that_do_not_follow_from_depth_and_cameras_are_refused(tmp_path, field):
     values = dict(np.load(LAYOUTS / "teachers/vggt_predictions.npz"))
-    values["world_points_from_depth"] = values["world_points_from_depth"] * [1, -1, 1]
+    points = values.pop("world_points_from_depth")
+    values[field] = points * [1, -1, 1]
     np.savez(tmp_path / "predictions.npz", **values)
     texts = dict(view_ids=tuple("abcd"), checkpoint="w", images_hash="i")
-    with pytest.raises(
-        ValueError, match="'world_points_from_depth': the stated points lie .* Depth and cameras do not belong"
-    ):
+    with pytest.raises(ValueError, match=f"'{field}': the stated points lie .* Depth and cameras do not belong"):
         read_export(tmp_path / "predictions.npz", "vggt", [(70, 56)] * 4, "crop", **texts)
+    values[field] = points * 1.1  # within what a point head of its own may differ by, too far for unprojected depth
+    np.savez(tmp_path / "predictions.npz", **values)
+    if field == "world_points":
+        read_export(tmp_path / "predictions.npz", "vggt", [(70, 56)] * 4, "crop", **texts)
+    else:
+        with pytest.raises(ValueError, match="lie"):
+            read_export(tmp_path / "predictions.npz", "vggt", [(70, 56)] * 4, "crop", **texts)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -137,86 +169,172 @@ def test_broken_exports_are_named(change, message, tmp_path):
         )
 
 
-def test_where_the_picture_lies_in_what_the_teacher_saw():
-    affine, inside = picture_place((640, 480), (378, 504), "resize")
-    np.testing.assert_allclose(affine, [[640 / 504, 0, 0], [0, 480 / 378, 0]])
-    assert inside.all()
-    affine, inside = picture_place((480, 640), (518, 518), "crop")  # 686 rows, the middle 518 are kept
-    np.testing.assert_allclose(affine @ [0, 0, 1], [0, 84 * 640 / 686])
-    np.testing.assert_allclose(affine @ [518, 518, 1], [480, 602 * 640 / 686])
-    assert inside.all()
-    affine, inside = picture_place((480, 640), (518, 518), "pad")  # 392 columns (28 patches) in the middle
-    np.testing.assert_allclose(affine @ [63, 0, 1], [0, 0], atol=1e-9)
-    np.testing.assert_allclose(affine @ [455, 518, 1], [480, 640])
-    assert inside.sum() == 392 * 518 and not inside[:, :63].any()
+def corners(place, width, height):
+    """Original pixels of the corners (x0, y0) and (x1, y1) of a width x height map."""
+    return place.affine @ [0, 0, 1], place.affine @ [width, height, 1]
+
+
+@pytest.mark.parametrize("teacher, sizes, processed, resize, side, wanted", [
+    # (picture's number, original pixels of the map's first and last corner, share of the map that shows the picture)
+    ("da3", [(640, 480)] * 2, (378, 504), "resize", 0, [(0, (0, 0), (640, 480), 1)]),
+    ("da3", [(640, 360)], (280, 504), "resize", 0, [(0, (0, 0), (640, 360), 1)]),
+    # 504 x 378 and 378 x 504, both cut to 378 x 378
+    ("da3", [(640, 480), (480, 640)], (378, 378), "resize", 0,
+     [(0, (80, 0), (560, 480), 1), (1, (0, 80), (480, 560), 1)]),
+    # 720 x 504, of which 714 are whole patches
+    ("da3", [(1000, 700)], (504, 714), "crop", 0, [(0, (3 / 0.72, 0), (717 / 0.72, 700), 1)]),
+    ("da3", [(1000, 700)], (504, 714), "lower_bound_crop", 504, [(0, (3 / 0.72, 0), (717 / 0.72, 700), 1)]),
+    ("da3", [(640, 360)], (280, 504), "upper_bound_crop", 0, [(0, (0, 2 * 360 / 284), (640, 282 * 360 / 284), 1)]),
+    ("vggt", [(480, 640)], (518, 518), "crop", 0, [(0, (0, 84 * 640 / 686), (480, 602 * 640 / 686), 1)]),
+    # 294 rows within the 392 of the other
+    ("vggt", [(640, 360), (640, 480)], (392, 518), "crop", 0,
+     [(0, (0, -60), (640, 420), 0.75), (1, (0, 0), (640, 480), 1)]),
+    # one is cut to 518 rows, the other padded to them
+    ("vggt", [(480, 640), (640, 480)], (518, 518), "crop", 518,
+     [(0, (0, 84 * 640 / 686), (480, 602 * 640 / 686), 1), (1, (0, -63 * 480 / 392), (640, 455 * 480 / 392), 392 / 518)]),
+    ("vggt", [(480, 640), (640, 480)], (518, 518), "pad", 0,
+     [(0, (-63 * 480 / 392, 0), (455 * 480 / 392, 640), 392 / 518), (1, (0, -63 * 480 / 392), (640, 455 * 480 / 392), 392 / 518)]),
+])  # fmt: skip
+def test_where_pictures_lie_in_what_the_teacher_saw(teacher, sizes, processed, resize, side, wanted):
+    places = picture_places(teacher, sizes, processed, resize, side)
+    assert len(places) == len(sizes)
+    for number, first, last, share in wanted:
+        found = corners(places[number], *processed[::-1])
+        np.testing.assert_allclose(found, [first, last], atol=1e-9)
+        assert abs(places[number].inside.mean() - share) < 1e-9
+
+
+@pytest.mark.parametrize("teacher, sizes, processed, resize, side", [
+    ("da3", [(480, 640)], (378, 504), "resize", 0),  # portrait pictures, landscape depth
+    ("da3", [(640, 480)], (378, 504), "crop", 518),
+    ("da3", [(640, 480), (480, 640)], (378, 504), "resize", 0),
+    ("vggt", [(640, 360)], (392, 518), "crop", 0),
+    ("vggt", [(640, 480)], (392, 518), "pad", 0),
+])  # fmt: skip
+def test_maps_that_the_teacher_does_not_make_of_such_pictures_are_refused(teacher, sizes, processed, resize, side):
+    with pytest.raises(LabelError, match="x.npz: the maps are .* but of pictures of"):
+        picture_places(teacher, sizes, processed, resize, side, "x.npz")
 
 
 def test_views_that_see_nothing_of_each_other_are_not_judged(exported, data, tmp_path):
     teacher, exports, record, place = exported
     texts = dict(view_ids=record.view_ids, checkpoint="w", images_hash="i")
-    labels = read_export(place, teacher, [(64, 48)] * 4, "resize", **texts)
+    labels = read_export(place, teacher, [(64, 48)] * 4, "resize" if teacher == "da3" else "crop", **texts)
     labels.camera_to_world[1:, :3, 3] += 100.0 * np.arange(1, 4)[:, None]
     assert agreement(labels) is None
-    kept, found = check_arrival(labels, 0.9)
-    assert kept is labels and not found.masked
+    kept = check_arrival(labels, 0.9)
+    assert np.isnan(kept.agreement) and kept.masked_depth is None and kept.valid.all()
 
 
-def test_the_stand_alone_tool_writes_files_that_we_read(data, tmp_path, monkeypatch, capsys):
-    assert label.write_pictures(data, tmp_path / "pictures", ["train"]) == 1
-    record = open_split(data, "train")[0]
+@pytest.fixture
+def tool(data, tmp_path, monkeypatch, capsys):
+    """(module of the stand-alone tool, the options that its stand-in was asked for, run(model, *arguments) -> printed)."""
+    label.write_pictures(data, tmp_path / "pictures", ["train"])
     export = np.load(LAYOUTS / "teachers/da3_results.npz")
     features = np.random.default_rng(0).standard_normal((4, 4, 40, 6)).astype(np.float32)
-    asked = {}
+    asked, changes = {}, {}
 
     class Model:
+        def __init__(self, name):
+            self.name = name
+
         def to(self, device):
             return self
 
         def state_dict(self):
-            return {}
+            value = types.SimpleNamespace(numpy=lambda: np.array(len(self.name), np.float32))
+            value.detach = value.cpu = value.float = lambda: value
+            return {"weight": value}
 
         def inference(self, files, **options):
-            asked.update(options, files=[Path(file).read_bytes() for file in files])
+            asked.update(options, files=[Path(file).read_bytes() for file in files], number=asked.get("number", 0) + 1)
             sky = np.zeros(export["depth"].shape, bool)
             sky[:, :2] = True
-            return types.SimpleNamespace(
+            found = dict(
                 depth=export["depth"], conf=export["conf"], extrinsics=export["extrinsics"], intrinsics=export["intrinsics"],
                 aux={"feat_layer_9": features}, sky=sky, is_metric=1,
             )  # fmt: skip
+            return types.SimpleNamespace(**{**found, **changes})
 
     api = types.ModuleType("depth_anything_3.api")
-    api.DepthAnything3 = types.SimpleNamespace(from_pretrained=lambda name: Model())
+    api.DepthAnything3 = types.SimpleNamespace(from_pretrained=Model)
     monkeypatch.setitem(sys.modules, "depth_anything_3", types.ModuleType("depth_anything_3"))
     monkeypatch.setitem(sys.modules, "depth_anything_3.api", api)
     spec = importlib.util.spec_from_file_location("label_da3", ROOT / "tools/label_da3.py")
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    argv = [
-        "x",
-        "--pictures",
-        str(tmp_path / "pictures"),
-        "--out",
-        str(tmp_path / "out"),
-        "--model",
-        "a/DA3-BASE",
-        "--layer",
-        "9",
-    ]
-    monkeypatch.setattr(sys, "argv", argv)
-    tool.main()
-    assert asked["ref_view_strategy"] == "first" and tuple(asked["files"]) == record.images
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(model, *arguments):
+        places = ["--pictures", str(tmp_path / "pictures"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", ["x", *places, "--model", model, *arguments])
+        module.main()
+        return capsys.readouterr().out
+
+    return types.SimpleNamespace(module=module, asked=asked, changes=changes, features=features, run=run)
+
+
+def test_the_stand_alone_tool_writes_files_that_we_read(data, tmp_path, tool):
+    record = open_split(data, "train")[0]
+    tool.run("a/DA3-BASE", "--layer", "9")
+    assert tool.asked["ref_view_strategy"] == "first" and tuple(tool.asked["files"]) == record.images
     found = read_labels(tmp_path / "out", record.id, view_ids=record.view_ids, images=record.images, teacher="da3")
     assert found.metric and found.licence == "Apache-2.0" and not found.valid[:, :2].any() and found.valid[:, 2:].all()
     np.testing.assert_allclose(
         found.camera_to_world, np.load(LAYOUTS / "expected/teachers.npz")["da3_camera_to_view0"], atol=2e-5
     )
     assert found.features.shape == (4, 4, 24, 6)
-    fine = features.repeat(3, 2).reshape(4, 4, 24, 5, 6).mean(3)  # 40 columns in thirds are 24 in fifths
+    fine = tool.features.repeat(3, 2).reshape(4, 4, 24, 5, 6).mean(3)  # 40 columns in thirds are 24 in fifths
     np.testing.assert_allclose(found.features, fine, atol=2e-3)
     np.testing.assert_allclose(found.feature_affine[0] @ [24, 4, 1], [64, 48])
-    tool.main()
-    assert "0 written, 1 there already" in capsys.readouterr().out
     own = [
         line for line in (ROOT / "tools/label_da3.py").read_text().splitlines() if "import " in line and line[0] != " "
     ]
     assert not any(name in line for line in own for name in ("spatialsv_jax", "data_pipelines", "experiments"))
+
+
+def test_the_tool_keeps_what_it_would_write_again_and_nothing_else(data, tmp_path, tool):
+    record = open_split(data, "train")[0]
+    kept, written = "0 written, 1 there already", "1 written, 0 there already"
+    assert written in tool.run("a/DA3-BASE") and kept in tool.run("a/DA3-BASE")
+    # Checking it here adds what was found, and leaves it the tool's.
+    assert label.check_labels(data, tmp_path / "out", ["train"])["agreement_5_50_95_percent"]
+    assert kept in tool.run("a/DA3-BASE") and tool.asked["number"] == 1
+    assert written in tool.run("a/DA3-BASE", "--layer", "9") and kept in tool.run("a/DA3-BASE", "--layer", "9")
+    assert written in tool.run("a/DA3-GIANT", "--layer", "9")
+    assert read_labels(tmp_path / "out", record.id).licence == "CC BY-NC 4.0"
+    path = label_path(tmp_path / "out", record.id)
+    path.write_bytes(path.read_bytes()[:-300])
+    assert written in tool.run("a/DA3-GIANT", "--layer", "9") and kept in tool.run("a/DA3-GIANT", "--layer", "9")
+    views = next((tmp_path / "pictures").glob("*/views.json"))
+    views.write_text(views.read_text().replace(json.loads(views.read_text())["images_hash"], "0" * 64))
+    assert "its pictures are not those of its views.json" in tool.run("a/DA3-GIANT", "--layer", "9")
+
+
+def test_the_tool_says_what_it_cannot_label(tmp_path, tool):
+    names = {
+        "/data/base_models/DA3-GIANT": "CC BY-NC 4.0", "/home/small/da3-large/": "CC BY-NC 4.0", "a/DA3-SMALL": "Apache-2.0",
+        "depth-anything/DA3NESTED-GIANT-LARGE-1.1": "CC BY-NC 4.0", "depth-anything/DA3METRIC-LARGE": None, "DA3-BASE/snapshot": None,
+    }  # fmt: skip
+    assert {name: tool.module.licence_of(name) for name in names} == names
+    with pytest.raises(SystemExit):
+        tool.run("mine/finetuned")
+    tool.run("mine/finetuned", "--licence", "own")
+    tool.changes.update(extrinsics=None, intrinsics=None, conf=None)
+    with pytest.raises(SystemExit, match="give no cameras"):
+        tool.run("a/DA3METRIC-LARGE", "--licence", "Apache-2.0")
+    tool.changes.clear()
+    tool.changes["aux"] = {"feat_layer_9": np.full((4, 4, 5, 6), 1e5, np.float32)}
+    with pytest.raises(SystemExit, match="reach 1e\\+05, which float16 does not hold"):
+        tool.run("a/DA3-BASE", "--layer", "9")
+    tool.changes.clear()
+    first = next((tmp_path / "pictures").iterdir())
+    views = json.loads((first / "views.json").read_text())
+    for name in ("b", "c"):
+        shutil.copytree(first, tmp_path / "pictures" / name)
+        (tmp_path / "pictures" / name / "views.json").write_text(json.dumps({**views, "record_id": name}))
+    shutil.rmtree(tmp_path / "out")
+    for shard, number in (("0/2", 2), ("1/2", 1)):
+        assert f"{number} written, 0 there already" in tool.run("a/DA3-BASE", "--shard", shard)
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    with pytest.raises(SystemExit):
+        tool.run("a/DA3-BASE", "--shard", "2/2")

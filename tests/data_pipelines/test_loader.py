@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import gc
 import json
+import os
+import sys
 import threading
+import weakref
 
 import loader_fakes as fakes
 import numpy as np
 import pytest
 from loader_fakes import MORE, PROCESSOR, RECORDS, assert_same, both, decoded, one_source, settings
 
+from data_pipelines.collate import collate
 from data_pipelines.loader import make_loader
-from data_pipelines.samples import BoundedCache
+from data_pipelines.source import BoundedCache
 from spatialsv_jax import spec
 
 
@@ -157,6 +162,70 @@ def test_wrong_sizes_are_found_at_construction():
         make_loader(one_source(), PROCESSOR, records=[RECORDS, MORE])
     with pytest.raises(ValueError, match="config.data.questions is 0"):
         settings(questions=0)
+
+
+def test_pictures_of_a_new_record_are_prepared_once_where_the_batch_holds_them(monkeypatch):
+    shown, processor = [], fakes.processor()  # its own: threads of other tests may still read ahead
+    pixels = processor.pixels
+
+    def watched(images, size, out=None):
+        if images[0].any():  # blank ones tell shapes
+            shown.append(out is not None)
+        return pixels(images, size, out)
+
+    monkeypatch.setattr(processor, "pixels", watched)
+    for cache_mb in (0.0, 8.0):
+        loader = make_loader(one_source(cache_mb=cache_mb, verify=0), processor, records=[RECORDS])
+        shown.clear()
+        first = loader.batch(0)
+        assert shown == [False, True, True, True]  # the first row tells the batch's shapes
+        rows = [loader.row(loader.mixture.row(0, slot)) for slot in range(4)]
+        np.testing.assert_array_equal(first["pixel_values"], np.stack([row["pixel_values"] for row in rows]))
+        assert_same(first, loader.batch(0))
+        assert len(shown) == 12  # small pictures are remembered as bytes, and prepared again
+
+
+def test_a_batch_holds_one_row_beside_it_and_refuses_other_rows():
+    alive = []
+
+    def rows(shapes):
+        for shape in shapes:
+            gc.collect()
+            assert not alive or alive[-1]() is None  # the row before is gone
+            array = np.full(shape, len(alive), np.float32)
+            alive.append(weakref.ref(array))
+            yield {"depth": array}
+            del array
+
+    np.testing.assert_array_equal(collate(rows([(2,)] * 3), 3)["depth"], [[0, 0], [1, 1], [2, 2]])
+    with pytest.raises(ValueError, match=r"'depth' differs .* \(\(2,\), .* in the first, \(\(3,\), .* in row 1"):
+        collate(iter([{"depth": np.zeros(2)}, {"depth": np.zeros(3)}]), 2)
+    with pytest.raises(ValueError, match="'valid' differs"):
+        collate([{"depth": np.zeros(2)}, {"depth": np.zeros(2), "valid": np.zeros(1)}], 2)
+    with pytest.raises(ValueError, match="'valid' differs"):
+        collate([{"depth": np.zeros(2), "valid": np.zeros(1)}, {"depth": np.zeros(2)}], 2)
+    with pytest.raises(ValueError, match="'depth' differs .*float64.* in the first, .*float32.* in row 1"):
+        collate([{"depth": np.zeros(2)}, {"depth": np.zeros(2, np.float32)}], 2)
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"batch of {count} rows was given 2"):
+            collate([{"depth": np.zeros(2)}] * 2, count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_stands_still_over_many_records():
+    """Samples of 1,600 records are some 120 MB; 4 may be remembered, and what a batch needs is given back."""
+    few = [fakes.record(index, views=2, size=(64, 64)) for index in range(4)]
+    config = one_source(views=2, label_size=(64, 64), cache_mb=4.0, threads=2, verify=0)
+    loader = make_loader(config, fakes.processor(64), records=[fakes.Records(few * 400)])
+    resident = lambda: int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    with loader.iterate() as batches:
+        for _ in range(60):
+            next(batches)
+        before = resident()
+        for _ in range(340):
+            next(batches)
+    assert 0 < loader.sources[0]._cache.nbytes <= 4 * 2**20
+    assert resident() - before < 30
 
 
 def test_cache_keeps_to_its_budget():

@@ -14,7 +14,6 @@ from data_pipelines import storage
 from data_pipelines.config import SourceConfig
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash, read_labels, write_labels
 from data_pipelines.loader import make_loader
-from data_pipelines.mixture import scene_has_text
 from spatialsv_jax import spec
 
 
@@ -77,19 +76,7 @@ def test_shuffled_geometry_needs_another_scene():
         make_loader(one_source(shuffle3d=True), PROCESSOR, records=[same])
 
 
-def test_flags_of_the_sources():
-    share = 0.5
-    labelled = {record.id: scene_has_text(record.scene, share) for record in RECORDS}
-    assert len(set(labelled.values())) == 2
-    loader = make_loader(one_source(text_share=share), PROCESSOR, records=[RECORDS])
-    for step in range(3):
-        batch = loader.batch(step)
-        assert batch["has_text"].tolist() == [labelled[name] for name in loader.record_ids(step)]
-        assert batch["has_geometry"].all()
-        assert not batch["question_valid"][~batch["has_text"]].any()
-    dropped = make_loader(one_source(text_share=share, unlabelled="drop", per_batch=3), PROCESSOR, records=[RECORDS])
-    ids = {name for step in range(6) for name in dropped.record_ids(step)}
-    assert ids == {name for name, kept in labelled.items() if kept}
+def test_a_source_without_text_and_geometry_shows_pictures_alone():
     blind = make_loader(one_source(geometry=False, text=False), PROCESSOR, records=[RECORDS]).batch(0)
     assert not blind["has_text"].any() and not blind["has_geometry"].any() and not blind["depth"].any()
     spec.check(blind)
@@ -177,7 +164,7 @@ def test_what_a_source_shows_in_words():
     assert show(types=("colour_at",)) == "colour_at; measured 3D"
     assert (
         show(views=1, geometry=False, groups=("scan",), text_share=0.5)
-        == "scan of 50% of the scenes; no 3D; 1 view a sample"
+        == "scan of 50% of the scenes (seed 0); no 3D; 1 view a sample"
     )
     assert show(text=False, augment=True) == "no text; measured 3D; augmented"
     assert show(labels="t", shuffle3d=True) == "grounding, spatial; 3D of t of other scenes; features of t"

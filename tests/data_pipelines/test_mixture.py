@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.config import SourceConfig
-from data_pipelines.mixture import Mixture, RowPlans, SceneGroups, scene_has_text
+from data_pipelines.mixture import Mixture, RowPlans, SceneGroups
 
 
 def mixture(seed=3):
@@ -87,16 +87,6 @@ def test_a_scene_of_nearly_all_records_still_has_partners():
     rng = np.random.default_rng(0)
     assert {groups.another(record, rng) for record in range(999)} == {999}
     assert groups.another(999, rng) < 999
-
-
-def test_text_share_is_nested_and_about_right():
-    scenes = [f"scene{number}" for number in range(4000)]
-    half = {scene for scene in scenes if scene_has_text(scene, 0.5)}
-    quarter = {scene for scene in scenes if scene_has_text(scene, 0.25)}
-    assert quarter < half
-    assert abs(len(half) - 2000) < 130 and abs(len(quarter) - 1000) < 110  # 4 standard deviations
-    assert all(scene_has_text(scene, 1.0) for scene in scenes)
-    assert not any(scene_has_text(scene, 0.0) for scene in scenes)
 
 
 def test_wrong_settings_are_named():

@@ -40,22 +40,22 @@ def test_questions_beside_the_pictures(scene, tmp_path):
 @pytest.mark.parametrize(
     "entry, message",
     [
-        (["x"], "entry 0: expected a mapping"),
-        ({"question": "x"}, "entry 0: 'answer' is None, expected a text"),
-        ({"question": "x", "answer": 2.5}, "entry 0: 'answer' is 2.5, expected a text"),
-        ({"question": "x", "answer": "y", "options": "ab"}, "entry 0: 'options' is 'ab', expected a list"),
-        ({"question": "x", "answer": "a", "options": ["a", "a"]}, "entry 0: 'options' is .* different texts"),
-        ({"question": "x", "answer": "y", "views": [1, True]}, "entry 0: 'views' is .* frame numbers"),
-        ({"question": "x", "answer": "y", "group": "own"}, "entry 0: 'group' is 'own', expected one of grounding"),
-        ({"question": "x", "answer": "y", "opitons": ["y"]}, r"entry 0: unknown fields \['opitons'\]"),
-        ({"question": "x", "answer": "C", "options": ["a", "b"]}, "entry 0: answer 'C' is neither"),
-        ({"question": "x", "answer": "y", "views": [99]}, r"entry 0: there is no frame \[99\]"),
-        ({"question": "<view:0>", "answer": "y"}, "entry 0: <view:0> but 'views' lists 0 frames"),
+        (["x"], "entry 1: is list, expected an object"),
+        ({"question": "x"}, "entry 1: 'answer': is None, expected a text"),
+        ({"question": "x", "answer": [2.5]}, r"entry 1: 'answer': is \[2.5\], expected a text"),
+        ({"question": "x", "answer": "y", "options": "ab"}, "entry 1: 'options': is 'ab', expected a list"),
+        ({"question": "x", "answer": "a", "options": ["a", "a"]}, "entry 1: 'options': is .* different texts"),
+        ({"question": "x", "answer": "y", "views": [1, True]}, "entry 1: 'views': is .* frame numbers"),
+        ({"question": "x", "answer": "y", "group": "own"}, "entry 1: 'group': is 'own', expected one of grounding"),
+        ({"question": "x", "answer": "y", "opitons": ["y"]}, r"entry 1: unknown fields \['opitons'\]"),
+        ({"question": "x", "answer": "C", "options": ["a", "b"]}, "entry 1: 'answer': 'C' is none of"),
+        ({"question": "x", "answer": "y", "views": [99]}, r"entry 1: 'views': there is no frame \[99\]"),
+        ({"question": "<view:0>", "answer": "y"}, "entry 1: 'question': <view:0> but 'views' lists 0 frames"),
     ],
 )
 def test_mistakes_in_questions_are_named(scene, tmp_path, entry, message):
     (scene / "questions.json").write_text(json.dumps([entry]))
-    with pytest.raises(PrepareError, match=f"questions.json, {message}"):
+    with pytest.raises(PrepareError, match=rf"questions.json, {message}"):
         convert(scene, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -63,7 +63,7 @@ def test_mistakes_in_questions_are_named(scene, tmp_path, entry, message):
 def test_two_questions_need_two_ids(scene, tmp_path):
     entry = {"question": "x", "answer": "y", "id": "one"}
     (scene / "questions.json").write_text(json.dumps([entry, {**entry, "id": "two"}, entry]))
-    with pytest.raises(PrepareError, match="questions.json, entry 2: id 'one' is that of entry 0 too"):
+    with pytest.raises(PrepareError, match="questions.json, entry 3: 'id': 'one' is that of entry 1 too"):
         convert(scene, tmp_path / "out")
 
 

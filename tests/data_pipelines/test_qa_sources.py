@@ -14,11 +14,12 @@ from PIL import Image
 
 from data_pipelines.manifest import PrepareError
 from data_pipelines.sources import SOURCES
-from data_pipelines.sources.qa.rows import split_options
+from data_pipelines.sources.qa.options import split_options
 from data_pipelines.sources.qa.video import choose_frames, read_frames
 from data_pipelines.storage import open_split
 from experiments import prepare as command
 from experiments.prepare import prepare
+from spatialsv_jax.processing.internvl3 import InternVL3Processor
 
 LAYOUTS = Path(__file__).parents[1] / "layouts"
 
@@ -57,7 +58,7 @@ def test_questions_about_the_same_pictures_share_a_record_and_conversations_keep
     records, counts, _ = converted(
         "llava", LAYOUTS / "conversations", tmp_path / "out", files=("llava.json", "edge_cases.jsonl"), frames=4
     )
-    assert [len(record.questions) for record in records[:3]] == [4, 1, 2]
+    assert [len(record.questions) for record in records[:3]] == [3, 1, 2]
     conversation = records[1].questions[0]
     assert (conversation.text, conversation.answer) == ("Did I move left?", "No.")
     assert conversation.turns == (("And up?", "Yes."),)
@@ -78,13 +79,15 @@ def test_every_odd_row_is_used_or_named(tmp_path):
         "null_answer": "'conversations[1].value': is None, expected a text",
         "truncated": reasons["truncated"],
         "missing_file": "'image[0]': 'images/none.jpg' is not there",
-        "empty_image_list": "has no picture or video",
+        "options_on_one_line_with_capital_dot": "'conversations[0].value': lists options by the letters ['A', 'B', 'B', 'C'], "
+        "expected A, B, ... once each",
     }
     assert "'images/truncated.jpg' cannot be decoded: " in reasons["truncated"]
     used = {cases[int(row.rsplit(" ", 1)[1]) - 1]: record for record in records for row in record.metadata["rows"]}
     assert set(used) | set(reasons) == set(cases) and not set(used) & set(reasons)
     assert sum(number for name, number in counts.items() if name.startswith("rows_left_out/")) == len(reasons)
     picture = lambda case: Image.open(io.BytesIO(used[case].images[0]))
+    assert not used.pop("empty_image_list").images  # a question without pictures
     assert all(picture(case).mode == "RGB" for case in used)
     turned, original = picture("exif_rotation"), Image.open(LAYOUTS / "conversations/images/exif6.jpg")
     assert turned.size == original.size[::-1] and turned.getexif().get(274, 1) == 1
@@ -166,7 +169,7 @@ def row_of(text="Where?", answer="Left.", **fields):
     (row_of(conversations=[]), "holds no question"),
     (row_of(conversations=[{"from": "robot", "value": "x"}]), r"conversations\[0\].from': expected one of human"),
     (row_of(answer=float("nan")), "is nan, expected a text or a finite number"),
-    (row_of(start_frame=3), "clips by frame numbers are not read"),
+    (row_of(start_frame=3), "start_frame 3 and end_frame None must be numbers of frames"),
     (row_of(start=5, end=2), "start before end"),
     (row_of(red_point=[[1200, 5]]), "'red_point': is .* from 0 to 1000"),
     (row_of(red_point=[[12, 5]], point_img_idx=[[4]]), "names picture 4 of 1"),
@@ -180,6 +183,17 @@ def test_mistakes_name_file_line_field_and_form(row, reason, tmp_path):
     assert skipped[0]["id"] == "rows.jsonl, line 2"
     with pytest.raises(AssertionError, match=reason):
         raise AssertionError(skipped[0]["reason"])
+
+
+def test_text_between_pictures_names_them_where_they_stood(tmp_path):
+    row = row_of("<image>\nThis is the hall. Which of <image> and <image> shows it too?", image=["images/a.jpg"] * 3)
+    (record,), counts, _ = converted("llava", one_file(tmp_path, [row]), tmp_path / "out")
+    text = record.questions[0].text
+    assert text == "This is the hall. Which of <view:1> and <view:2> shows it too?" and len(record.images) == 3
+    assert counts["rows_changed/media_inside_text"] == 2
+    processor = InternVL3Processor.from_checkpoint(Path(__file__).parents[1] / "goldens/internvl3")
+    asked = processor.decode(processor.encode_question(text).tokens[1:])
+    assert asked.startswith("This is the hall. Which of image 2 and image 3 shows it too?")
 
 
 def test_broken_lines_marks_and_blank_lines(tmp_path):
@@ -207,8 +221,13 @@ def test_text_that_reads_as_markup_is_made_plain(tmp_path):
 
 
 def test_scenes_are_split_whole_and_repeatably(tmp_path):
-    rows = [row_of(scene_name=f"scene{number // 3}", id=str(number)) for number in range(60)]
+    rows = [
+        row_of(scene_name=f"scene{number // 3}", id=str(number), image=f"images/{number // 3}.jpg")
+        for number in range(60)
+    ]
     raw = one_file(tmp_path, rows)
+    for number in range(20):
+        shutil.copy(raw / "images/a.jpg", raw / f"images/{number}.jpg")
     settings = dict(raw=str(raw), validation=0.2, test=0.3)
     manifest = prepare("llava", SOURCES["llava"].settings(**settings), tmp_path / "out", workers=None, progress=False)
     scenes = {}
@@ -229,13 +248,16 @@ def test_dry_run_lists_and_writes_nothing(tmp_path, capsys):
     flags = ["--source", "llava", "--raw", str(LAYOUTS / "conversations"), "--files", "edge_cases.jsonl", "--dry_run"]
     assert command.main(flags) == 0
     out = capsys.readouterr().out
-    assert "10 rows can be used" in out and "6 cannot" in out and "missing_media: 1" in out
+    assert "10 rows can be used" in out and "6 cannot" in out and "text_only: 1" in out and "missing_media: 1" in out
     assert (
         "edge_cases.jsonl, line 14: 'image[0]': 'images/none.jpg' is not there" in out and "Nothing was written" in out
     )
+    # One of the eight has a truncated picture.
+    assert "groups opened" in out and "'images/truncated.jpg' cannot be decoded" in out
     assert command.main(["--source", "scannet", "--raw", str(LAYOUTS / "scannet"), "--dry_run"]) == 0
     assert (
-        "scene9000_00: 4 frames; 3 with a pose (1 not_finite); of 4 looked at: 4 with depth" in capsys.readouterr().out
+        "scene9000_00: 4 frames; 3 with a pose (1 not_finite); files: colour 4, depth 4; of 4 looked at: 4 with depth"
+        in capsys.readouterr().out
     )
     with pytest.raises(SystemExit):
         command.main(flags[:-1])

@@ -6,6 +6,7 @@ import io
 import pickle
 import subprocess
 import sys
+import threading
 import types
 
 import grain
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import data_pipelines.rooms
+from data_pipelines import manifest
 from data_pipelines.manifest import PrepareError, read_manifest
 from data_pipelines.records import Question, Record
 from data_pipelines.serialization import decode_record, encode_record
@@ -160,6 +162,26 @@ def test_manifest_counts(rooms):
     assert "ood" not in manifest["splits"]
 
 
+def test_a_flipped_bit_anywhere_in_a_shard_is_noticed_when_its_records_are_read(rooms):
+    """Sizes are all that is compared at the start; the records' own checksums do the rest."""
+    whole = open_split(rooms, "train")
+    entry = whole.manifest["splits"]["train"]["shards"][1]
+    first, path = whole.manifest["splits"]["train"]["shards"][0]["records"], rooms / entry["file"]
+    data, records = path.read_bytes(), [whole[index] for index in range(first, first + entry["records"])]
+    noticed = 0
+    written = np.flatnonzero(np.frombuffer(data, np.uint8))  # between the blocks lies padding
+    for place in np.random.default_rng(0).choice(written, 40):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 16]) + data[place + 1 :])
+        damaged = open_split(rooms, "train")
+        try:
+            for index, record in enumerate(records):
+                same(damaged[first + index], record)  # nothing else than what was written
+        except PrepareError as error:
+            assert entry["file"] in str(error) and "damaged" in str(error) and "Copy it again" in str(error)
+            noticed += 1
+    assert noticed > 30
+
+
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_damaged_shards_are_named(rooms, damage):
     shard = read_manifest(rooms)["splits"]["train"]["shards"][1]["file"]
@@ -207,3 +229,12 @@ def test_no_jax_and_no_tensorflow_in_a_worker():
         "print([name for name in ('jax', 'flax', 'tensorflow') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_two_threads_may_write_one_file_at_once(tmp_path, monkeypatch):
+    together = threading.Barrier(2, timeout=20)
+    monkeypatch.setattr(manifest.os, "fsync", lambda file: together.wait())
+    with concurrent.futures.ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(manifest.write_atomically, tmp_path / "a", b"x") for _ in range(2)]:
+            done.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"x"

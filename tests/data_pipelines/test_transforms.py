@@ -71,6 +71,53 @@ def test_resampled_plane_is_the_plane_seen_by_the_label_camera(target):
     np.testing.assert_allclose(result[inner], wanted[inner], rtol=2e-6)
 
 
+def surface_or_nearest(depth, affine, height, width) -> np.ndarray:
+    """The rule of `resample_depth`, a label pixel after the other, from its words."""
+    rows, columns = depth.shape
+    good = lambda r, c: 0 <= r < rows and 0 <= c < columns and np.isfinite(depth[r, c]) and depth[r, c] > 0
+
+    def on_line(r, c, dr, dc):
+        if not (good(r - dr, c - dc) and good(r, c) and good(r + dr, c + dc)):
+            return False
+        before, middle, behind = (1 / float(depth[r + k * dr, c + k * dc]) for k in (-1, 0, 1))
+        return abs(before - 2 * middle + behind) < 0.02 * middle
+
+    result = np.zeros((height, width))
+    for row, column in np.ndindex(height, width):
+        x, y = affine @ [column + 0.5, row + 0.5, 1]
+        if not (0 <= x < columns and 0 <= y < rows):
+            continue
+        left, top = int(np.floor(x - 0.5)), int(np.floor(y - 0.5))
+        a, b = x - 0.5 - left, y - 0.5 - top
+        xs, ys = (np.clip([k, k + 1], 0, n - 1) for k, n in ((left, columns), (top, rows)))
+        corners = [(r, c) for r in ys for c in xs]
+        across = all(on_line(r, xs[0], 0, 1) or on_line(r, xs[1], 0, 1) for r in ys)
+        down = all(on_line(ys[0], c, 1, 0) or on_line(ys[1], c, 1, 0) for c in xs)
+        if across and down and all(good(r, c) for r, c in corners):
+            shares = [(1 - b) * (1 - a), (1 - b) * a, b * (1 - a), b * a]
+            inverse = sum(share / float(depth[place]) for share, place in zip(shares, corners, strict=True))
+            result[row, column] = 1 / inverse
+        elif good(int(y), int(x)):
+            result[row, column] = depth[int(y), int(x)]
+    return result
+
+
+@pytest.mark.parametrize(
+    "affine", [((2, 0, 0), (0, 2, 0)), ((1.3, 0, -2), (0, 0.7, 1.2)), ((1, 0.2, -1), (-0.1, 1, 1))]
+)
+def test_resampling_against_a_loop(affine):
+    rng = np.random.default_rng(4)
+    depth = (2 + 0.05 * np.arange(18) + 0.01 * rng.random((3, 14, 18))).astype(np.float32)
+    depth[0, 4:7, 9:] += 1
+    depth[1, 2, 3], depth[1, 9, 9:12], depth[1, 0, 0] = np.nan, 0, np.inf
+    depth[2, 5, 5], depth[2, 8:, :4] = -1, 0
+    affine = np.array(affine, float)
+    result = resample_depth(depth, affine, 9, 11)
+    wanted = np.stack([surface_or_nearest(one, affine, 9, 11) for one in depth])
+    assert len(np.unique(np.isin(result, depth))) == 2  # both happen
+    np.testing.assert_allclose(result, wanted, rtol=2e-6)
+
+
 def test_depth_edges_and_holes_are_not_blended():
     depth = np.full((8, 8), 2.0, np.float32)
     depth[:, 3:] = 4.0

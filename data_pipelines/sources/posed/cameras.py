@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 ROTATION_TOLERANCE = 1e-2  # largest |R^T R - 1| of a pose that is a rotation written with few digits
 MODELS = ("opencv", "fisheye")
+MIDDLE = (
+    0.25  # share of a side by which a principal point may lie off its middle; beyond, the camera is for another size
+)
+FOCAL = (0.05, 100.0)  # focal length over the picture's side: fields of view of 169 to 0.6 degrees
+ASPECT, SKEW = 4.0, 0.1  # most fx / fy or fy / fx, and skew / fx
+MOST_ZOOM = 8.0  # focal length of an undistorted picture over the distorted one's
+FARTHEST = 1e9  # of a camera from the world's origin, in the poses' unit
 FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes (y up, z back) <-> OpenCV's
 
 
@@ -65,12 +74,21 @@ def check_pose(values: np.ndarray | None) -> Pose:
         return Pose(None, "all_zero")
     rotation = pose[:3, :3]
     if (
-        np.abs(rotation.T @ rotation - np.eye(3)).max() > ROTATION_TOLERANCE
+        np.abs(rotation).max() > 2  # before products that overflow
+        or np.abs(rotation.T @ rotation - np.eye(3)).max() > ROTATION_TOLERANCE
         or np.linalg.det(rotation) < 0
         or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6
     ):
         return Pose(None, "not_a_rigid_motion")
+    if np.abs(pose[:3, 3]).max() > FARTHEST:
+        return Pose(None, "too_far")
     return Pose(pose)
+
+
+def without_lost(poses: Mapping[int, Pose]) -> dict[int, Pose]:
+    """Poses without the identities that repeat: trackers write them when they are lost."""
+    same = [n for n, pose in poses.items() if pose.matrix is not None and np.array_equal(pose.matrix, np.eye(4))]
+    return {**poses, **(dict.fromkeys(same, Pose(None, "repeated_identity")) if len(same) > 1 else {})}
 
 
 def from_quaternion(x: float, y: float, z: float, w: float) -> np.ndarray:
@@ -107,6 +125,23 @@ def pinhole(fx: float, fy: float, cx: float, cy: float) -> np.ndarray:
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1.0]])
 
 
+def impossible(matrix: np.ndarray, size: tuple[int, int]) -> str:
+    """Why intrinsics float64[3,3] cannot be those of a picture (width, height); "" if they can."""
+    if not np.isfinite(matrix).all() or matrix[1, 0] or (matrix[2] != [0, 0, 1]).any():
+        return f"{matrix.tolist()} is no camera matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]]"
+    shown = f"a picture of {size[0]} x {size[1]}"
+    for axis in (0, 1):
+        focal, place, side, name = matrix[axis, axis], matrix[axis, 2], size[axis], "xy"[axis]
+        if not FOCAL[0] <= focal / side <= FOCAL[1]:
+            return f"f{name} = {focal:g} is no focal length of {shown}"
+        if not abs(place / side - 0.5) <= MIDDLE:
+            return f"c{name} = {place:g} does not fit {shown}: a camera for another size?"
+    fx, fy, skew = matrix[0, 0], matrix[1, 1], matrix[0, 1]
+    if not 1 / ASPECT <= fx / fy <= ASPECT or abs(skew) > SKEW * fx:
+        return f"fx = {fx:g}, fy = {fy:g}, skew = {skew:g} are no camera's"
+    return ""
+
+
 def scaled(matrix: np.ndarray, size: tuple[int, int], new: tuple[int, int]) -> np.ndarray:
     """Intrinsics of a picture resized from `size` to `new` (width, height): row x times the width's ratio, row y the height's."""
     return np.diag([new[0] / size[0], new[1] / size[1], 1.0]) @ matrix
@@ -131,7 +166,7 @@ def undistorting(matrix: np.ndarray, distortion: Distortion, size: tuple[int, in
     """How to make a pinhole picture of the same size from a distorted one.
 
     The principal point comes to the middle, and the focal length grows until the pinhole picture shows nothing that
-    the distorted one does not.
+    the distorted one does not, and nothing twice.
 
     Args:
       matrix: intrinsics of the distorted picture.
@@ -141,25 +176,69 @@ def undistorting(matrix: np.ndarray, distortion: Distortion, size: tuple[int, in
     Returns:
       (intrinsics float64[3,3] of the pinhole picture, float64[h,w,2] where each of its pixels' centres lies in the
       distorted one).
+
+    Raises:
+      ValueError: no focal length up to MOST_ZOOM times the picture's does that: the lens cannot be this picture's.
     """
     width, height = size
+    factor = _zoom(tuple(map(tuple, matrix.tolist())), distortion, size)
     centres = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), -1)
-    border = np.zeros((height, width), bool)
-    border[[0, -1]] = border[:, [0, -1]] = True
+    new = pinhole(factor * matrix[0, 0], factor * matrix[1, 1], width / 2, height / 2)
+    return new, _places(matrix, distortion, size, factor, centres)
 
-    def places(factor: float, pixels: np.ndarray) -> np.ndarray:
-        plane = (pixels - [width / 2, height / 2]) / (factor * matrix[[0, 1], [0, 1]])
-        return distortion.apply(plane) @ matrix[:2, :2].T + matrix[:2, 2]
 
-    def inside(factor: float) -> bool:
-        found = places(factor, centres[border])
-        return bool(((found >= 0) & (found <= [width, height])).all())
+def wrong_lens(size: tuple[int, int], matrix: np.ndarray, distortion: Distortion | None) -> str:
+    """Why a lens cannot be that of pictures of a size; "" if it can, and where `impossible` rejects the camera anyway."""
+    if distortion is None or impossible(matrix, size):
+        return ""
+    try:
+        _zoom(tuple(map(tuple, matrix.tolist())), distortion, size)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _places(matrix: np.ndarray, distortion: Distortion, size, factor: float, pixels: np.ndarray) -> np.ndarray:
+    """Where pixels float64[...,2] of the pinhole picture lie in the distorted one."""
+    plane = (pixels - np.divide(size, 2)) / (factor * matrix[[0, 1], [0, 1]])
+    return distortion.apply(plane) @ matrix[:2, :2].T + matrix[:2, 2]
+
+
+@functools.lru_cache(maxsize=64)
+def _zoom(rows: tuple[tuple[float, ...], ...], distortion: Distortion, size: tuple[int, int]) -> float:
+    """The least focal length of the pinhole picture, over the distorted one's; see `undistorting`."""
+    matrix, (width, height) = np.array(rows), size
+    across, down = (np.linspace(0.5, side - 0.5, min(side, 4096)) for side in size)  # pixels' centres
+    border = np.concatenate([
+        np.stack(np.broadcast_arrays(x, y), -1).reshape(-1, 2)
+        for x, y in ((across, 0.5), (across, height - 0.5), (0.5, down), (width - 0.5, down))
+    ])  # fmt: skip
+    coarse = np.stack(np.meshgrid(np.linspace(0, width, 33), np.linspace(0, height, 33)), -1)
+    small = 1e-3  # of a pixel
+
+    def fits(factor: float) -> bool:
+        found = _places(matrix, distortion, size, factor, border)
+        if not ((found >= 0) & (found <= [width, height])).all():
+            return False
+        # A picture that shows something twice is folded: there the map turns over.
+        along = [
+            _places(matrix, distortion, size, factor, coarse + step)
+            - _places(matrix, distortion, size, factor, coarse - step)
+            for step in ([small, 0], [0, small])
+        ]
+        return bool((along[0][..., 0] * along[1][..., 1] - along[0][..., 1] * along[1][..., 0] > 0).all())
 
     factor, step = 1.0, 1.02
-    while not inside(factor) and factor < 8:
-        factor *= step
-    new = pinhole(factor * matrix[0, 0], factor * matrix[1, 1], width / 2, height / 2)
-    return new, places(factor, centres)
+    with np.errstate(all="ignore"):  # numbers that are too large fit nowhere
+        while not fits(factor):
+            factor *= step
+            if factor > MOST_ZOOM:
+                raise ValueError(
+                    f"the lens {distortion.model} {distortion.values} with fx = {rows[0][0]:g}, fy = {rows[1][1]:g}, "
+                    f"cx = {rows[0][2]:g}, cy = {rows[1][2]:g} cannot be that of a picture of {width} x {height}: what it "
+                    "shows would lie outside of the picture, or in it twice"
+                )
+    return factor
 
 
 def interpolated(

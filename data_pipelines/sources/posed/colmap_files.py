@@ -14,7 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Distortion, Pose, check_pose, from_quaternion, pinhole, posed
+from data_pipelines.sources.posed.cameras import (
+    Distortion,
+    Pose,
+    check_pose,
+    from_quaternion,
+    pinhole,
+    posed,
+    wrong_lens,
+)
 
 MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
@@ -55,11 +63,16 @@ def read_model(folder: Path) -> tuple[dict[int, Camera], list[Image]]:
     raise PrepareError(f"{folder} has neither cameras.bin and images.bin nor cameras.txt and images.txt.")
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files that `read_model` may read, there or not."""
+    return [folder / f"{name}{suffix}" for suffix in (".bin", ".txt") for name in ("cameras", "images")]
+
+
 def camera_of(model: str, size: tuple[int, int], values: tuple[float, ...], where: str) -> Camera:
     """A camera from COLMAP's model name and parameters.
 
     Raises:
-      PrepareError: an unknown model, or numbers that are no camera.
+      PrepareError: an unknown model, numbers that are no camera, or a lens that cannot be that of such a picture.
     """
     if model not in MODELS or len(values) != PARAMETERS[MODELS.index(model)]:
         raise PrepareError(f"{where}: camera model '{model}' with {len(values)} parameters is unknown.")
@@ -76,7 +89,10 @@ def camera_of(model: str, size: tuple[int, int], values: tuple[float, ...], wher
         lens = (*lens, *(0.0,) * (2 - len(lens)))
     lens = (*lens, *(0.0,) * ({"fisheye": 4, "opencv": 8}[kind] - len(lens)))
     bent = any(lens) or kind == "fisheye"
-    return Camera(size, pinhole(fx, fy, cx, cy), Distortion(kind, lens) if bent else None)
+    camera = Camera(size, pinhole(fx, fy, cx, cy), Distortion(kind, lens) if bent else None)
+    if problem := wrong_lens(*camera):
+        raise PrepareError(f"{where}: {problem}.")
+    return camera
 
 
 def read_dense_depth(file: Path) -> np.ndarray | None:
@@ -93,12 +109,14 @@ def read_dense_depth(file: Path) -> np.ndarray | None:
 
 def _rows(file: Path) -> list[tuple[int, str]]:
     """(line number, line) without comments; blank lines stay: a picture without points has one."""
-    lines = file.read_text(encoding="utf-8-sig").splitlines()
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()  # a name so changed is not found
     return [(number, line) for number, line in enumerate(lines, 1) if not line.lstrip().startswith("#")]
 
 
 def _cameras_txt(file: Path) -> dict[int, Camera]:
     found = {}
+    if not file.read_bytes().endswith((b"\n", b"\r")):
+        raise PrepareError(f"{file} ends without a line break: it may be cut. Add one if the last line is whole.")
     for number, line in _rows(file):
         words, where = line.split(), f"{file}, line {number}"
         if not words:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines.manifest import PrepareError
+from data_pipelines.sources.posed.decoding import MAX_PIXELS
 
 _CHUNK = 1 << 20
 
@@ -56,6 +57,8 @@ class DepthStream:
             if total % (4 * frames):
                 raise PrepareError(f"{file} holds {total} bytes of depth, which {frames} frames do not divide.")
             pixels = total // 4 // frames
+        if pixels > MAX_PIXELS:
+            raise PrepareError(f"{file}: {pixels} depth pixels a frame; more than {MAX_PIXELS} are not read.")
         height = round((pixels / aspect) ** 0.5)
         if not height or pixels % height or abs(pixels / height**2 / aspect - 1) > 0.02:
             raise PrepareError(
@@ -65,7 +68,11 @@ class DepthStream:
         self._reset()
 
     def read(self, number: int) -> np.ndarray:
-        """Metres float32[h,w] of frame `number`."""
+        """Metres float32[h,w] of frame `number`.
+
+        Raises:
+          ValueError: the frame has another number of pixels than the first.
+        """
         if self._offsets:
             return self._own(number).reshape(self.size[::-1])
         if number < self._next:
@@ -88,8 +95,12 @@ class DepthStream:
         try:
             with open(self._file, "rb") as data:
                 while chunk := data.read(_CHUNK):
-                    yield unpack.decompress(chunk)
+                    yield unpack.decompress(chunk, _CHUNK)
+                    while unpack.unconsumed_tail:  # a small file may unpack to anything: piece by piece
+                        yield unpack.decompress(unpack.unconsumed_tail, _CHUNK)
             yield unpack.flush()
+            if not unpack.eof:
+                raise PrepareError(f"{self._file} is truncated: its depth stream has no end. Fetch it again.")
         except zlib.error as error:
             raise PrepareError(f"{self._file} is in no known form of depth.bin ({error}).") from error
 
@@ -99,7 +110,7 @@ class DepthStream:
             data.seek(offset)
             packed = data.read(size)
         try:
-            return np.frombuffer(zlib.decompress(packed, -15), "<f4")
+            return np.frombuffer(zlib.decompressobj(-15).decompress(packed, 4 * MAX_PIXELS), "<f4")
         except (zlib.error, ValueError):
             return _lz4(packed, self._file)
 

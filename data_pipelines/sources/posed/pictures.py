@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, scaled, turned, undistorting
-from data_pipelines.sources.posed.scene import Depth, Raw, View
+from data_pipelines.sources.posed.cameras import Pose, impossible, scaled, turned, undistorting
+from data_pipelines.sources.posed.decoding import BadPicture, opened, orientation, photograph, rgb_of, storable
+from data_pipelines.sources.posed.scene import Depth, Raw, Unusable, View
 
-MODES = ("RGB", "RGBA", "L", "LA", "P", "CMYK")
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs, which it only warns of
+ASPECT_TOLERANCE = 0.02  # ScanNet's 1296x968 and 640x480 differ by 0.4 %
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,72 +29,54 @@ class Frame:
     pose_valid: bool
 
 
-def header_size(data: Path | bytes) -> tuple[int, int] | None:
-    """(width, height) that a picture's header states, None if it cannot be read."""
-    try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as picture:
-            return picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
-
-
 def target_size(colour: tuple[int, int], depth: tuple[int, int] | None, picture: str) -> tuple[int, int]:
     """Size of the record's pictures by `PosedSettings.picture`."""
     return depth if depth is not None and picture == "depth" else colour
 
 
-def decode_picture(data: bytes) -> tuple[Image.Image, str]:
-    """(RGB picture, "") or (the picture as far as it goes, why it cannot be used); transparency is laid on white.
+def stated_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) that the header of a frame's picture states.
 
     Raises:
-      OSError, SyntaxError, ValueError, DecompressionBombError: undecodable bytes.
+      Unusable: it cannot be opened.
     """
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.size[0] * picture.size[1] > MAX_PIXELS:
-            return picture, f"has {picture.size[0]} x {picture.size[1]} pixels"
-        picture.load()
-        if (orientation := picture.getexif().get(274, 1)) != 1:
-            return picture, f"EXIF orientation {orientation}: turn the picture and its camera upright first"
-        if picture.mode not in MODES:
-            return picture, f"picture mode {picture.mode} is not 8-bit colour"
-        return on_white(picture), ""
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """An RGB picture; what is transparent becomes white."""
-    if picture.mode in ("RGBA", "LA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        ground = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(ground, picture).convert("RGB")
-    return picture.convert("RGB")
+    try:
+        with opened(data) as picture:
+            return picture.size
+    except BadPicture as error:
+        raise Unusable(f"{name} {error}") from error
 
 
 def assemble(view: View, raw: Raw, pose: Pose, turns: int, max_size: int) -> tuple[Frame | None, str]:
     """A frame of one size, upright and without distortion; (None, why) if its picture cannot be used.
 
     Pictures that need no change keep their bytes.
+
+    Raises:
+      PrepareError: a lens that cannot be this picture's.
     """
     factor = min(1.0, max_size / max(raw.size)) if max_size else 1.0
     size = (max(1, round(raw.size[0] * factor)), max(1, round(raw.size[1] * factor)))
     try:
-        with Image.open(io.BytesIO(raw.colour)) as header:
-            kind, mode = header.format, header.mode
-        picture, problem = decode_picture(raw.colour)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return None, f"cannot be decoded: {error}"
-    if raw.colour_size is not None and picture.size != raw.colour_size:
-        return None, f"is {picture.size}, the scene's pictures are {raw.colour_size}"
-    if problem:
+        with opened(raw.colour) as source:
+            picture, keep, jpeg = rgb_of(source, turn=False), storable(source, raw.colour), photograph(source)
+            turned_by = orientation(source)
+    except BadPicture as error:
+        return None, str(error)
+    if problem := _misfit(raw, picture.size, turned_by):
         return None, problem
     matrix = scaled(raw.intrinsics, raw.size, size)
     steps = None if raw.depth is None else _nearest(raw.depth.steps, size)
     colour, places = None, None
     if raw.distortion is not None:
         colour = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
-        matrix, places = undistorting(matrix, raw.distortion, size)
+        try:
+            matrix, places = undistorting(matrix, raw.distortion, size)
+        except ValueError as error:
+            raise PrepareError(f"Frame {view.name}: {error}. Correct its camera.") from error
         colour = _bilinear(colour, places)
         steps = None if steps is None else _at(steps, places)
-    elif picture.size != size or turns or mode != "RGB" or kind not in ("PNG", "JPEG"):
+    elif picture.size != size or turns or not keep:
         colour = np.asarray(picture.resize(size, Image.Resampling.BICUBIC) if picture.size != size else picture)
     camera = np.eye(4) if pose.matrix is None else pose.matrix
     if turns:
@@ -102,7 +84,7 @@ def assemble(view: View, raw: Raw, pose: Pose, turns: int, max_size: int) -> tup
         camera = camera if pose.matrix is not None else np.eye(4)
         colour = np.rot90(colour, -turns)
         steps = None if steps is None else np.rot90(steps, -turns)
-    image = raw.colour if colour is None else _encode(colour, kind == "JPEG")
+    image = raw.colour if colour is None else _encode(colour, jpeg)
     depth = b""
     if steps is not None and steps.any():
         same = raw.depth.png and steps is raw.depth.steps
@@ -110,24 +92,39 @@ def assemble(view: View, raw: Raw, pose: Pose, turns: int, max_size: int) -> tup
     return Frame(view, image, depth, matrix, camera, pose.matrix is not None), ""
 
 
-def depth_from_png(data: bytes, where: str) -> Depth:
-    """16-bit steps of a PNG; 65535 becomes 0.
+def _misfit(raw: Raw, size: tuple[int, int], turned_by: int) -> str:
+    """Why a decoded picture of `size` does not go with its camera and depth; "" if it does."""
+    if turned_by != 1:
+        return f"EXIF orientation {turned_by}: turn the picture and its camera upright first"
+    if raw.colour_size is not None and size != raw.colour_size:
+        return f"is {size}, the scene's pictures are {raw.colour_size}"
+    if raw.depth is not None and other_shape(size, raw.depth.size):
+        return f"is {size}, its depth {raw.depth.size}: they do not show the same field of view"
+    return impossible(raw.intrinsics, raw.size)
+
+
+def other_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes (width, height) differ in their proportions, as of a picture and one that was turned."""
+    return abs(size[0] * other[1] / (size[1] * other[0]) - 1) > ASPECT_TOLERANCE
+
+
+def fitted(matrix: np.ndarray, made_for: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
+    """`cameras.scaled`, for a camera that a file states for pictures of `made_for` (width, height).
 
     Raises:
-      OSError, SyntaxError, ValueError: undecodable bytes.
-      PrepareError: another kind of picture.
+      Unusable: `size` has other proportions.
     """
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.load()
-        mode, values = picture.mode, np.array(picture)
-    if mode not in ("I;16", "I;16B", "I") or values.max(initial=0) > 65535 or values.min(initial=0) < 0:
-        raise PrepareError(f"{where} has mode {mode}: depth must be a 16-bit grey PNG of distances in equal steps.")
-    kept = np.where(values == 65535, 0, values).astype(np.uint16)
-    return Depth(kept, data if mode == "I;16" and np.array_equal(kept, values) else b"")
+    if other_shape(made_for, size):
+        raise Unusable(
+            f"is {size}, its camera was made for {made_for}: a turned or cropped picture needs its own camera"
+        )
+    return scaled(matrix, made_for, size)
 
 
 def read_depth(path: Path | None, size: tuple[int, int] | None) -> tuple[Depth | None, str]:
     """(depth, "") of a PNG file, or (None, why): missing, undecodable, of another size than `size`, or empty.
+
+    65535 becomes 0.
 
     Raises:
       PrepareError: a picture that is not 16-bit grey.
@@ -135,27 +132,44 @@ def read_depth(path: Path | None, size: tuple[int, int] | None) -> tuple[Depth |
     if path is None or not path.is_file():
         return None, "no_file"
     try:
-        found = depth_from_png(path.read_bytes(), str(path))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        data = path.read_bytes()
+        with opened(data) as picture:
+            if size is not None and picture.size != size:
+                return None, "other_size"
+            picture.load()
+            mode, values = picture.mode, np.array(picture)
+    except (OSError, BadPicture):
         return None, "undecodable"
-    if size is not None and found.steps.shape != (size[1], size[0]):
-        return None, "other_size"
-    return (found, "") if found.steps.any() else (None, "no_valid_pixel")
+    if mode not in ("I;16", "I;16B", "I") or values.max(initial=0) > 65535 or values.min(initial=0) < 0:
+        raise PrepareError(f"{path} has mode {mode}: depth must be a 16-bit grey PNG of distances in equal steps.")
+    kept = np.where(values == 65535, 0, values).astype(np.uint16)
+    as_is = mode == "I;16" and picture.format == "PNG" and np.array_equal(kept, values)
+    return (Depth(kept, data if as_is else b""), "") if kept.any() else (None, "no_valid_pixel")
 
 
-def masked(depth: Depth, file: Path, least: int) -> tuple[Depth | None, str]:
-    """Depth without the pixels whose value in a confidence picture of its size is below `least`; (None, why) without one."""
+def masked(depth: Depth, file: Path, least: int, kind: str = "confidence") -> tuple[Depth | None, str]:
+    """Depth without the pixels whose value in a grey picture is below `least`; (None, why) where that cannot be told.
+
+    Args:
+      depth: the depth.
+      file: a confidence picture or mask of the same proportions; brought to the depth's size by nearest neighbour.
+      least: the value from which on a pixel is kept.
+      kind: what the file is, for the reasons.
+    """
     try:
-        with Image.open(file) as picture:
-            confidence = np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None, "no_confidence"
-    if confidence.shape != depth.steps.shape:
-        return None, "confidence_of_other_size"
-    if (confidence >= least).all():
+        with opened(file) as picture:
+            if other_shape(picture.size, depth.size):
+                return None, f"{kind}_of_other_size"
+            values = np.asarray(picture.convert("L") if picture.mode in ("1", "P", "LA", "RGB", "RGBA") else picture)
+    except (OSError, BadPicture):
+        return None, f"no_{kind}"
+    if values.ndim != 2:
+        return None, f"no_{kind}"
+    good = _nearest(values, depth.size) >= least
+    if good.all():
         return depth, ""
-    kept = Depth(np.where(confidence >= least, depth.steps, 0).astype(np.uint16))
-    return (kept, "") if kept.steps.any() else (None, "no_confident_pixel")
+    kept = Depth(np.where(good, depth.steps, 0).astype(np.uint16))
+    return (kept, "") if kept.steps.any() else (None, {"confidence": "no_confident_pixel"}.get(kind, "all_masked"))
 
 
 def depth_from_metres(depth: np.ndarray, unit: float) -> Depth:

@@ -1,4 +1,4 @@
-"""questions.json in a scene's folder.
+"""questions.json in a scene's folder, checked as every question file is; a mistake stops the preparation.
 
 A list of {"question", "answer", "options"?, "views"?, "type"?, "group"?, "id"?}. `views` are frame
 numbers and make a record of exactly these frames in this order; `<view:K>` in the text means the
@@ -8,46 +8,48 @@ word, a number, or with `options` a letter or one of the options.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from data_pipelines.config import TRAINING_GROUPS
-from data_pipelines.manifest import PrepareError
 from data_pipelines.records import Question
 from data_pipelines.sources.posed.scene import Scene
+from data_pipelines.sources.qa.files import entries, mapping
+from data_pipelines.sources.qa.options import stated_options
+from data_pipelines.sources.qa.problems import Checks, RowError, RowsRefused
+from data_pipelines.sources.qa.rows import TAG, choice_of, escaped, plain, shown, text_of
 
-_VIEW = re.compile(r"<view:(\d+)>")
+_VIEW = re.compile(r"<view:(\d{1,9})>")
+_FIELDS = ("question", "answer", "options", "views", "type", "group", "id")
 
 
 def questions_text(scene: Scene) -> str:
-    """The file's text, "" without one."""
+    """The file's text, "" without one; what is no UTF-8 in it is replaced."""
     file = Path(scene.path) / "questions.json"
-    return file.read_text(encoding="utf-8") if file.is_file() else ""
+    return file.read_bytes().decode("utf-8", "replace") if file.is_file() else ""
 
 
 def scene_questions(scene: Scene) -> list[tuple[tuple[int, ...], Question]]:
     """(frame numbers, question) of each entry; no file, no questions.
 
     Raises:
-      PrepareError: naming the file, the entry and what is wrong with it.
+      PrepareError: naming the file and, of every entry with a mistake, what is wrong with it.
     """
     file = Path(scene.path) / "questions.json"
-    text = questions_text(scene)
-    if not text:
+    if not file.is_file() or not file.stat().st_size:
         return []
-    try:
-        entries = json.loads(text)
-    except ValueError as error:
-        raise PrepareError(f"{file} is not JSON: {error}.") from error
-    if not isinstance(entries, list):
-        raise PrepareError(f"{file}: expected a list of questions.")
-    found = [_question(entry, f"{file}, entry {number}", scene, number) for number, entry in enumerate(entries)]
-    first: dict[str, int] = {}
-    for number, (_, question) in enumerate(found):
-        if first.setdefault(question.id, number) != number:
-            raise PrepareError(f"{file}, entry {number}: id '{question.id}' is that of entry {first[question.id]} too.")
+    found, problems, first = [], [], {}
+    for entry in entries(file, str(file)):
+        try:
+            views, question = question_of(mapping(entry.value), scene, entry.number - 1)
+            if first.setdefault(question.id, entry.number) != entry.number:
+                raise RowError("id", f"'{question.id}' is that of entry {first[question.id]} too", "same_id")
+            found.append((views, question))
+        except RowError as error:
+            problems.append((entry.where, str(error)))
+    if problems:
+        raise RowsRefused(f"{len(problems)} questions of {file} cannot be used. Mend or remove them:", problems)
     return found
 
 
@@ -62,58 +64,61 @@ def question_words(scenes: Iterable[Scene]) -> tuple[str, ...]:
     return tuple(sorted(words))
 
 
-def _question(entry: object, where: str, scene: Scene, number: int) -> tuple[tuple[int, ...], Question]:
-    if not isinstance(entry, dict):
-        raise PrepareError(f"{where}: expected a mapping with 'question' and 'answer'.")
-    for key, kind, wanted, needed in _FIELDS:
-        value = entry.get(key)
-        good = kind(value) if key in entry and value is not None else not needed
-        if not good:
-            raise PrepareError(f"{where}: '{key}' is {value!r}, expected {wanted}.")
-    if unknown := sorted(set(entry) - {key for key, *_ in _FIELDS}):
-        raise PrepareError(f"{where}: unknown fields {unknown}; known: {', '.join(key for key, *_ in _FIELDS)}.")
-    options, views = tuple(entry.get("options") or ()), tuple(entry.get("views") or ())
-    answer = entry["answer"].strip()
-    if options and answer in options:
-        answer = chr(ord("A") + options.index(answer))
-    if options and answer not in [chr(ord("A") + k) for k in range(len(options))]:
-        raise PrepareError(f"{where}: answer '{answer}' is neither an option nor a letter of one.")
-    if unknown := [view for view in views if view not in scene.numbers]:
-        raise PrepareError(f"{where}: there is no frame {unknown} in color/.")
-    if named := [k for k in map(int, _VIEW.findall(entry["question"])) if k >= len(views)]:
-        raise PrepareError(f"{where}: <view:{named[0]}> but 'views' lists {len(views)} frames (counted from 0).")
-    numeric = re.fullmatch(r"-?\d+(\.\d+)?", answer) is not None
-    form = "letter" if options else "number" if numeric else "word"
-    return views, Question(
-        id=entry.get("id") or f"{scene.name}.question-{number}",
-        type=entry.get("type") or "own",
-        group=entry.get("group") or "spatial",
+def question_of(entry: dict, scene: Scene, number: int) -> tuple[tuple[int, ...], Question]:
+    """(frame numbers, question) of one entry; `number` is for its id.
+
+    Raises:
+      RowError: with everything that is wrong with it.
+    """
+    checks = Checks()
+    if unknown := sorted(set(entry) - set(_FIELDS)):
+        checks.add("", f"unknown fields {shown(unknown)}; known: {', '.join(_FIELDS)}", "unknown_field")
+    views = entry.get("views") or []
+    if not isinstance(views, list) or any(type(view) is not int for view in views) or len(set(views)) != len(views):
+        checks.add("views", f"is {shown(views)}, expected a list of different frame numbers", "bad_views")
+        views = []
+    if strange := [view for view in views if view not in scene.numbers]:
+        checks.add("views", f"there is no frame {strange} in {scene.name}", "bad_views")
+    options = checks(stated_options, entry.get("options"), "options", default=())
+    options = [checks(_text, one, f"options[{place}]", len(views), default="") for place, one in enumerate(options)]
+    question = checks(_text, entry.get("question"), "question", len(views))
+    answer = entry.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool) and abs(answer) < float("inf"):
+        answer = str(answer)
+    answer = checks(_text, answer, "answer", len(views))
+    names = {key: checks(plain, entry.get(key), key, default="") for key in ("type", "group", "id")}
+    for key, name in names.items():
+        if entry.get(key) is not None and not name:
+            checks.add(key, f"is {shown(entry[key])}, expected a text", "not_a_text")
+    if names["group"] and names["group"] not in TRAINING_GROUPS:
+        wrong = f"is {shown(entry['group'])}, expected one of {', '.join(TRAINING_GROUPS)}"
+        checks.add("group", wrong, "unknown_group")
+    checks.close()
+    said = checks(choice_of, question, answer, options, "question", "answer")
+    checks.close()
+    answer, form, options = said
+    return tuple(views), Question(
+        id=names["id"] or f"{scene.name}.question-{number}",
+        type=names["type"] or "own",
+        group=names["group"] or "spatial",
         form=form,
-        text=entry["question"],
+        text=question,
         answer=answer,
-        options=options,
+        options=tuple(options),
     )
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _distinct(value: object, kind: type) -> bool:
-    return isinstance(value, list) and all(type(part) is kind for part in value) and len(set(value)) == len(value)
-
-
-_FIELDS = (  # name, check, what is expected, whether it must be there
-    ("question", _text, "a text", True),
-    ("answer", _text, 'a text (also of a number: "2.5")', True),
-    (
-        "options",
-        lambda value: _distinct(value, str) and len(value) <= 26,
-        "a list of at most 26 different texts",
-        False,
-    ),
-    ("views", lambda value: _distinct(value, int), "a list of different frame numbers", False),
-    ("type", _text, "a text", False),
-    ("group", lambda value: value in TRAINING_GROUPS, f"one of {', '.join(TRAINING_GROUPS)}", False),
-    ("id", _text, "a text", False),
-)
+def _text(value: object, field: str, views: int) -> str:
+    """A text whose `<view:K>` name frames that are there; other markup is made plain."""
+    text = text_of(value, field)
+    if TAG.search(text):
+        raise RowError(field, f"holds {TAG.search(text)[0]}; frames are named <view:0>, <view:1>, ...", "tag_in_text")
+    if named := [k for k in map(int, _VIEW.findall(text)) if k >= views]:
+        raise RowError(
+            field, f"<view:{named[0]}> but 'views' lists {views} frames (counted from 0)", "view_without_frame"
+        )
+    pieces, at = [], 0
+    for view in _VIEW.finditer(text):
+        pieces += [escaped(text[at : view.start()])[0], view[0]]
+        at = view.end()
+    return "".join([*pieces, escaped(text[at:])[0]])

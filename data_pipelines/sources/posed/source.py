@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -10,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.flags import wrong_numbers
 from data_pipelines.manifest import PrepareError, fingerprint
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 from data_pipelines.sources.posed import questions as own_questions
-from data_pipelines.sources.posed.cameras import Pose
+from data_pipelines.sources.posed.cameras import Pose, without_lost
 from data_pipelines.sources.posed.grouping import SAMPLERS, WHOLE_SCENE, visited
+from data_pipelines.sources.posed.looking import scene_lines
 from data_pipelines.sources.posed.pictures import Frame, assemble
 from data_pipelines.sources.posed.scene import Layout, PosedSettings, Scene, Unusable, View
 
-_LOOKED_AT = 8  # frames of a scene that a dry run opens
 GROUPS_PER_ITEM = 64  # a long scene is cut into stretches of so many records' frames, for all cores
 
 
@@ -67,7 +67,7 @@ class _Reader:
                 own_questions.scene_questions(found)  # mistakes in questions.json show before the work begins
                 scenes.append(found)
             else:
-                not_scenes[folder.name] = found
+                not_scenes[_within(raw, folder)] = found
         if not scenes:
             raise PrepareError(f"{raw} holds no scene of the layout '{self.name}': {not_scenes or 'it is empty'}.")
         _check_names(scenes)
@@ -79,11 +79,11 @@ class _Reader:
         listing = [f"{scene.name} {scene.numbers} {scene.turns} {scene.facts} {scene.state}" for scene in scenes]
         listing += [line for scene in scenes for line in self.layout.states(scene)]
         listing += [own_questions.questions_text(scene) for scene in scenes]
-        arguments = {key: value for key, value in dataclasses.asdict(settings).items() if key != "raw"}
+        arguments = {key: value for key, value in dataclasses.asdict(settings).items() if key not in ("raw", "links")}
         return Plan(
             source=self.name,
             version=self.version,
-            code=code_fingerprint(Path(__file__).parent, self.file),
+            code=code_fingerprint(Path(__file__).parent, Path(__file__).parents[1] / "qa", self.file),
             arguments={**arguments, "content_of_raw": fingerprint(listing)},
             origin={"raw": str(raw.resolve()), "split_by": "frames of each scene" if shared else "scenes"},
             items={split: len(pieces) for split, pieces in items.items()},
@@ -96,29 +96,12 @@ class _Reader:
         )
 
     def look(self, plan: Plan) -> Iterator[str]:
-        """A line per scene: its frames, and how many lack a pose or, by a sample of them, colour or depth."""
+        """What a dry run says: see `looking.scene_lines`; and which folders are no scenes."""
         state: _State = plan.state
         for scene in state.scenes:
-            problems: collections.Counter = collections.Counter()
-            poses = self._read_poses(scene, state.settings)
-            for view in scene.views:
-                problems[poses.get(view.number, Pose(None, "missing")).problem] += 1
-            good = problems.pop("", 0)
-            sample = scene.views[:: max(1, len(scene.views) // _LOOKED_AT)]
-            found = collections.Counter(self._kind(scene, view, state.settings) for view in sample)
-            yield (
-                f"{scene.name}: {len(scene.views)} frames; {good} with a pose{_listed(problems)}; of {len(sample)} looked at: "
-                + ", ".join(f"{number} {kind}" for kind, number in sorted(found.items()))
-            )
+            yield from scene_lines(self.layout, scene, self._read_poses(scene, state.settings), state.settings)
         for name, reason in state.not_scenes.items():
             yield f"{name}: no scene ({reason})"
-
-    def _kind(self, scene: Scene, view: View, settings: PosedSettings) -> str:
-        try:
-            raw = self.layout.read(scene, view, settings)
-        except Unusable:
-            return "without colour"
-        return "with depth" if raw.depth is not None else f"without depth ({raw.depth_problem})"
 
     def make(self, plan: Plan, split: str, index: int, tally: Tally) -> Iterator[Record]:
         """The records of one stretch of a scene; see `Source`."""
@@ -129,6 +112,8 @@ class _Reader:
         item = state.items[split][index]
         scene, settings = state.scenes[item.scene], state.settings
         views = scene.views[item.start : item.stop]
+        for lost in scene.left_out if item.start == 0 else ():  # one item of each scene begins at its first frame
+            tally.skip(f"{scene.name}/{lost.name}", lost.reason, f"left_out/{lost.count}", lost.number)
         questions = own_questions.scene_questions(scene)
         general = [question for numbers, question in questions if not numbers]
         used: set[int] = set()
@@ -202,16 +187,7 @@ class _Reader:
         return self._held[1].get(view.number, Pose(None, "missing"))
 
     def _read_poses(self, scene: Scene, settings: PosedSettings) -> Mapping[int, Pose]:
-        """All poses of a scene. Identities that repeat are what trackers write when they are lost."""
-        found = dict(self.layout.poses(scene, settings))
-        same = [
-            number
-            for number, pose in found.items()
-            if pose.matrix is not None and np.array_equal(pose.matrix, np.eye(4))
-        ]
-        if len(same) > 1:
-            found |= dict.fromkeys(same, Pose(None, "repeated_identity"))
-        return found
+        return without_lost(self.layout.poses(scene, settings))
 
     def _record(self, scene: Scene, settings: PosedSettings, frames, questions, mark: str, tally: Tally) -> Record:
         numbers = [frame.view.number for frame in frames]
@@ -246,8 +222,8 @@ def check(name: str, settings: PosedSettings) -> None:
     Raises:
       PrepareError: every mistake, in one message.
     """
-    problems = []
-    if not settings.raw or not Path(settings.raw).expanduser().exists():
+    problems = wrong_numbers(settings)
+    if not settings.raw or not Path(settings.raw).expanduser().is_dir():
         problems.append(f"--raw '{settings.raw}' is not a folder")
     for field, least in (("views", 1), ("stride", 1), ("records_per_scene", 1), ("hop", 0), ("max_size", 0)):
         if getattr(settings, field) < least:
@@ -264,8 +240,10 @@ def check(name: str, settings: PosedSettings) -> None:
         raise PrepareError(f"Source {name}: {'; '.join(problems)}.")
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    return f" ({', '.join(f'{number} {name}' for name, number in sorted(counts.items()))})" if counts else ""
+def _within(raw: Path, folder: Path) -> str:
+    """A folder's name below `raw`; its own where it is `raw` or lies elsewhere."""
+    name = folder.relative_to(raw).as_posix() if folder.is_relative_to(raw) else folder.name
+    return folder.name if name == "." else name
 
 
 def _check_names(scenes: list[Scene]) -> None:
@@ -316,8 +294,13 @@ def _cut(part: _Item, scenes: list[Scene], settings: PosedSettings) -> Iterator[
 def _summary(counts: Mapping[str, float], records: int) -> list[str]:
     read, dropped = counts.get("frames_read", 0), counts.get("frames_dropped", 0)
     lines = [f"{records} records from {read:g} frames read; {dropped:g} dropped ({dropped / max(1, read):.1%})"]
-    for kind in ("pose_masked", "depth_missing"):
-        found = {name.split("/")[1]: number for name, number in counts.items() if name.startswith(f"{kind}/")}
+    by_kind = {
+        kind: {name.split("/")[1]: number for name, number in counts.items() if name.startswith(f"{kind}/")}
+        for kind in ("pose_masked", "depth_missing", "left_out")
+    }
+    if found := by_kind.pop("left_out"):
+        lines.append(f"left out unread: {found}")
+    for kind, found in by_kind.items():
         if found:
             lines.append(f"{kind}: {sum(found.values()):g} of {read:g} frames {found}")
     if number := counts.get("records_without_geometry"):

@@ -6,9 +6,12 @@ import dataclasses
 
 from PIL import Image, ImageDraw
 
-from data_pipelines.sources.qa.rows import RowError
+from data_pipelines.sources.qa.problems import RowError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+FIELDS = (  # of rows, that say where marks are
+    *(f"{colour}_{kind}" for colour in COLOURS for kind in ("point", "bbox")), "point_img_idx", "bbox_img_idx",
+)  # fmt: skip
 SIZE = 20  # pixels: a point's radius and a box's stroke, on the full-size picture
 
 

@@ -9,15 +9,16 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from data_pipelines.manifest import PrepareError
 from data_pipelines.sources.posed.cameras import pinhole
-from data_pipelines.sources.posed.pictures import MAX_PIXELS, MODES, on_white
+from data_pipelines.sources.posed.decoding import BadPicture, opened, orientation, photograph, rgb_of, storable
 from data_pipelines.sources.posed.scene import inside
 from data_pipelines.sources.qa.geometry import Geometry
 from data_pipelines.sources.qa.markers import draw
-from data_pipelines.sources.qa.rows import Media, Row, RowError
+from data_pipelines.sources.qa.problems import Checks, RowError
+from data_pipelines.sources.qa.rows import Media, Row
 from data_pipelines.sources.qa.video import VideoError, choose_frames, frame_files, read_frames
 
 
@@ -44,6 +45,7 @@ class Showing:
     sampler: str
     stride: int
     max_size: int
+    links: bool = False
 
 
 def show(row: Row, showing: Showing, geometry: Geometry) -> list[Shown]:
@@ -54,43 +56,50 @@ def show(row: Row, showing: Showing, geometry: Geometry) -> list[Shown]:
       PrepareError: PyAV is missing.
     """
     found: list[Shown] = []
+    checks = Checks()
     for number, one in enumerate(row.media):
         field = f"{one.kind}[{number}]"
+        marks = [mark for mark in row.marks if mark.picture == number]
         if one.kind == "video":
-            found += _video(one, row, showing, geometry, field)
-        else:
-            marks = [mark for mark in row.marks if mark.picture == number]
-            found.append(_picture(one.source, row, showing, geometry, field, marks))
+            found += checks(_video, one, row, showing, geometry, field, default=[])
+        elif picture := checks(_picture, one.source, row, showing, geometry, field, marks):
+            found.append(picture)
+    checks.close()
     return found
 
 
-def missing(one: Media, row: Row, showing: Showing, geometry: Geometry) -> str:
-    """Why a picture or video cannot be there, without opening it; "" if it may be."""
+def missing(one: Media, scene: str, showing: Showing, geometry: Geometry) -> str:
+    """Why a picture or video of a row of `scene` cannot be there, without opening it; "" if it may be."""
     if isinstance(one.source, tuple):
         return next((why for path in one.source if (why := _missing_file(path, showing))), "")
     if one.source.startswith("data:"):
         return ""
-    if geometry.scene_of(one.source, row.scene) and one.kind == "video":
-        return ""
+    try:
+        if geometry.scene_of(one.source, scene) and one.kind == "video":
+            return ""
+    except RowError:
+        return ""  # named elsewhere
     return _missing_file(one.source, showing)
 
 
 def _missing_file(path: str, showing: Showing) -> str:
     try:
-        file = below(showing.folder, path)
+        file = below(showing, path)
     except PrepareError as error:
         return str(error)
     return "" if file.exists() else f"'{path}' is not there"
 
 
-def below(folder: Path, path: str) -> Path:
-    """A media file; `file://` in front is left out, an absolute path is taken from its first part that is in the folder.
+def below(showing: Showing, path: str) -> Path:
+    """A media file; `file://` in front is left out.
 
     Raises:
-      PrepareError: the path leads out of the folder.
+      PrepareError: the path leads out of the folder, or is that of a pipe or device.
     """
-    path = path.removeprefix("file://")
-    return inside(folder, path)
+    file = inside(showing.folder, path.removeprefix("file://"), showing.links)
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise PrepareError(f"'{path}' is no regular file")
+    return file
 
 
 def _picture(path: str, row: Row, showing: Showing, geometry: Geometry, field: str, marks: list) -> Shown:
@@ -99,14 +108,14 @@ def _picture(path: str, row: Row, showing: Showing, geometry: Geometry, field: s
     if view is not None:
         frame, unit, reason = geometry.frame(scene, view)
         if frame is None:
-            raise RowError(field, f"frame {view.name} of scene {scene}: {reason}", "bad_picture")
+            raise RowError(field, f"frame {view.name} of scene {geometry.name_of(scene)}: {reason}", "bad_picture")
         shown = _of_frame(frame, unit)
         if not marks:
             return shown
         marked = _plain(frame.image, view.name, 0, field, path[:80], marks)
         return dataclasses.replace(shown, image=marked.image, notes=(*shown.notes, "marks_drawn"))
     try:
-        data = _data_url(path) if path.startswith("data:") else below(showing.folder, path).read_bytes()
+        data = _data_url(path) if path.startswith("data:") else below(showing, path).read_bytes()
     except (OSError, PrepareError, ValueError) as error:
         raise RowError(field, f"'{path[:80]}' cannot be read: {error}", "missing_media") from error
     return _plain(
@@ -116,51 +125,49 @@ def _picture(path: str, row: Row, showing: Showing, geometry: Geometry, field: s
 
 def _plain(data: bytes, name: str, max_size: int, field: str, path: str, marks: list) -> Shown:
     """A picture without geometry: upright by its EXIF, RGB, transparency on white, shrunk to `max_size`."""
-    notes: list[str] = []
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            if picture.size[0] * picture.size[1] > MAX_PIXELS:
-                raise RowError(field, f"'{path}' has {picture.size[0]} x {picture.size[1]} pixels", "bad_picture")
-            picture.load()
-            kind, mode = picture.format, picture.mode
-            if mode not in MODES:
-                raise RowError(field, f"'{path}' has mode {mode}, expected 8-bit colour", "bad_picture")
-            upright = ImageOps.exif_transpose(picture)
-            if picture.getexif().get(274, 1) != 1:
-                notes.append("turned_by_exif")
-            changed = on_white(upright)
-    except RowError:
-        raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RowError(field, f"'{path}' cannot be decoded: {error}", "bad_picture") from error
+        with opened(data) as picture:
+            notes = ["turned_by_exif"] if orientation(picture) != 1 else []
+            changed, keep, jpeg = rgb_of(picture, turn=True), storable(picture, data), photograph(picture)
+    except BadPicture as error:
+        raise RowError(field, f"'{path}' {error}", "bad_picture") from error
     if marks:
         changed = draw(changed, marks)
         notes.append("marks_drawn")
     if max_size and max(changed.size) > max_size:
         changed.thumbnail((max_size, max_size), Image.Resampling.BICUBIC)
         notes.append("shrunk")
-    keep = mode == "RGB" and not notes and kind in ("PNG", "JPEG")
-    return _of_picture(changed, data if keep else None, name, kind == "JPEG", tuple(notes))
+    keep = keep and not notes
+    return _of_picture(changed, data if keep else None, name, jpeg, tuple(notes))
 
 
 def _video(one: Media, row: Row, showing: Showing, geometry: Geometry, field: str) -> list[Shown]:
     path = one.source if isinstance(one.source, str) else one.source[0]
     scene = geometry.scene_of(path, row.scene) if len(geometry) and isinstance(one.source, str) else ""
+    if scene and (row.clip or row.frames):
+        raise RowError(field, f"is cut, and frames of scene {geometry.name_of(scene)} take its place", "bad_clip")
     if scene:
         return _of_scene(scene, showing, geometry, field)
     try:
         if isinstance(one.source, tuple):
-            files = [below(showing.folder, name) for name in one.source]
+            files = [below(showing, name) for name in one.source]
         else:
-            place = below(showing.folder, one.source)
+            place = below(showing, one.source)
             files = frame_files(place) if place.is_dir() else []
         if files:
-            chosen = choose_frames(len(files), showing.frames, showing.sampler, showing.stride)
+            if row.clip:
+                raise RowError(field, f"'{path}' is a list of frames, which no seconds can cut", "bad_clip")
+            first, last = row.frames or (0, len(files) - 1)
+            inside = range(first, min(last + 1, len(files)))
+            if not inside:
+                raise RowError(field, f"'{path}' has {len(files)} frames, none from {first} to {last}", "bad_clip")
+            places = choose_frames(len(inside), showing.frames, showing.sampler, showing.stride)
+            chosen = [inside[place] for place in places]
             shown = [(files[number].read_bytes(), number) for number in chosen]
             return [_plain(data, str(number), showing.max_size, field, path[:80], []) for data, number in shown]
         if not place.is_file():
             raise RowError(field, f"'{path}' is not there, or an empty folder", "missing_media")
-        frames, chosen = read_frames(place, showing.frames, showing.sampler, showing.stride, row.clip)
+        frames, chosen = read_frames(place, showing.frames, showing.sampler, showing.stride, row.clip, row.frames)
     except (OSError, VideoError) as error:
         raise RowError(field, f"'{path}' {error}", "bad_video") from error
     except PrepareError as error:
@@ -172,15 +179,15 @@ def _video(one: Media, row: Row, showing: Showing, geometry: Geometry, field: st
     return [_of_picture(frame, None, str(number), True, ()) for frame, number in zip(frames, chosen, strict=True)]
 
 
-def _of_scene(name: str, showing: Showing, geometry: Geometry, field: str) -> list[Shown]:
+def _of_scene(key: str, showing: Showing, geometry: Geometry, field: str) -> list[Shown]:
     """Frames of a posed scene in place of its video; a frame that cannot be used gives way to the next."""
-    scene = geometry.scene(name)
+    scene, name = geometry.scene(key), geometry.name_of(key)
     if scene is None or not scene.views:
         raise RowError(field, f"scene {name} has no frames", "missing_media")
     shown, last = [], -1
     for place in choose_frames(len(scene.views), showing.frames, showing.sampler, showing.stride):
         for view in scene.views[max(place, last + 1) :]:
-            frame, unit, _ = geometry.frame(name, view)
+            frame, unit, _ = geometry.frame(key, view)
             last = scene.views.index(view)
             if frame is not None:
                 shown.append(_of_frame(frame, unit))

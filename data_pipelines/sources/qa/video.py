@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from data_pipelines.manifest import PrepareError
+from data_pipelines.sources.posed.decoding import MAX_PIXELS
 from data_pipelines.sources.posed.scene import COLOUR_SUFFIXES, natural
 
 SAMPLERS = ("uniform", "first", "stride")
-SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 
 
 class VideoError(ValueError):
@@ -30,10 +30,9 @@ def choose_frames(available: int, wanted: int, sampler: str, stride: int = 1) ->
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Pictures of a folder that stands for a video, by the numbers in their names."""
-    return sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in COLOUR_SUFFIXES), key=lambda p: natural(p.name)
-    )
+    """Pictures of a folder that stands for a video, by the numbers in their names; hidden ones are no pictures."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in COLOUR_SUFFIXES and path.name[0] != ".")
+    return sorted(found, key=lambda path: natural(path.name))
 
 
 class VideoFrames:
@@ -70,12 +69,14 @@ class VideoFrames:
         try:
             if self._container is None or number < self._next:
                 self._container = self._av.open(str(self._path))
-                self._frames, self._next = self._container.decode(video=0), 0
+                self._frames, self._next = self._container.decode(_stream(self._container)), 0
             for frame in self._frames:
                 self._next += 1
                 if self._next == number + 1:
                     turns = round(getattr(frame, "rotation", 0) / 90) % 4
                     return Image.fromarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+        except VideoError:
+            raise
         except (self._av.error.FFmpegError, OSError, ValueError, IndexError) as error:
             raise VideoError(f"cannot be decoded: {error}") from error
         raise VideoError(f"has no frame {number}")
@@ -91,15 +92,22 @@ def times_of(path: Path) -> tuple[list[float | None], float]:
     av = _pyav()
     try:
         with av.open(str(path)) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container)
             stream.thread_type = "AUTO"
             return [frame.time for frame in container.decode(stream)], float(stream.average_rate or 0)
+    except VideoError:
+        raise
     except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         raise VideoError(f"cannot be decoded: {error}") from error
 
 
 def read_frames(
-    path: Path, wanted: int, sampler: str, stride: int = 1, clip: tuple[float, float] | None = None
+    path: Path,
+    wanted: int,
+    sampler: str,
+    stride: int = 1,
+    clip: tuple[float, float] | None = None,
+    within: tuple[int, int] | None = None,
 ) -> tuple[list[Image.Image], list[int]]:
     """(upright RGB frames, their numbers in the file) of a video.
 
@@ -107,6 +115,7 @@ def read_frames(
       path: the file.
       wanted, sampler, stride: as for `choose_frames`.
       clip: first and last second, None = all.
+      within: numbers of the first and the last frame, None = all.
 
     Raises:
       VideoError: it cannot be decoded, or has no frame in the clip.
@@ -114,11 +123,25 @@ def read_frames(
     """
     times, _ = times_of(path)
     inside = [k for k, at in enumerate(times) if clip is None or (at is not None and clip[0] <= at <= clip[1])]
+    inside = [k for k in inside if within is None or within[0] <= k <= within[1]]
     if not inside:
-        raise VideoError(f"has no frame{'' if clip is None else f' from second {clip[0]:g} to {clip[1]:g}'}")
+        part = "" if clip is None else f" from second {clip[0]:g} to {clip[1]:g}"
+        part += "" if within is None else f" from number {within[0]} to {within[1]}, it has {len(times)}"
+        raise VideoError(f"has no frame{part}")
     chosen = [inside[place] for place in choose_frames(len(inside), wanted, sampler, stride)]
     frames = VideoFrames(path)
     return [frames.read(number) for number in chosen], chosen
+
+
+def _stream(container):
+    """The first stream of pictures, if their stated size is one that pictures may have."""
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise VideoError("is in a codec that cannot be decoded here, or damaged")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise VideoError(f"has frames of {width} x {height} pixels, more than {MAX_PIXELS}")
+    return stream
 
 
 def _pyav():

@@ -1,0 +1,1 @@
+"""Preparation and labelling as Apache Beam pipelines (the `beam` extra)."""
