@@ -16,6 +16,7 @@ import platform
 import signal
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ NAME = "lock.json"
 HEARTBEAT_S = 10.0
 STALE_S = float(os.environ.get("SPATIALSV_LOCK_STALE_S") or 60.0)
 _LENGTH = 1024  # of the file, always, so that a line is replaced in one write
+_SETTLE_S = 0.5  # where takers cannot be kept apart: by then another one has put back what it moved by mistake
 
 
 class LockedError(ValueError):
@@ -52,9 +54,11 @@ def hold(
       LockedError: another job holds it.
     """
     path = workdir / NAME
-    with _alone(workdir):
+    with _alone(workdir) as alone:
         _remove_stale(path, stale_s, say)
         descriptor, facts = _create(path)
+    if not alone:
+        _settle(path, descriptor)
     released = threading.Event()
 
     def beat() -> None:
@@ -80,6 +84,7 @@ def hold(
 
 def _create(path: Path) -> tuple[int, dict]:
     facts = {
+        "token": uuid.uuid4().hex,
         "host": platform.node(),
         "pid": os.getpid(),
         "boot": _boot(),
@@ -91,7 +96,7 @@ def _create(path: Path) -> tuple[int, dict]:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     except FileExistsError:  # another one was quicker, where the folder cannot be locked
-        raise LockedError(_refusal(path, *_read(path))) from None
+        raise LockedError(_refusal(path, _read(path))) from None
     os.pwrite(descriptor, _encode(facts), 0)
     return descriptor, facts
 
@@ -104,29 +109,45 @@ def _remove_stale(path: Path, stale_s: float, say: Callable[[str], None]) -> Non
     """
     if not path.exists():
         return
-    facts, inode = _read(path)
+    facts = _read(path)
     age = _age(path)
     if age is None:  # just released
         return
     gone = _is_gone(facts)
     if not gone and age <= stale_s:
-        raise LockedError(_refusal(path, facts, inode))
+        raise LockedError(_refusal(path, facts))
     moved = path.with_name(f".{NAME}.{uuid.uuid4().hex[:8]}")
     try:
         os.rename(path, moved)
     except FileNotFoundError:
         return
-    if os.stat(moved).st_ino != inode:  # that was the fresh lock of another taker, where the folder cannot be locked
+    found = _read(moved)
+    # The fresh lock of another taker, where the folder cannot be locked. Told by what it says: inodes are used again.
+    if found.get("token") != facts.get("token") or found.get("started") != facts.get("started"):
         with contextlib.suppress(FileExistsError):
             os.link(moved, path)
         moved.unlink()
-        raise LockedError(_refusal(path, *_read(path)))
+        raise LockedError(_refusal(path, found))
     moved.unlink()
     why = "that process is gone" if gone else f"without a sign of life for {age:.0f} s"
     say(f"Took over the lock of {_holder(facts)}: {why}.")
 
 
-def _refusal(path: Path, facts: dict, inode: int) -> str:
+def _settle(path: Path, descriptor: int) -> None:
+    """Waits until no other taker can still believe in the lock that was there before.
+
+    Raises:
+      LockedError: another taker has the workdir.
+    """
+    for _ in range(2):  # twice: a taker puts back what it moved by mistake
+        time.sleep(_SETTLE_S)
+        if _is_ours(path, descriptor):
+            return
+    os.close(descriptor)
+    raise LockedError(_refusal(path, _read(path)))
+
+
+def _refusal(path: Path, facts: dict) -> str:
     return (
         f"Another job works in {path.parent}: {_holder(facts)}. Wait for it, end it, or use another --workdir. (If it is "
         f"gone, its lock {path.name} is taken over {STALE_S:.0f} s after its last sign of life, {facts.get('heartbeat', '?')}.)"
@@ -137,17 +158,12 @@ def _holder(facts: dict) -> str:
     return f"process {facts.get('pid', '?')} on {facts.get('host', '?')}, since {facts.get('started', '?')}"
 
 
-def _read(path: Path) -> tuple[dict, int]:
-    """What a lock says ({} when it is torn or gone) and its inode (0 when gone)."""
+def _read(path: Path) -> dict:
+    """What a lock says; {} when it is torn or gone."""
     try:
-        with open(path, "rb") as file:
-            return json.loads(file.read()), os.fstat(file.fileno()).st_ino
-    except FileNotFoundError:
-        return {}, 0
-    except ValueError:
-        with contextlib.suppress(FileNotFoundError):
-            return {}, os.stat(path).st_ino
-        return {}, 0
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _age(path: Path) -> float | None:
@@ -202,12 +218,15 @@ def _encode(facts: dict) -> bytes:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two takers one after the other, where the file system can lock a folder; elsewhere O_EXCL and inodes decide."""
+def _alone(folder: Path) -> Iterator[bool]:
+    """Two takers one after the other; False where the file system cannot lock a folder, so that they are not kept apart."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
+        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+            alone = True
+        except OSError:
+            alone = False
+        yield alone
     finally:
         os.close(descriptor)

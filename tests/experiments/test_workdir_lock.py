@@ -93,9 +93,13 @@ def test_a_heartbeat_keeps_it_and_its_loss_is_noticed(tmp_path):
     assert json.loads((tmp_path / "lock.json").read_text())["host"] == "elsewhere"  # not this one's to remove
 
 
+def _refuse(*_) -> None:
+    raise OSError("Function not implemented")
+
+
 def _take(folder: Path, start, unlocked: bool) -> bool:
     if unlocked:  # a file system that cannot lock folders
-        workdir_lock.fcntl.flock = lambda *_: None
+        workdir_lock.fcntl.flock = _refuse
     start.wait()
     try:
         with hold(folder, lambda text: None):
