@@ -1,7 +1,7 @@
 """Questions per second of a fine-tuning step, ours beside transformers + PyTorch, on the same weights and samples.
 
     python -m pip install -e ".[parity]" && python -m benchmarks.train_step            # two CPU cores, minutes
-    python -m benchmarks.train_step --size 3b --scenes 1 --side 448 --dtype bfloat16 --isolate     # one large GPU
+    python -m benchmarks.train_step --size 3b --side 448 --dtype bfloat16 --isolate --peak_tflops 989     # one H200
 
 A Qwen2.5-VL of random weights answers `--questions` questions about each of `--scenes` scenes of four views. Both sides
 train projector and decoder with AdamW and clipping by the global norm, the vision encoder frozen and outside of the
@@ -10,8 +10,10 @@ the first batch are compared: more than 1e-4 (float32) ends the program.
 
 Rows: `packed`: ours, the questions of a scene behind one copy of its pictures. `unpacked`: ours, a row for each question.
 `peer`: transformers as users run it, logits at all positions and labels. `peer_tricks`: logits at the answers alone
-(`logits_to_keep`). Each peer row is the better of eager and torch.compile; both times are printed. Repetitions go round
-the rows, medians are printed. `--isolate` gives each row a process of its own, for models of which two do not fit.
+(`logits_to_keep`). Each peer row is the better of eager and torch.compile; both times are printed. Rows of a side share
+weights and optimizer state. Repetitions go round the rows, medians are printed. `--isolate` gives each side a process of
+its own, one after the other, for models of which two do not fit; `--profile DIR` keeps a trace of our steps. The MFU counts
+a product once, recomputation is none of it.
 
 Needs jax, flax, optax, numpy and this package; torch and transformers for the peer.
 """
@@ -41,22 +43,22 @@ OURS, PEERS = ("packed", "unpacked"), ("peer", "peer_tricks")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
-def make(name: str, task: Task, compiled: bool):
+def make(name: str, task: Task, compiled: bool, beside=None):
     """The runner of a row: `.loss()`, `.step()`, and facts; its modules are imported here, for `--isolate`."""
     if name in OURS:
         from benchmarks import train_step_ours
 
-        return train_step_ours.Ours(task, packed=name == "packed")
+        return train_step_ours.Ours(task, name == "packed", beside)
     from benchmarks import train_step_peer
 
-    return train_step_peer.Peer(task, answers_only=name == "peer_tricks", compiled=compiled)
+    return train_step_peer.Peer(task, name == "peer_tricks", compiled, beside)
 
 
 def rows_of(arguments) -> list[tuple[str, bool]]:
     """(row, compiled by torch.compile) of everything that is timed."""
     rows = [(name, False) for name in OURS]
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
-        print("torch or transformers is not installed: our rows alone.")
+        print("torch or transformers is not installed: our rows alone.", file=sys.stderr)
         return rows
     modes = (False,) if arguments.no_compile else (False, True)
     return rows + [(name, mode) for name in PEERS for mode in modes]
@@ -78,59 +80,58 @@ def timed(runner, steps: int) -> float:
 
 
 def measure_here(rows, task: Task, arguments) -> dict[str, dict]:
-    """Times all rows in this process, going round them."""
-    runners, found = {}, {}
+    """Times rows in this process, going round them."""
+    runners, found, sides = {}, {}, {}
     for row in rows:
         began = time.perf_counter()
-        runner = runners[row] = make(row[0], task, row[1])
-        found[label(row)] = {"loss": runner.loss(), "seconds": [], "facts": runner.facts()}
-        timed(runner, 1)  # compiles
+        side = row[0] in OURS
+        runners[row] = make(row[0], task, row[1], sides.get(side))
+        sides.setdefault(side, runners[row])
+        # Before any step: rows of a side share their weights.
+        found[label(row)] = {"loss": runners[row].loss(), "seconds": [], "facts": runners[row].facts()}
         found[label(row)]["first_step_s"] = time.perf_counter() - began
-        timed(runner, 1)
     check(found, arguments.dtype)
+    for row in rows:
+        began = time.perf_counter()
+        timed(runners[row], 1)  # compiles
+        found[label(row)]["first_step_s"] += time.perf_counter() - began
+        timed(runners[row], 1)
+        print(
+            f"  {label(row)}: first step after {found[label(row)]['first_step_s']:.0f} s", file=sys.stderr, flush=True
+        )
     for _ in range(arguments.repetitions):
         for row in rows:
             found[label(row)]["seconds"].append(timed(runners[row], arguments.steps))
+    if arguments.profile:
+        profile({row: runner for row, runner in runners.items() if row[0] in OURS}, arguments.profile)
     return found
 
 
-def measure_apart(rows, task: Task, arguments) -> dict[str, dict]:
-    """The same with a process for each row and repetition."""
+def measure_apart(rows, arguments) -> dict[str, dict]:
+    """The same with a process for each side."""
     found: dict[str, dict] = {}
-    for repetition in range(arguments.repetitions):
-        for row in rows:
-            command = [
-                sys.executable,
-                "-m",
-                "benchmarks.train_step",
-                *sys.argv[1:],
-                "--only",
-                f"{row[0]},{int(row[1])}",
-            ]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(
-                    f"The process of row '{label(row)}' ended with {done.returncode}; its message is above."
-                )
-            one = json.loads(done.stdout.splitlines()[-1])
-            entry = found.setdefault(label(row), {**one, "seconds": []})
-            entry["seconds"].append(one["seconds"])
-            print(f"  round {repetition + 1}: {label(row)} {one['seconds'] * 1e3:.0f} ms", flush=True)
+    for side in (OURS, PEERS):
+        if not any(row[0] in side for row in rows):
+            continue
+        command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--side_of", side[0]]
+        shared = (
+            {} if side is OURS else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        )  # it makes the weights; torch needs the rest
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | shared)
+        if done.returncode:
+            raise SystemExit(f"The process of side '{side[0]}' ended with {done.returncode}; its message is above.")
+        found |= json.loads(done.stdout.splitlines()[-1])
         check(found, arguments.dtype)
     return found
 
 
-def only(task: Task, arguments) -> None:
-    """One row's measurement as a line of JSON, for `measure_apart`."""
-    name, compiled = arguments.only.split(",")
-    began = time.perf_counter()
-    runner = make(name, task, compiled == "1")
-    loss = runner.loss()
-    timed(runner, 1)
-    first = time.perf_counter() - began
-    timed(runner, 2)
-    seconds = timed(runner, arguments.steps)
-    print(json.dumps({"loss": loss, "first_step_s": first, "seconds": seconds, "facts": runner.facts()}))
+def profile(runners: dict, folder: str) -> None:
+    """Keeps a trace of two steps of each row under a folder."""
+    import jax
+
+    for row, runner in runners.items():
+        with jax.profiler.trace(os.path.join(folder, label(row))):
+            timed(runner, 2)
 
 
 def check(found: dict[str, dict], dtype: str) -> None:
@@ -169,6 +170,7 @@ def report(found: dict[str, dict], task: Task, arguments) -> dict:
             "tokens_per_s": entry["facts"]["tokens"] / seconds,
             "loss": entry["loss"],
             "first_step_s": entry["first_step_s"],
+            **entry["facts"],
         }
         if arguments.peak_tflops and entry["facts"].get("flops"):
             table[name]["mfu"] = entry["facts"]["flops"] / seconds / arguments.peak_tflops / 1e12
@@ -206,17 +208,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2, help="of one measurement")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--no_compile", action="store_true", help="without torch.compile")
-    parser.add_argument("--isolate", action="store_true", help="a process for each measurement")
-    parser.add_argument("--only", default="", help="used by --isolate")
+    parser.add_argument("--isolate", action="store_true", help="a process for each side, one after the other")
+    parser.add_argument("--side_of", default="", help="used by --isolate")
+    parser.add_argument("--profile", default="", metavar="DIR", help="keeps traces of our rows there")
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the device in this dtype, for the MFU")
     parser.add_argument("--out", default="", help="a JSON file for the results")
     arguments = parser.parse_args()
     task = Task(arguments.size, arguments.scenes, arguments.views, arguments.side, arguments.questions, arguments.dtype)
-    if arguments.only:
-        only(task, arguments)
-        return
     rows = rows_of(arguments)
-    found = (measure_apart if arguments.isolate else measure_here)(rows, task, arguments)
+    if arguments.side_of:
+        side = OURS if arguments.side_of in OURS else PEERS
+        print(json.dumps(measure_here([row for row in rows if row[0] in side], task, arguments)))
+        return
+    found = measure_apart(rows, arguments) if arguments.isolate else measure_here(rows, task, arguments)
     result = report(found, task, arguments)
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:

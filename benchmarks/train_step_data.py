@@ -59,6 +59,11 @@ class Task:
             raise SystemExit(f"--side {self.side} is no multiple of {PATCH * MERGE}.")
 
     @property
+    def is_large(self) -> bool:
+        """Whether layers are rematerialised, on both sides."""
+        return SIZES[self.size].language["width"] > 1024
+
+    @property
     def asked(self) -> int:
         """Questions of a step."""
         return self.scenes * self.questions

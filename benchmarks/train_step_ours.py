@@ -22,10 +22,9 @@ def settings(task: Task) -> tuple[VisionConfig, LanguageConfig]:
     """The model's sizes."""
     size = SIZES[task.size]
     vision = VisionConfig((task.side, task.side), PATCH, FRAMES, merge=MERGE, window_size=WINDOW, **size.vision)
-    large = size.language["width"] > 1024
     language = LanguageConfig(
-        rope_theta=1e6, qkv_bias=True, dtype=task.dtype, remat="full" if large else "none",
-        unroll=1 if large else size.language["layers"], **size.language,
+        rope_theta=1e6, qkv_bias=True, dtype=task.dtype, remat="full" if task.is_large else "none",
+        unroll=1 if task.is_large else size.language["layers"], **size.language,
     )  # fmt: skip
     return vision, language
 
@@ -68,9 +67,9 @@ def parameters(task: Task) -> dict:
 
 
 class Ours:
-    """A training state and its compiled step."""
+    """A training state and its compiled step; `beside` is another row whose state it goes on with."""
 
-    def __init__(self, task: Task, packed: bool):
+    def __init__(self, task: Task, packed: bool, beside: Ours | None = None):
         self.batch = batch_of(task, packed)
         model = model_of(task)
         apply = lambda params, batch: model.apply({"params": params}, batch, label_hw=(2, 2), lift=False)
@@ -84,26 +83,31 @@ class Ours:
         init = lambda: model.init_params(jax.random.key(SEED), one, label_hw=(2, 2))
         axes = model.logical_axes(one, label_hw=(2, 2))
         shapes, _ = state.state_shapes(init, tx, ("vision",), axes, mesh)
-        self._state = state.create_state(init, tx, ("vision",), shapes, parameters(task))
+        if beside is None:
+            self._shared = {"state": state.create_state(init, tx, ("vision",), shapes, parameters(task))}
+        else:
+            self._shared = beside._shared
         self._rows = sharding.put_batch(self.batch, mesh)
         self._evaluate = jax.jit(lambda params, batch: step.evaluate_losses(parts, params, batch, 0)[0])
         traced = step.jit_step(parts, shapes).trace(shapes, self._rows)
-        self._flops = sum(flops.count_traced(traced.jaxpr).values())
+        costs = flops.costs(traced.jaxpr).values()
+        self._flops = sum(cost.matrix - cost.recomputed for cost in costs)
+        self._again = sum(cost.recomputed for cost in costs)
         self._step, self._metrics = traced.lower().compile(), None
 
     def loss(self) -> float:
         """Of the batch, before any step."""
-        return float(self._evaluate(self._state.params, self._rows))
+        return float(self._evaluate(self._shared["state"].params, self._rows))
 
     def step(self) -> None:
         """One optimizer step."""
-        self._state, self._metrics = self._step(self._state, self._rows)
+        self._shared["state"], self._metrics = self._step(self._shared["state"], self._rows)
 
     def wait(self) -> None:
         """Until the device has done all steps."""
         jax.block_until_ready(self._metrics)
 
     def facts(self) -> dict:
-        """Tokens that the language model reads in a step, and the step's FLOPs (recomputation included)."""
+        """Tokens that the language model reads in a step, the step's FLOPs, and those that it does a second time."""
         tokens = self.batch["prefix_tokens"].size + self.batch["question_tokens"].size
-        return {"tokens": tokens, "flops": self._flops}
+        return {"tokens": tokens, "flops": self._flops, "recomputed_flops": self._again}

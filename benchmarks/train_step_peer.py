@@ -76,33 +76,45 @@ def patches_of(pictures: np.ndarray) -> np.ndarray:
 
 
 class Peer:
-    """A model, its optimizer and the batch on the device."""
+    """A model, its optimizer and the batch on the device; `beside` is another row whose model and optimizer it goes on with."""
 
-    def __init__(self, task: Task, answers_only: bool, compiled: bool):
+    def __init__(self, task: Task, answers_only: bool, compiled: bool, beside: Peer | None = None):
         self._task, self._answers_only = task, answers_only
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._dtype = getattr(torch, task.dtype)
         if self._device == "cpu":
             torch.set_num_threads(os.cpu_count() or 1)
-        with torch.device(self._device):  # random numbers that are overwritten are made quickly there
-            self._model = transformers.Qwen2_5_VLForConditionalGeneration(config_of(task))
-        self._load()
-        for parameter in self._model.model.visual.parameters():
-            parameter.requires_grad_(False)
-        for parameter in self._model.model.visual.merger.parameters():
-            parameter.requires_grad_(True)
-        self._model.train()
-        if task.size in ("3b", "7b"):
-            self._model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
-        fused = {"fused": True} if self._device == "cuda" else {}
-        self._optimizer = torch.optim.AdamW(
-            self._trained, lr=ours.RATE, betas=(ours.RATES.b1, ours.RATES.b2), weight_decay=0.0, **fused
-        )
+        if beside is None:
+            self._model = self._make()
+            self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
+            fused = {"fused": True} if self._device == "cuda" else {}
+            self._optimizer = torch.optim.AdamW(
+                self._trained, lr=ours.RATE, betas=(ours.RATES.b1, ours.RATES.b2), weight_decay=0.0, **fused
+            )
+        else:
+            self._model, self._trained, self._optimizer = beside._model, beside._trained, beside._optimizer
         self._inputs, self._answers, self._keep = self._batch()
-        self._forward = torch.compile(self._loss) if compiled else self._loss
+        self._forward = self._loss
+        # A large model layer by layer, as PyTorch advises ("regional compilation"): the layers are compiled once.
+        self._layers = list(self._model.model.language_model.layers) if task.is_large else []
+        self._quick = [torch.compile(type(layer).forward.__get__(layer)) for layer in self._layers] if compiled else []
+        if compiled and not self._layers:
+            self._forward = torch.compile(self._loss)
 
-    def _load(self) -> None:
+    def _make(self) -> transformers.PreTrainedModel:
+        with torch.device(self._device):  # random numbers that are overwritten are made quickly there
+            model = transformers.Qwen2_5_VLForConditionalGeneration(config_of(self._task))
+        self._load(model)
+        for parameter in model.model.visual.parameters():
+            parameter.requires_grad_(False)
+        for parameter in model.model.visual.merger.parameters():
+            parameter.requires_grad_(True)
+        model.train()
+        if self._task.is_large:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model
+
+    def _load(self, model) -> None:
         """Our random weights into their model."""
         _, language = ours.settings(self._task)
         rules = hf.rules(ours.settings(self._task)[0], language)
@@ -110,7 +122,7 @@ class Peer:
         values = {path: np.asarray(value) for path, value in on_device.items()}
         del on_device
         with torch.no_grad():
-            for name, parameter in self._model.named_parameters():
+            for name, parameter in model.named_parameters():
                 tensor = np.array(their_tensor(name, rules, values))
                 parameter.copy_(torch.from_numpy(tensor).to(parameter.dtype))
 
@@ -150,6 +162,10 @@ class Peer:
 
     def step(self) -> None:
         """One optimizer step."""
+        for layer, quick in zip(self._layers, self._quick or [None] * len(self._layers), strict=True):
+            layer.__dict__.pop("forward", None)  # what another row put there
+            if quick is not None:
+                layer.forward = quick
         self._optimizer.zero_grad(set_to_none=True)
         self._forward().backward()
         torch.nn.utils.clip_grad_norm_(self._trained, ours.RATES.clip)

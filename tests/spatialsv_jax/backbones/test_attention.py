@@ -1,4 +1,7 @@
-"""The TPU kernel in Pallas' interpreter against XLA's attention, values and gradients, split over a mesh too."""
+"""The TPU kernel in Pallas' interpreter against XLA's attention, values and gradients, split over a mesh too; cuDNN's on a GPU.
+
+On a machine with one: JAX_PLATFORMS=cuda python -m pytest -n 0 tests/spatialsv_jax/backbones/test_attention.py -k gpu
+"""
 
 import jax
 import jax.numpy as jnp
@@ -103,3 +106,30 @@ def test_masked_attention_traces_for_cudnn(count, trained, monkeypatch):
 
     traced = jax.eval_shape(jax.grad(value) if trained else value, *parts)
     assert traced.shape == (parts[0].shape if trained else ())
+
+
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize("dim", [64, 80, 128])
+@pytest.mark.parametrize("count", [150, 151])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_cudnn_on_a_gpu(causal, masked, count, dim):
+    """bfloat16 against float64 NumPy on the same rounded inputs; gradients against XLA's in float32."""
+    parts = [part.astype(jnp.bfloat16) for part in inputs(count=count, dim=dim)]
+    exact = [part.astype(jnp.float32) for part in parts]
+    there = np.arange(count) < np.array([[count], [101 if masked else count]])
+    real = jnp.asarray(there) if masked else None
+    weights = inputs(count=count, dim=dim, seed=1)[0] * jnp.asarray(there)[:, None, :, None]
+
+    def total(query, key, value, backend):
+        out = self_attention(query, key, value, causal=causal, real=real, backend=backend).astype(jnp.float32)
+        return (out * weights).sum(), out
+
+    run = jax.jit(jax.grad(total, (0, 1, 2), has_aux=True), static_argnums=3)
+    found, out = run(*parts, "cudnn")
+    wanted, _ = run(*exact, "xla")
+    rows = np.swapaxes(reference(*exact, causal, there), 1, 2)[there]
+    assert np.linalg.norm(np.swapaxes(np.asarray(out), 1, 2)[there] - rows) < 1e-2 * np.linalg.norm(rows)
+    for have, want in zip(found, wanted, strict=True):
+        have, want = np.asarray(have, np.float32), np.asarray(want)
+        assert np.linalg.norm(have - want) < 2e-2 * np.linalg.norm(want)
