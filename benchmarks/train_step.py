@@ -5,8 +5,8 @@
 
 A Qwen2.5-VL of random weights answers `--questions` questions about each of `--scenes` scenes of four views. Both sides
 train projector and decoder with AdamW and clipping by the global norm, the vision encoder frozen and outside of the
-backward pass, attention by each side's default kernel, the same dtype and threads. Before anything is timed the losses of
-the first batch are compared: more than 1e-4 (float32) ends the program.
+backward pass, attention by each side's default kernel, the same dtype and threads. The losses of the first batch are
+compared before any step and after two: more than 1e-4 (float32) ends the program.
 
 Rows: `packed`: ours, the questions of a scene behind one copy of its pictures. `unpacked`: ours, a row for each question.
 `peer`: transformers as users run it, logits at all positions and labels. `peer_tricks`: logits at the answers alone
@@ -39,7 +39,8 @@ import time
 from benchmarks.train_step_data import SIZES, Task
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
-OURS, PEERS = ("packed", "unpacked"), ("peer", "peer_tricks")
+OURS, PEERS = ("unpacked", "packed"), ("peer", "peer_tricks")
+COMPARED = (("unpacked", False), ("peer", False))
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch", "transformers")
 
 
@@ -90,18 +91,21 @@ def measure_here(rows, task: Task, arguments) -> dict[str, dict]:
         # Before any step: rows of a side share their weights.
         found[label(row)] = {"loss": runners[row].loss(), "seconds": [], "facts": runners[row].facts()}
         found[label(row)]["first_step_s"] = time.perf_counter() - began
-    check(found, arguments.dtype)
     for row in rows:
         began = time.perf_counter()
         timed(runners[row], 1)  # compiles
         found[label(row)]["first_step_s"] += time.perf_counter() - began
         timed(runners[row], 1)
+        if row in COMPARED:  # each is the first of its side that steps
+            found[label(row)]["loss_after_2"] = runners[row].loss()
         print(
             f"  {label(row)}: first step after {found[label(row)]['first_step_s']:.0f} s", file=sys.stderr, flush=True
         )
-    for _ in range(arguments.repetitions):
+    for repetition in range(arguments.repetitions):
         for row in rows:
             found[label(row)]["seconds"].append(timed(runners[row], arguments.steps))
+        last = ", ".join(f"{name} {entry['seconds'][-1] * 1e3:.0f} ms" for name, entry in found.items())
+        print(f"  round {repetition + 1}: {last}", file=sys.stderr, flush=True)
     if arguments.profile:
         profile({row: runner for row, runner in runners.items() if row[0] in OURS}, arguments.profile)
     return found
@@ -114,14 +118,12 @@ def measure_apart(rows, arguments) -> dict[str, dict]:
         if not any(row[0] in side for row in rows):
             continue
         command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--side_of", side[0]]
-        shared = (
-            {} if side is OURS else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        )  # it makes the weights; torch needs the rest
+        # Of the peer's memory JAX needs what the weights take that it makes.
+        shared = {} if side is OURS else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | shared)
         if done.returncode:
             raise SystemExit(f"The process of side '{side[0]}' ended with {done.returncode}; its message is above.")
         found |= json.loads(done.stdout.splitlines()[-1])
-        check(found, arguments.dtype)
     return found
 
 
@@ -135,14 +137,15 @@ def profile(runners: dict, folder: str) -> None:
 
 
 def check(found: dict[str, dict], dtype: str) -> None:
-    """Compares the losses of the first batch.
+    """Compares the losses of the first batch, before any step and after two.
 
     Raises:
       SystemExit: they differ by more than `TOLERANCE`.
     """
-    losses = {name: entry["loss"] for name, entry in found.items()}
-    if max(losses.values()) - min(losses.values()) > TOLERANCE[dtype]:
-        raise SystemExit(f"The rows do not compute the same loss: {losses}")
+    for moment in ("loss", "loss_after_2"):
+        losses = {name: entry[moment] for name, entry in found.items() if moment in entry}
+        if losses and max(losses.values()) - min(losses.values()) > TOLERANCE[dtype]:
+            raise SystemExit(f"The rows do not compute the same {moment}: {losses}")
 
 
 def report(found: dict[str, dict], task: Task, arguments) -> dict:
@@ -169,6 +172,7 @@ def report(found: dict[str, dict], task: Task, arguments) -> dict:
             "questions_per_s": task.asked / seconds,
             "tokens_per_s": entry["facts"]["tokens"] / seconds,
             "loss": entry["loss"],
+            **({"loss_after_2": entry["loss_after_2"]} if "loss_after_2" in entry else {}),
             "first_step_s": entry["first_step_s"],
             **entry["facts"],
         }
@@ -187,6 +191,7 @@ def report(found: dict[str, dict], task: Task, arguments) -> dict:
                 entry[f"over_{peer}"] = table[best[peer]]["ms"] / entry["ms"]
                 ratios += f"  {entry[f'over_{peer}']:>{len(peer) + 1}.2f}"
         mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
+        mfu += f"  encoder {entry['encoder_s'] * 1e3:.0f} ms" if "encoder_s" in entry else ""
         print(
             f"{name:<22} {entry['ms']:>10.0f} {entry['spread']:>7.0%} {entry['questions_per_s']:>12.2f} "
             f"{entry['tokens_per_s']:>9.0f} {entry['first_step_s']:>9.1f} s{ratios}{mfu}"
@@ -205,6 +210,8 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=tuple(TOLERANCE), default="float32", help="of the arithmetic; weights are float32"
     )
+    parser.add_argument("--remat", default="", help="of the decoder's layers: none, dots or full (large models)")
+    parser.add_argument("--rows", default="", help="some of them, comma-separated")
     parser.add_argument("--steps", type=int, default=2, help="of one measurement")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--no_compile", action="store_true", help="without torch.compile")
@@ -214,8 +221,14 @@ def main() -> None:
     parser.add_argument("--peak_tflops", type=float, default=0.0, help="of the device in this dtype, for the MFU")
     parser.add_argument("--out", default="", help="a JSON file for the results")
     arguments = parser.parse_args()
-    task = Task(arguments.size, arguments.scenes, arguments.views, arguments.side, arguments.questions, arguments.dtype)
+    large = SIZES[arguments.size].language["width"] > 1024
+    task = Task(
+        arguments.size, arguments.scenes, arguments.views, arguments.side, arguments.questions, arguments.dtype,
+        arguments.remat or ("full" if large else "none"),
+    )  # fmt: skip
     rows = rows_of(arguments)
+    if arguments.rows:
+        rows = [row for row in rows if row[0] in arguments.rows.split(",")]
     if arguments.side_of:
         side = OURS if arguments.side_of in OURS else PEERS
         print(json.dumps(measure_here([row for row in rows if row[0] in side], task, arguments)))
@@ -225,6 +238,7 @@ def main() -> None:
     if arguments.out:
         with open(arguments.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)
+    check(found, arguments.dtype)
 
 
 if __name__ == "__main__":

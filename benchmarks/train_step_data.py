@@ -45,6 +45,7 @@ class Task:
       size: key of `SIZES`.
       scenes, views, side, questions: of a step; pictures are side x side.
       dtype: of the arithmetic.
+      remat: of our decoder's layers (`LanguageConfig.remat`); the peer's recompute all or, with "none", nothing.
     """
 
     size: str
@@ -53,6 +54,7 @@ class Task:
     side: int
     questions: int
     dtype: str
+    remat: str
 
     def __post_init__(self):
         if self.side % (PATCH * MERGE):
@@ -60,7 +62,7 @@ class Task:
 
     @property
     def is_large(self) -> bool:
-        """Whether layers are rematerialised, on both sides."""
+        """Whether layers are compiled one by one, and rematerialised unless said otherwise."""
         return SIZES[self.size].language["width"] > 1024
 
     @property

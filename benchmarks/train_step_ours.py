@@ -18,12 +18,17 @@ SEED, RATE, STEPS = 0, 1e-5, 10_000
 RATES = optimizer.OptimizerConfig(language=RATE, projector=RATE, warmup_share=0.0)
 
 
+def rate(number: int) -> float:
+    """Learning rate of step `number`."""
+    return optimizer.schedules(RATES, STEPS)["language"](number)
+
+
 def settings(task: Task) -> tuple[VisionConfig, LanguageConfig]:
     """The model's sizes."""
     size = SIZES[task.size]
     vision = VisionConfig((task.side, task.side), PATCH, FRAMES, merge=MERGE, window_size=WINDOW, **size.vision)
     language = LanguageConfig(
-        rope_theta=1e6, qkv_bias=True, dtype=task.dtype, remat="full" if task.is_large else "none",
+        rope_theta=1e6, qkv_bias=True, dtype=task.dtype, remat=task.remat,
         unroll=1 if task.is_large else size.language["layers"], **size.language,
     )  # fmt: skip
     return vision, language

@@ -2,11 +2,15 @@
 
 The parts of the vision encoder before the merger take no gradient, so autograd keeps nothing of them; linear layers in
 bfloat16 by autocast over float32 weights. As in published trainers, a question has a row of its own with all pictures.
+Attention is transformers' default (sdpa), which goes through the encoder's windows one by one; `encoder_s` says what that
+costs, because with the flash-attn package it costs less.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 
 import jax
 import numpy as np
@@ -86,13 +90,15 @@ class Peer:
             torch.set_num_threads(os.cpu_count() or 1)
         if beside is None:
             self._model = self._make()
+            self._rates = (float(ours.rate(step)) for step in itertools.count())
             self._trained = [parameter for parameter in self._model.parameters() if parameter.requires_grad]
             fused = {"fused": True} if self._device == "cuda" else {}
             self._optimizer = torch.optim.AdamW(
-                self._trained, lr=ours.RATE, betas=(ours.RATES.b1, ours.RATES.b2), weight_decay=0.0, **fused
+                self._trained, betas=(ours.RATES.b1, ours.RATES.b2), weight_decay=0.0, **fused
             )
         else:
             self._model, self._trained, self._optimizer = beside._model, beside._trained, beside._optimizer
+            self._rates = beside._rates
         self._inputs, self._answers, self._keep = self._batch()
         self._forward = self._loss
         # A large model layer by layer, as PyTorch advises ("regional compilation"): the layers are compiled once.
@@ -110,7 +116,7 @@ class Peer:
         for parameter in model.model.visual.merger.parameters():
             parameter.requires_grad_(True)
         model.train()
-        if self._task.is_large:
+        if self._task.remat != "none":
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return model
 
@@ -166,6 +172,9 @@ class Peer:
             layer.__dict__.pop("forward", None)  # what another row put there
             if quick is not None:
                 layer.forward = quick
+        rate = next(self._rates)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         self._forward().backward()
         torch.nn.utils.clip_grad_norm_(self._trained, ours.RATES.clip)
@@ -177,6 +186,13 @@ class Peer:
             torch.cuda.synchronize()
 
     def facts(self) -> dict:
-        """Tokens that the language model reads in a step; FLOPs are counted on our side."""
+        """Tokens that the language model reads in a step, and seconds of the frozen encoder; FLOPs are counted on our side."""
         jax.clear_caches()
-        return {"tokens": int(self._inputs["input_ids"].numel())}
+        pictures = self._inputs["pixel_values"], self._inputs["image_grid_thw"]
+        with torch.no_grad(), torch.autocast(self._device, self._dtype, enabled=self._dtype != torch.float32):
+            for _ in range(2):  # the first warms up
+                self.wait()
+                began = time.perf_counter()
+                self._model.model.visual(*pictures)
+                self.wait()
+        return {"tokens": int(self._inputs["input_ids"].numel()), "encoder_s": time.perf_counter() - began}

@@ -109,10 +109,14 @@ def _xla(query, key, value, real, causal):
 
 def _cudnn(query, key, value, real, causal):
     count, odd = query.shape[2], query.shape[2] % 2
+    if odd:  # the kernel is not differentiated at odd lengths
+        pad = lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, 1), (0, 0)))
+        query, key, value = pad(query), pad(key), pad(value)
+        if real is None and not causal:  # a causal row does not see the one behind it
+            real = jnp.ones((len(query), count), bool)
+        real = None if real is None else jnp.pad(real, ((0, 0), (0, 1)))
     mask = None
-    if real is not None:  # the kernel takes no mask of one query row, and none of odd length where it is differentiated
-        pad = lambda part: jnp.pad(part, ((0, 0), (0, 0), (0, odd), (0, 0)))
-        query, key, value, real = pad(query), pad(key), pad(value), jnp.pad(real, ((0, 0), (0, odd)))
+    if real is not None:  # the kernel takes no mask of one query row
         mask = jnp.broadcast_to(real[:, None, None], (real.shape[0], 1, real.shape[1], real.shape[1]))
     swap = lambda part: part.swapaxes(1, 2)
     out = jax.nn.dot_product_attention(

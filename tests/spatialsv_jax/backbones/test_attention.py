@@ -92,17 +92,19 @@ def test_auto_is_xla_on_cpu_and_names_are_checked():
 
 @pytest.mark.parametrize("count", [150, 151])
 @pytest.mark.parametrize("trained", [False, True])
-def test_masked_attention_traces_for_cudnn(count, trained, monkeypatch):
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_traces_for_cudnn(causal, masked, count, trained, monkeypatch):
     """What JAX asks of arguments for its cuDNN kernel, checked without a GPU by tracing; only the machine is made up."""
     from jax._src.cudnn import fused_attention_stablehlo as kernel
 
     monkeypatch.setattr(kernel, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(kernel, "check_compute_capability", lambda *_: True)
     parts = [part.astype(jnp.bfloat16) for part in inputs(count=count, dim=64)]
-    real = jnp.arange(count)[None] < jnp.array([[count], [100]])
+    real = jnp.arange(count)[None] < jnp.array([[count], [100]]) if masked else None
 
     def value(*given):
-        return self_attention(*given, causal=False, real=real, backend="cudnn").astype(jnp.float32).sum()
+        return self_attention(*given, causal=causal, real=real, backend="cudnn").astype(jnp.float32).sum()
 
     traced = jax.eval_shape(jax.grad(value) if trained else value, *parts)
     assert traced.shape == (parts[0].shape if trained else ())
