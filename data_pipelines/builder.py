@@ -68,7 +68,6 @@ class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
             raise PrepareError("SpatialRecords needs a plan to make data; to read data, use storage.open_split.")
         directory = as_path(self.data_dir)
         if finished := finished_manifest(plan, directory):
-            remove_tree(directory / PROGRESS_NAME)
             return finished
         with _claim(plan, directory):
             summaries = build(plan, directory) if build else shards.build(plan, directory, workers, progress)
@@ -141,6 +140,8 @@ def index_name(split: str) -> str:
 def finished_manifest(plan: Plan, directory: Path) -> dict | None:
     """The manifest if `directory` holds exactly what `plan` would make, None if it is unfinished or new.
 
+    What a preparation that was killed while it tidied up has left there is removed.
+
     Raises:
       PrepareError: it is finished with other arguments (naming them), or damaged.
     """
@@ -149,6 +150,7 @@ def finished_manifest(plan: Plan, directory: Path) -> dict | None:
     manifest = manifest_lib.read_manifest(directory)
     _refuse_others(directory, manifest["arguments"], _arguments(plan))
     manifest_lib.check_shards(directory, manifest, tuple(manifest["splits"]))
+    remove_tree(directory / PROGRESS_NAME)
     return manifest
 
 

@@ -149,6 +149,8 @@ def test_a_prepared_folder_returns_at_once_and_refuses_other_arguments(tmp_path,
     out = tmp_path / "out"
     first = prepare.prepare("posed_rgbd", posed(scans), out, workers=None, progress=False)
     before = contents(out)
+    (out / ".preparing").mkdir()  # left by a kill during the tidying up
+    (out / ".preparing" / "arguments.json").write_text("{}")
     monkeypatch.setattr(prepare.SpatialRecords, "download_and_prepare", lambda *a, **k: pytest.fail("made again"))
     assert prepare.prepare("posed_rgbd", posed(scans), out, progress=False) == first
     with pytest.raises(PrepareError, match="hop: 0 there, 1 asked; seed: 0 there, 5 asked"):
