@@ -106,6 +106,8 @@ def measure_here(rows, task: Task, arguments) -> dict[str, dict]:
             found[label(row)]["seconds"].append(timed(runners[row], arguments.steps))
         last = ", ".join(f"{name} {entry['seconds'][-1] * 1e3:.0f} ms" for name, entry in found.items())
         print(f"  round {repetition + 1}: {last}", file=sys.stderr, flush=True)
+    for row in rows:
+        found[label(row)]["facts"] |= runners[row].memory()
     if arguments.profile:
         profile({row: runner for row, runner in runners.items() if row[0] in OURS}, arguments.profile)
     return found
@@ -118,8 +120,8 @@ def measure_apart(rows, arguments) -> dict[str, dict]:
         if not any(row[0] in side for row in rows):
             continue
         command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--side_of", side[0]]
-        # Of the peer's memory JAX needs what the weights take that it makes.
-        shared = {} if side is OURS else {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        # JAX makes the peer's weights; what they took is torch's afterwards.
+        shared = {} if side is OURS else {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | shared)
         if done.returncode:
             raise SystemExit(f"The process of side '{side[0]}' ended with {done.returncode}; its message is above.")
@@ -192,6 +194,7 @@ def report(found: dict[str, dict], task: Task, arguments) -> dict:
                 ratios += f"  {entry[f'over_{peer}']:>{len(peer) + 1}.2f}"
         mfu = f"  MFU {entry['mfu']:.1%}" if "mfu" in entry else ""
         mfu += f"  encoder {entry['encoder_s'] * 1e3:.0f} ms" if "encoder_s" in entry else ""
+        mfu += f"  out of memory and retried {entry['retries']} times" if entry.get("retries") else ""
         print(
             f"{name:<22} {entry['ms']:>10.0f} {entry['spread']:>7.0%} {entry['questions_per_s']:>12.2f} "
             f"{entry['tokens_per_s']:>9.0f} {entry['first_step_s']:>9.1f} s{ratios}{mfu}"

@@ -116,3 +116,8 @@ class Ours:
         """Tokens that the language model reads in a step, the step's FLOPs, and those that it does a second time."""
         tokens = self.batch["prefix_tokens"].size + self.batch["question_tokens"].size
         return {"tokens": tokens, "flops": self._flops, "recomputed_flops": self._again}
+
+    def memory(self) -> dict:
+        """Bytes of the device in use at most, where it says."""
+        stats = jax.devices()[0].memory_stats() or {}
+        return {"peak_bytes": stats["peak_bytes_in_use"]} if "peak_bytes_in_use" in stats else {}

@@ -196,3 +196,10 @@ class Peer:
                 self._model.model.visual(*pictures)
                 self.wait()
         return {"tokens": int(self._inputs["input_ids"].numel()), "encoder_s": time.perf_counter() - began}
+
+    def memory(self) -> dict:
+        """Bytes that torch took of the device at most, and how often its allocator had to give memory back to go on."""
+        if self._device != "cuda":
+            return {}
+        stats = torch.cuda.memory_stats()
+        return {"peak_bytes": stats["reserved_bytes.all.peak"], "retries": stats["num_alloc_retries"]}
