@@ -30,7 +30,7 @@ class StepParts:
       objective: weights and constants of the loss terms.
       tx: the optimizer over the trainable parameters.
       frozen_groups: parameter groups without gradient and optimizer state.
-      rates: learning rate of each group by step (reported only).
+      rates: learning rate of each group by step, as `tx` applies it (reported only).
       ema: of the averaged model.
       microbatches: passes that a batch is cut into.
       skip_budget: steps that may be left out; 0 = the first bad step stops all updates.
@@ -161,7 +161,8 @@ def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple
     skipped = state.skipped + (running & ~good)
     stops = running & (skipped > parts.skip_budget)
     good &= running
-    updates, opt_state = parts.tx.update(gradients, state.opt_state, trainable)
+    scheduled = optimizer_lib.at_step(state.opt_state, state.step)
+    updates, opt_state = parts.tx.update(gradients, scheduled, trainable)
     updates = jax.tree.map(lambda update: jnp.where(good, update, jnp.zeros_like(update)), updates)
     trained = optax.apply_updates(trainable, updates)
     average = ema_lib.move(state.ema, trained, state.step, parts.ema.decay) if state.ema else {}
