@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from experiments.train import model_functions
-from spatialsv_jax import assembly
+from spatialsv_jax import assembly, target
 from spatialsv_jax.model import SpatialMLLM
 from spatialsv_jax.spec import BATCH, OPTIONAL
 from spatialsv_jax.training import flops, sharding, state, step
@@ -91,14 +91,14 @@ def compiled_for(topology: str, settings, batch: dict):
     """The memory analysis of the step compiled for a TPU slice, its parameters split over all chips."""
     from jax.experimental import topologies
 
-    jax.default_backend = lambda: "tpu"  # layers choose their form by the machine that compiles
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
     mesh = sharding.make_mesh(settings.mesh, list(devices))
-    parts, shapes, _ = abstract_step(settings, batch, mesh)
     layout = sharding.batch_sharding(mesh)
     abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout) for name, x in batch.items()}
-    with jax.set_mesh(mesh):
-        return step.jit_step(parts, shapes).lower(shapes, abstract).compile().memory_analysis()
+    with target.compiling_for("tpu"):  # layers choose their form by the machine that compiles
+        parts, shapes, _ = abstract_step(settings, batch, mesh)
+        with jax.set_mesh(mesh):
+            return step.jit_step(parts, shapes).lower(shapes, abstract).compile().memory_analysis()
 
 
 def changes_of(arguments: list[str]) -> dict[str, dict]:

@@ -33,22 +33,11 @@ from data_pipelines.manifest import PrepareError, write_atomically
 from data_pipelines.paths import as_path, is_remote
 from data_pipelines.storage import open_split
 from experiments import failures, hosts, stopping
-from experiments.label_makers import (
-    COUNTS,
-    Exports,
-    Present,
-    Rooms,
-    Written,
-    differing_views,
-    label_records,
-    parameters_hash,
-    views_of,
-)
+from experiments.label_makers import COUNTS, Exports, Present, Rooms, Written, label_records, parameters_hash
+from experiments.label_pictures import write_pictures
 from spatialsv_jax.training.checkpoints import CheckpointError
 
 __all__ = ["check_labels", "label_data", "label_exports", "label_rooms", "parameters_hash", "write_pictures"]
-
-PNG = b"\x89PNG"  # how such a file begins
 
 
 def label_data(
@@ -234,44 +223,6 @@ def _kind_of(out: Path, done: Written) -> dict:
     teacher, checkpoint = next(iter(kinds))
     same = (before.get("teacher"), before.get("checkpoint")) == (teacher, checkpoint)
     return {**(before if same else {}), "teacher": teacher, "checkpoint": checkpoint}
-
-
-def write_pictures(data: Path | str, out: Path | str, splits: Sequence[str]) -> int:
-    """Writes every record's pictures as files, for programs that do not read our data: OUT/NAME/00.png, ... and views.json.
-
-    Numbers have as many digits as the last, so that programs that sort names as text keep the order.
-
-    Returns:
-      The number of records.
-
-    Raises:
-      ValueError: a folder that holds other pictures, which exports in it may have been made of.
-    """
-    number = 0
-    for split in splits:
-        source = open_split(data, split)
-        for index in range(jax.process_index(), len(source), jax.process_count()):
-            record = source[index]
-            if not record.view_ids:  # questions without pictures
-                continue
-            folder = label_path(out, record.id).with_suffix("")
-            digits = max(2, len(str(len(record.images) - 1)))
-            kinds = ["png" if image.startswith(PNG) else "jpg" for image in record.images]
-            files = [f"{place:0{digits}d}.{kind}" for place, kind in enumerate(kinds)]
-            views, there = {**views_of(record), "files": files}, folder / "views.json"
-            if there.is_file() and (
-                differing_views(there, record) or json.loads(there.read_text(encoding="utf-8")).get("files") != files
-            ):
-                raise ValueError(
-                    f"{folder} holds pictures of before: exports made of them would be taken for those of the new ones. Give "
-                    "another --out, or delete the folder."
-                )
-            folder.mkdir(parents=True, exist_ok=True)
-            for file, image in zip(files, record.images, strict=True):
-                (folder / file).write_bytes(image)
-            write_atomically(there, (json.dumps(views) + "\n").encode())
-            number += 1
-    return number
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,8 +16,8 @@ from data_pipelines.loader import Loader
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.training import flops as flops_lib
-from spatialsv_jax.training import loop, optimizer, sharding, step
-from spatialsv_jax.training.state import TrainState, split_params
+from spatialsv_jax.training import optimizer, sharding, step
+from spatialsv_jax.training.state import TrainState, count_tokens, split_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +29,14 @@ class CompiledStep:
       seconds: compile time.
       temporary_bytes: scratch memory per device; None where the backend does not say.
       flops: FLOPs of one global step by part, counted from the program.
+      recomputed: those of them that rematerialisation does a second time.
     """
 
     step: Callable
     seconds: float
     temporary_bytes: int | None
     flops: dict[str, float]
+    recomputed: float = 0.0
 
 
 def trace_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh):
@@ -53,12 +55,14 @@ def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.
     """Compiles the step for the shapes of a batch before any memory is taken."""
     began = time.perf_counter()
     traced = trace_step(parts, shapes, batch, mesh)
-    counted = flops_lib.count_traced(traced.jaxpr)
+    costs = flops_lib.costs(traced.jaxpr)
+    recomputed = sum(cost.recomputed for cost in costs.values())
     with jax.set_mesh(mesh):
         compiled = traced.lower().compile()
     seconds = time.perf_counter() - began
     memory = compiled.memory_analysis()
-    return CompiledStep(compiled, seconds, getattr(memory, "temp_size_in_bytes", None), dict(counted))
+    temporary = getattr(memory, "temp_size_in_bytes", None)
+    return CompiledStep(compiled, seconds, temporary, dict(flops_lib.by_part(costs)), recomputed)
 
 
 class CompiledSteps:
@@ -104,7 +108,8 @@ class Table:
       batches: one batch of each bucket.
 
     Attributes:
-      flops: FLOPs of a global step of each bucket.
+      flops: FLOPs of a global step of each bucket, without recomputation.
+      tokens: language tokens of a global batch of each bucket, as many as in its example on every process.
     """
 
     def __init__(
@@ -122,8 +127,8 @@ class Table:
         self.loader, self.steps, self.mesh, self.batches = loader, steps, mesh, batches
         self.facts = loader.describe()
         self.shares = [bucket["share"] for bucket in self.facts["buckets"]]
-        self.flops = [sum(one.flops.values()) for one in steps]
-        self.tokens = [loop.real_tokens(batch) for batch in batches]
+        self.flops = [sum(one.flops.values()) - one.recomputed for one in steps]
+        self.tokens = [int(count_tokens(batch)) * jax.process_count() for batch in batches]
 
     def text(self) -> str:
         """The table as plain text, one fact a line."""
@@ -191,6 +196,8 @@ class Table:
                 mean[part] = mean.get(part, 0.0) + share * flops
         total, seconds = sum(mean.values()), sum(one.seconds for one in self.steps)
         parts = ", ".join(f"{part} {flops / total:.0%}" for part, flops in mean.items() if flops)
+        again = sum(share * one.recomputed for share, one in zip(self.shares, self.steps, strict=True))
+        parts += f"; {again / total:.0%} of them recomputed" if again else ""
         programs = f" ({len(self.steps)} programs, FLOPs are their mean)" if len(self.steps) > 1 else ""
         return f"{number(total)} ({parts}), compiled in {seconds:.1f} s{programs}"
 

@@ -148,7 +148,8 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     data_config = data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
     processor = processor_for(config, settings, manifests, workdir)
-    resume.check_unchanged(config, workdir, processor)
+    data_used = resume.data_used(config, manifests)
+    resume.check_unchanged(config, workdir, processor, data_used)
     if resume.finished_step(workdir) >= settings.training.steps:
         hosts.say(f"{config.name}: already trained to step {settings.training.steps}.")
         return
@@ -180,15 +181,11 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         start.check(shapes.params)  # before a minute of compiling
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])
-    meta = {
-        "data": {path: manifest["data_sha256"] for path, manifest in manifests.items()}
-        | resume.labels_used(data_config),
-        "objective": settings.objective_name,
-    }
+    meta = {"data": data_used, "objective": settings.objective_name}
 
     def begin() -> state.TrainState:
         if start is None:
-            return resume.go_on(checkpoints, shapes, meta)
+            return resume.go_on(checkpoints, shapes)
         return state.create_state(init, parts.tx, settings.frozen_groups, shapes, start.parameters(shapes.params))
 
     train_state = None

@@ -136,7 +136,7 @@ class Checkpoints:
         """
         step = self._resolve(step)
         verify(self.directory, step)
-        meta = self._read_meta(step)
+        meta = self.read_meta(step)
         _check_version(meta, self.directory / str(step), _STATES_READABLE)
         wanted, begun = _all_but_params(shapes), {}
         if meta["format_version"] == 2:
@@ -199,11 +199,23 @@ class Checkpoints:
     def _params(self, step: int) -> Path:
         return self.directory / str(step) / "params"
 
-    def _read_meta(self, step: int) -> dict:
-        return json.loads((self.directory / str(step) / "meta" / "metadata").read_text())
+    def read_meta(self, step: int) -> dict:
+        """What was saved beside the state of a step; its files are not verified.
+
+        Raises:
+          CheckpointError: it cannot be read.
+        """
+        file = self.directory / str(step) / "meta" / "metadata"
+        try:
+            return json.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"Checkpoint file {file} is missing or damaged ({error}). Delete {self.directory / str(step)} to go on from "
+                "the step before it."
+            ) from error
 
     def _meta(self, step: int) -> dict:
-        meta = self._read_meta(step)
+        meta = self.read_meta(step)
         _check_version(meta, self.directory / str(step), _PARAMETERS_READABLE)
         return meta
 

@@ -68,8 +68,13 @@ def count(function: Callable, *args) -> Counter:
 
 def count_traced(jaxpr) -> Counter:
     """`count` of a program that is traced already (a ClosedJaxpr)."""
+    return by_part(costs(jaxpr))
+
+
+def by_part(found: dict[str, Cost]) -> Counter:
+    """FLOPs of `costs` by part, recomputed ones included."""
     counter: Counter = Counter()
-    for part, cost in costs(jaxpr).items():
+    for part, cost in found.items():
         if cost.matrix:
             counter[part.split("/")[0]] += round(cost.matrix)
     return counter

@@ -98,13 +98,13 @@ def run(
 
     Args:
       state: the state to go on from.
-      step_fn: (state, batch) -> (state, metrics); donates the state.
+      step_fn: (state, batch) -> (state, metrics), with "tokens" of the global batch among them; donates the state.
       batches: yields (step, this process's rows) from `state.step` on.
       mesh: where batches go.
       config, checkpoint_config: intervals.
       checkpoints, writer: where states and metrics go; the writer is None on hosts that write none.
       meta: written beside every checkpoint: hashes of data and labels, the objective's name.
-      flops: step -> FLOPs of its global batch, for the rates.
+      flops: step -> FLOPs of its global batch without recomputation, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.
       title: what the progress bar says.
@@ -144,7 +144,7 @@ def run(
                 # The probe is no part of the step: its time is kept out of the rates.
                 window = _Window()
             state, metrics = step_fn(state, device_batch)
-            window.add(real_tokens(batch), flops(step))
+            window.add(metrics["tokens"], flops(step))
             last = step + 1 == config.steps
             if step % config.log_every == 0 or last or norms:
                 scalars = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -167,11 +167,6 @@ def run(
     return state
 
 
-def real_tokens(batch: dict[str, np.ndarray]) -> int:
-    """Language tokens of a global batch without padding, from this process's rows (all processes have about as many)."""
-    return int(batch["prefix_mask"].sum() + batch["question_mask"].sum()) * jax.process_count()
-
-
 def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) -> None:
     bad = int(scalars["first_nonfinite"]) if scalars is not None else int(state.first_nonfinite)
     if bad >= 0:
@@ -188,18 +183,21 @@ class _Window:
     """What was done since the last metric line."""
 
     def __init__(self):
-        self._start, self._steps, self._tokens, self._flops = time.perf_counter(), 0, 0, 0.0
+        self._start, self._steps, self._flops = time.perf_counter(), 0, 0.0
+        self._tokens: list[jax.Array] = []  # on the devices until the rates are asked for
         self.wait_s = 0.0
 
-    def add(self, tokens: int, flops: float) -> None:
-        self._steps, self._tokens, self._flops = self._steps + 1, self._tokens + tokens, self._flops + flops
+    def add(self, tokens: jax.Array, flops: float) -> None:
+        self._steps, self._flops = self._steps + 1, self._flops + flops
+        self._tokens.append(tokens)
 
     def rates(self) -> dict[str, float]:
+        tokens = sum(int(number) for number in jax.device_get(self._tokens))
         seconds = time.perf_counter() - self._start
         return {
             "step_time_s": seconds / self._steps,
             "data_wait_s": self.wait_s / self._steps,
-            "tokens_per_s": self._tokens / seconds,
+            "tokens_per_s": tokens / seconds,
             "tflops_per_s": self._flops / seconds / 1e12,
         }
 

@@ -130,6 +130,18 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(optax.clip_by_global_norm(config.clip), grouped)
 
 
+def at_step(opt_state, step: jax.Array):
+    """The optimizer state with its learning rate schedules at `step` (int32[]).
+
+    optax counts updates, of which a skipped step makes none; warm-up and cosine go by the training step. Adam's bias
+    corrections stay with the number of updates that entered the moments.
+    """
+    is_schedule = lambda node: isinstance(node, optax.ScaleByScheduleState)
+    return jax.tree.map(
+        lambda node: node._replace(count=step) if is_schedule(node) else node, opt_state, is_leaf=is_schedule
+    )
+
+
 class HalfMoments(NamedTuple):
     """State of `half_moments`: updates so far, and the inner state with bfloat16 in place of float32."""
 

@@ -61,6 +61,11 @@ def count_examples(batch: Mapping) -> dict[str, jax.Array]:
     return {name: jnp.sum(counted[name], dtype=jnp.int32) for name in SEEN}
 
 
+def count_tokens(batch: Mapping) -> jax.Array:
+    """Language tokens of a global batch without padding, int32[]; a prefix counts once for all its questions."""
+    return sum(jnp.sum(batch[name], dtype=jnp.int32) for name in ("prefix_mask", "question_mask"))
+
+
 def split_params(params: dict, frozen_groups: tuple[str, ...]) -> tuple[dict, dict]:
     """(trainable, frozen) nested dicts; a group is frozen as a whole."""
     flat = traverse_util.flatten_dict(params)

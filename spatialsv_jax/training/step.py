@@ -15,7 +15,7 @@ from spatialsv_jax.training import ema as ema_lib
 from spatialsv_jax.training import optimizer as optimizer_lib
 from spatialsv_jax.training.accumulation import accumulate
 from spatialsv_jax.training.optimizer import group_of
-from spatialsv_jax.training.state import RECENT, TrainState, count_examples, merge_params, split_params
+from spatialsv_jax.training.state import RECENT, TrainState, count_examples, count_tokens, merge_params, split_params
 
 # Norms that must be known before a step can be called a spike.
 FEWEST_NORMS = 8
@@ -30,7 +30,7 @@ class StepParts:
       objective: weights and constants of the loss terms.
       tx: the optimizer over the trainable parameters.
       frozen_groups: parameter groups without gradient and optimizer state.
-      rates: learning rate of each group by step (reported only).
+      rates: learning rate of each group by step, as `tx` applies it (reported only).
       ema: of the averaged model.
       microbatches: passes that a batch is cut into.
       skip_budget: steps that may be left out; 0 = the first bad step stops all updates.
@@ -151,7 +151,7 @@ def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple
       places: shardings of the trainable parameters, see `value_and_gradients`.
     """
     trainable, frozen = split_params(state.params, parts.frozen_groups)
-    examples = count_examples(batch)
+    examples, tokens = count_examples(batch), count_tokens(batch)
     (total, report), gradients = value_and_gradients(parts, state, batch, places)
     norm = optax.tree.norm(gradients)
     running = state.first_nonfinite < 0
@@ -161,7 +161,8 @@ def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple
     skipped = state.skipped + (running & ~good)
     stops = running & (skipped > parts.skip_budget)
     good &= running
-    updates, opt_state = parts.tx.update(gradients, state.opt_state, trainable)
+    scheduled = optimizer_lib.at_step(state.opt_state, state.step)
+    updates, opt_state = parts.tx.update(gradients, scheduled, trainable)
     updates = jax.tree.map(lambda update: jnp.where(good, update, jnp.zeros_like(update)), updates)
     trained = optax.apply_updates(trainable, updates)
     average = ema_lib.move(state.ema, trained, state.step, parts.ema.decay) if state.ema else {}
@@ -185,7 +186,7 @@ def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple
     rates = {f"learning_rate/{group}": rate(state.step) for group, rate in parts.rates.items() if group in groups}
     seen = {f"seen/{name}": number for name, number in new.seen.items()}
     health = {"gradient_norm/all": norm, "first_nonfinite": new.first_nonfinite, "skipped": skipped}
-    return new, {**report, **rates, **seen, **health}
+    return new, {**report, **rates, **seen, **health, "tokens": tokens}
 
 
 def _is_spike(norm: jax.Array, recent: jax.Array, factor: float) -> jax.Array:

@@ -1,5 +1,6 @@
 """The harness that kills: a command that writes whole files passes, one that writes in place is caught."""
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -58,6 +59,31 @@ def test_a_command_that_fails_ends_the_measurement(tmp_path):
         chaos.run_scenario(
             _scenario(tmp_path / "program.py", "whole"), tmp_path, tmp_path / "log.txt", 1, 1, random.Random(1)
         )
+
+
+@pytest.mark.parametrize(
+    ("changed", "passes"),
+    [
+        ({}, True),
+        ({"topologies": {"same_records": True, "largest_difference": 9e-5}}, True),
+        ({"topologies": {"same_records": False, "largest_difference": 0.0}}, False),
+        ({"topologies": {"same_records": True, "largest_difference": 2e-4}}, False),
+        ({"topologies": {"same_records": True, "largest_difference": float("nan")}}, False),
+        ({"scenarios": {"a": {"partial_results": [], "differences": ["x"]}}}, False),
+    ],
+)
+def test_a_result_that_differs_fails(changed, passes):
+    assert chaos.passed({"scenarios": {"a": {"partial_results": [], "differences": []}}} | changed) == passes
+
+
+def test_other_devices_with_other_records_end_with_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(chaos_commands.Commands, "prepare", lambda self: None)
+    monkeypatch.setattr(chaos_commands.Commands, "scenarios", lambda self: [])
+    monkeypatch.setattr(chaos.os, "environ", dict(os.environ))
+    moved = {"parts": [], "largest_difference": 0.0, "same_records": True}
+    for same, code in ((True, 0), (False, 1)):
+        monkeypatch.setattr(chaos, "run_topologies", lambda *_, same=same: {**moved, "same_records": same})
+        assert chaos.main(["--kills", "0", "--topologies", "--work", str(tmp_path)]) == code
 
 
 def test_kills_are_shared_out():

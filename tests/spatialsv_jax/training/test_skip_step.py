@@ -1,13 +1,14 @@
 """Bad steps are left out within a budget: nothing but the counters moves; one more ends the run with a message."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from step_cases import make_step, one_device, tiny_batch, tiny_config
 
 from spatialsv_jax import assembly
-from spatialsv_jax.training import loop, sharding, step
-from spatialsv_jax.training.state import RECENT
+from spatialsv_jax.training import loop, optimizer, sharding, step
+from spatialsv_jax.training.state import BEGINNINGS, RECENT, SEEN, TrainState
 
 TEXT = dict(losses=dict(depth=0.0, ray=0.0, points=0.0), lifting=dict(heads=()))
 
@@ -71,6 +72,39 @@ def test_a_spike_is_skipped_once_enough_norms_are_known(batches):
     assert int(metrics["skipped"]) == 1
 
 
+@pytest.mark.parametrize(("name", "moments"), [("adamw", "float32"), ("adamw", "bfloat16"), ("muon", "float32")])
+def test_the_rate_that_is_reported_is_applied_after_skipped_steps_too(monkeypatch, name, moments):
+    """With a constant gradient of 1 an Adam update is the rate itself; Muon's Adam looks ahead (Nesterov)."""
+    steps = 20
+    config = optimizer.OptimizerConfig(name=name, moments=moments, lifting=1.0, warmup_share=0.5, clip=1e9)
+    rates = optimizer.schedules(config, steps)
+    parts = step.StepParts(None, None, optimizer.make_optimizer(config, steps), (), rates, skip_budget=10)
+    monkeypatch.setattr(step, "count_examples", lambda batch: dict.fromkeys(SEEN, 0))
+
+    def constant(parts, state, bad, places=None):
+        value = jnp.where(bad, jnp.nan, 1.0)
+        return (value, {}), jax.tree.map(lambda leaf: jnp.full_like(leaf, value), state.params)
+
+    monkeypatch.setattr(step, "value_and_gradients", constant)
+    params = {"lifting": {"norm": {"bias": jnp.zeros(4)}}}
+    zero, begun = jnp.int32(0), {key: jnp.asarray(value) for key, value in BEGINNINGS.items()}
+    state = TrainState(zero, params, parts.tx.init(params), zero - 1, dict.fromkeys(SEEN, zero), {}, **begun)
+    run = jax.jit(lambda state, bad: step.train_step(parts, state, bad))
+    updates, ahead = 0, 1.0
+    for number in range(steps):
+        before, bad = state.params["lifting"]["norm"]["bias"], number in (2, 3, 4, 12)
+        state, metrics = run(state, bad)
+        applied = np.asarray(before - state.params["lifting"]["norm"]["bias"])
+        expected = number / 10 if number < 10 else (1 + np.cos(np.pi * (number - 10) / 10)) / 2
+        np.testing.assert_allclose(metrics["learning_rate/lifting"], expected, rtol=1e-5)
+        updates += not bad
+        if name == "muon":
+            ahead = 0.9 * (1 - 0.9**updates) / (1 - 0.9 ** (updates + 1)) + 0.1 / (1 - 0.9**updates)
+        expected = 0 if bad else expected * ahead
+        np.testing.assert_allclose(applied, expected, rtol=0.02 if moments == "bfloat16" else 1e-3)
+    assert int(state.skipped) == 4
+
+
 def test_the_median_is_numpys():
     rng = np.random.default_rng(0)
     for known in (8, 9, 31, 32):
@@ -78,7 +112,7 @@ def test_the_median_is_numpys():
         recent[RECENT - known :] = rng.uniform(1, 3, known)
         median = np.median(recent[RECENT - known :])
         for factor, expected in ((1.99, False), (2.01, True)):
-            assert bool(step._is_spike(jax.numpy.float32(factor * median), jax.numpy.asarray(recent), 2.0)) == expected
+            assert bool(step._is_spike(jnp.float32(factor * median), jnp.asarray(recent), 2.0)) == expected
 
 
 def test_a_spike_limit_needs_a_budget():

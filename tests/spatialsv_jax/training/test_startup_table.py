@@ -42,7 +42,7 @@ class FakeLoader:
         return {"sources": [source], "sampled": sampled, "buckets": several, **empty, **wasted}
 
 
-def make_table(sizes, shares=(1.0,)):
+def make_table(sizes, shares=(1.0,), recomputed=0.0):
     config, batch = tiny_config(), tiny_batch()
     config.vision.trainable = False
     settings = assembly.read_settings(config)
@@ -51,7 +51,8 @@ def make_table(sizes, shares=(1.0,)):
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes), jax.devices()[: int(np.prod(sizes))])
     tx = optimizer.make_optimizer(settings.optimizer, 10)
     shapes, report = state.state_shapes(init, tx, settings.frozen_groups, axes, mesh)
-    steps = [startup.CompiledStep(None, 1.5, 2**20, {"vision": 1e9, "language": 3e9 / part}) for part in range(1, 3)]
+    counted = [{"vision": 1e9, "language": 3e9 / part} for part in range(1, 3)]
+    steps = [startup.CompiledStep(None, 1.5, 2**20, flops, recomputed) for flops in counted]
     steps, batches = steps[: len(shares)], [batch] * len(shares)
     table = startup.Table("spatial", settings, shapes, report, FakeLoader(shares), steps, mesh, batches)
     return table, shapes, batch
@@ -85,6 +86,12 @@ def test_rows_say_what_will_run(single):
         rows["labels"] == "of 64 sampled rows lack text: 1, geometry: 2, features: 64; depth covers 50% of the pixels"
     )
     assert rows["sharding"] == "one device"
+
+
+def test_recomputed_products_are_shown_and_no_part_of_the_rate():
+    table, _, _ = make_table((1, 1, 1), recomputed=5e8)
+    assert rows_of(table)["FLOPs per step"].startswith("4.00 G (vision 25%, language 75%; 12% of them recomputed)")
+    assert table.flops == [3.5e9]
 
 
 def test_it_says_whether_it_fits(single, monkeypatch):
