@@ -142,7 +142,7 @@ def run(
             if probe is not None and config.gradient_norm_every and step % config.gradient_norm_every == 0:
                 norms = {name: float(value) for name, value in probe(state, device_batch).items()}
                 # The probe is no part of the step: its time is kept out of the rates.
-                window = _Window()
+                window = _Window(window.stall_s)
             state, metrics = step_fn(state, device_batch)
             window.add(metrics["tokens"], flops(step))
             last = step + 1 == config.steps
@@ -159,7 +159,9 @@ def run(
             if (step + 1) % checkpoint_config.every == 0 or last:
                 # Saved before the next batch is drawn: the data position is the step alone.
                 _check_finite(state, None, explain)
+                began = time.perf_counter()
                 checkpoints.save(state, meta)
+                window.stall_s += time.perf_counter() - began
     finally:
         bar.close()
         trace.stop()
@@ -182,10 +184,10 @@ def _check_finite(state: TrainState, scalars: dict | None, explain: Callable) ->
 class _Window:
     """What was done since the last metric line."""
 
-    def __init__(self):
+    def __init__(self, stall_s: float = 0.0):
         self._start, self._steps, self._flops = time.perf_counter(), 0, 0.0
         self._tokens: list[jax.Array] = []  # on the devices until the rates are asked for
-        self.wait_s = 0.0
+        self.wait_s, self.stall_s = 0.0, stall_s
 
     def add(self, tokens: jax.Array, flops: float) -> None:
         self._steps, self._flops = self._steps + 1, self._flops + flops
@@ -197,6 +199,7 @@ class _Window:
         return {
             "step_time_s": seconds / self._steps,
             "data_wait_s": self.wait_s / self._steps,
+            "checkpoint_stall_s": self.stall_s,
             "tokens_per_s": tokens / seconds,
             "tflops_per_s": self._flops / seconds / 1e12,
         }

@@ -71,11 +71,13 @@ def _totals(workdir: Path) -> dict[int, float]:
 
 
 def test_metrics_hold_every_term_value_weight_and_count(straight):
-    row = json.loads((straight / "metrics.jsonl").read_text().splitlines()[-1])
+    rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
+    row = rows[-1]
     for name in ("text", "depth", "ray", "points"):
         assert {name, f"{name}/weight"} <= set(row)
     assert {"depth/grad_s3/count", "points/normal_s2", "ray/conf", "text/ce/count"} <= set(row)
     assert {"learning_rate/language", "gradient_norm/all", "step_time_s", "data_wait_s", "tokens_per_s"} <= set(row)
+    assert sum(row["checkpoint_stall_s"] for row in rows) > 0
     assert sorted(_totals(straight)) == list(range(10))
 
 
