@@ -156,7 +156,7 @@ def advise(config: ConfigDict, topology: Topology, compiled: int = 2, say=print)
       time.
     """
     tried = []
-    for change in changes(config, topology.devices):
+    for change in changes(config, topology.devices, topology.hosts):
         try:
             tried.append((change, plan(change.apply(config), topology, compile=False)))
         except ValueError as error:
@@ -209,13 +209,13 @@ def read_config(file: str, overrides: list[str]) -> ConfigDict:
     return values["config"].value
 
 
-def with_mesh(config: ConfigDict, text: str, devices: int) -> ConfigDict:
+def with_mesh(config: ConfigDict, text: str, topology: Topology) -> ConfigDict:
     """The phase with the mesh of `--mesh`; without one with the config's, or one that its batch divides over.
 
     Raises:
-      ValueError: an axis that the config does not have, or no number.
+      ValueError: an axis that the config does not have, or no number; a batch that divides over no mesh of the slice.
     """
-    config = config.copy_and_resolve_references()
+    config, devices = config.copy_and_resolve_references(), topology.devices
     if not text:
         rows = sum(source.per_batch for source in config.data.sources.values())
         rows //= config.training.get("microbatches", 1)
@@ -229,8 +229,9 @@ def with_mesh(config: ConfigDict, text: str, devices: int) -> ConfigDict:
             or (all(config.mesh[axis] != -1 for axis in axes) and fixed != devices)
             or not batch
             or rows % batch
+            or batch % topology.hosts
         ):
-            config.mesh.update(mesh_sizes(config, devices)[0])
+            config.mesh.update(mesh_sizes(config, devices, topology.hosts)[0])
         return config
     sizes = {axis: 1 for axis in config.mesh}
     for entry in text.split(","):
@@ -247,7 +248,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     topology = parse_topology(arguments.topology)
     simulate(topology)
     config = read_config(arguments.config, overrides)
-    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology.devices)
+    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology)
     found = plan(config, topology, compile=not arguments.estimate, skip_above=arguments.skip_above)
     print(found.text(), flush=True)
     result = found.to_json()

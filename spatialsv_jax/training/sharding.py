@@ -72,7 +72,7 @@ def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) ->
         no more devices than divide the rows, and the others stay idle.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices, or do not fit slices or hosts.
+      ValueError: the sizes do not multiply to the number of devices, or do not fit slices, hosts or links.
     """
     devices = jax.devices() if devices is None else devices
     hosts = len({device.process_index for device in devices})
@@ -94,7 +94,13 @@ def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) ->
     types = (AxisType.Auto,) * len(sizes)
     if hosts > 1 or config.slices > 1:
         return Mesh(_by_host(sizes, devices), tuple(sizes), axis_types=types)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"config.mesh {sizes} cannot be laid along the links of {len(devices)} devices; take sizes that are products of "
+            f"the sides of the slice. ({error})"
+        ) from error
 
 
 def _by_host(sizes: dict[str, int], devices: list) -> np.ndarray:

@@ -85,6 +85,9 @@ def test_changes_and_meshes():
     assert mesh_sizes(config, 4)[0] == {**config.mesh, "data": 1, "fsdp": 4, "tensor": 1}
     assert {"fsdp": 4, "context": 2, "tensor": 1}.items() <= mesh_sizes(config, 8)[0].items()
     assert {"fsdp": 4, "context": 1, "tensor": 2}.items() <= mesh_sizes(config, 8)[1].items()
+    assert [sizes["fsdp"] for sizes in mesh_sizes(config, 16, hosts=4)] == [4] * 2  # not 2 or 1: four hosts feed rows
+    with pytest.raises(ValueError, match="4 rows cannot be split over 32 devices of 8 hosts"):
+        mesh_sizes(config, 32, hosts=8)
     offered = changes(config, 4)
     assert str(offered[0]) == "--config.language.remat=full" and offered[0].same_result
     assert offered[0].apply(config).language.remat == "full" and config.language.remat == "none"
@@ -106,7 +109,7 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     remat, lora = Change((("language.remat", "full"),)), Change((("language.lora_rank", 8),), same_result=False)
     monkeypatch.setattr(plan, "parse_topology", lambda text: topology)
     monkeypatch.setattr(plan, "read_config", lambda file, overrides: small())
-    monkeypatch.setattr(plan, "changes", lambda config, devices: [lora, remat, remat + lora])
+    monkeypatch.setattr(plan, "changes", lambda config, devices, hosts: [lora, remat, remat + lora])
     monkeypatch.setattr(plan, "plan", planned)
     plan.main(["--config=x", "--topology=cpu:4", "--mesh=data=1,fsdp=4", "--tries=1", f"--out={tmp_path}/p.json"])
     values = json.loads((tmp_path / "p.json").read_text())

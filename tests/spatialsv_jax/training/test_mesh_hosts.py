@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from spatialsv_jax.planning.chips import parse_topology
+from spatialsv_jax.planning.chips import CHIPS, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices
 from spatialsv_jax.training import sharding
 
@@ -81,6 +81,14 @@ def test_each_host_holds_its_rows(topology, sizes):
     check_rows_of_hosts(sharding.make_mesh(sharding.MeshConfig(**sizes), made_up(devices // 4, 4)))
 
 
+@pytest.mark.parametrize("chip", ["v5e", "v5p", "v6e"])
+def test_hosts_of_a_slice_are_those_of_its_description(chip):
+    pytest.importorskip("libtpu")
+    for shape in CHIPS[chip].slices:
+        topology = parse_topology(f"{chip}:{shape}")
+        assert topology.hosts == len({device.process_index for device in abstract_devices(topology)}), shape
+
+
 @pytest.mark.parametrize("topology, sizes", SIZES)
 def test_each_host_of_a_described_slice_holds_its_rows(topology, sizes):
     pytest.importorskip("libtpu")
@@ -131,6 +139,15 @@ def test_several_tpu_slices_must_be_said(sizes, hosts):
         sharding.make_mesh(sharding.MeshConfig(**sizes), devices)
     gpus = [dataclasses.replace(device, platform="gpu", process_index=device.slice_index) for device in devices]
     check_rows_of_hosts(sharding.make_mesh(sharding.MeshConfig(**sizes), gpus))  # two machines on one network
+
+
+def test_a_mesh_that_jax_cannot_lay_out_is_a_mistake_of_the_config(monkeypatch):
+    def refuse(*_, **__):
+        raise NotImplementedError("Failed to find assignment for logical_axis_index 3 of size 4")
+
+    monkeypatch.setattr(jax, "make_mesh", refuse)
+    with pytest.raises(ValueError, match=r"config.mesh .*'tensor': 4.* cannot be laid .*logical_axis_index 3"):
+        sharding.make_mesh(sharding.MeshConfig(data=2, tensor=4))
 
 
 @pytest.mark.slow

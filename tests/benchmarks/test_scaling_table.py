@@ -1,0 +1,39 @@
+"""Rows of the scaling table that cannot be planned say why, and are not tried again."""
+
+import json
+import subprocess
+
+import pytest
+
+from benchmarks import scaling_table
+from spatialsv_jax.planning.chips import parse_topology
+
+MODEL = "qwen2_5_vl_3b"
+
+
+def test_a_batch_of_fewer_rows_than_hosts_says_so():
+    found = scaling_table.try_slice(MODEL, parse_topology("v5e:16x16"), 16)
+    assert found["plans"] == [] and "16 rows cannot be split over 256 devices of 64 hosts" in found["why_not"]
+
+
+@pytest.mark.parametrize("said, recorded", [
+    ("error: config.mesh {} cannot be laid along the links", True),
+    ("Traceback\nMemoryError", False),
+    ("error: [Errno 28] No space left on device", False),
+])  # fmt: skip
+def test_a_refused_plan_is_a_row_with_its_reason(tmp_path, monkeypatch, said, recorded):
+    ended = subprocess.CompletedProcess([], 1, "", f"warning: something\n{said}\n")
+    monkeypatch.setattr(scaling_table.subprocess, "run", lambda *_, **__: ended)
+    monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
+    name = f"{MODEL}-v5p-b16"
+    if recorded:
+        scaling_table.make(name)
+        row = json.loads((tmp_path / f"{name}.json").read_text())
+        assert row["finished"] and {found["why_not"] for found in row["slices"].values()} >= {
+            said.removeprefix("error: ")
+        }
+        assert f"| no: {said.removeprefix('error: ')} |" in scaling_table.table()
+    else:
+        with pytest.raises(RuntimeError):
+            scaling_table.make(name)
+        assert not list(tmp_path.iterdir())
