@@ -148,7 +148,7 @@ def try_slice(model: str, topology: Topology, batch: int) -> dict:
 def table() -> str:
     """The rows that are there, as a Markdown table."""
     lines = [
-        "| model | chip | batch | slice | mesh | passes | peak GiB of | time ms, at least | bound by | MFU, at most |",
+        "| model | chip | batch | slice | mesh | passes | peak GiB of | about ms | bound by | MFU, about |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     missing = []

@@ -69,7 +69,7 @@ def plan(
         planned = plan_step.plan_step(config, devices)
         began = time.perf_counter()
         traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh)
-        costs = flops.costs(traced.jaxpr)
+        costs = flops.costs(traced.jaxpr, _shares(planned))
         known = memory.inputs(planned.shapes, planned.batch, planned.mesh)
         estimate = memory.estimated(known, traced.jaxpr, planned.shapes, planned.parts.frozen_groups, planned.mesh)
         found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
@@ -96,6 +96,14 @@ def plan(
         compile_seconds=seconds,
         notes=tuple(notes),
     )
+
+
+def _shares(planned) -> list[float | None]:
+    """For each input of the step the share that a device computes with: of the state all but what tensor splits off."""
+    tensor = planned.mesh.shape["tensor"]
+    split = lambda leaf: "tensor" in jax.tree.leaves(tuple(leaf.sharding.spec))
+    state = [1 / tensor if split(leaf) else 1.0 for leaf in jax.tree.leaves(planned.shapes)]
+    return state + [None] * len(planned.batch)
 
 
 def _without_lifting(costs: dict, planned) -> dict:

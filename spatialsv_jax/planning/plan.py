@@ -134,11 +134,11 @@ class Plan:
             rows += [
                 (
                     "time per step",
-                    f"at least {times.seconds * 1e3:.0f} ms ({times.bound}): arithmetic {times.compute * 1e3:.0f}, memory "
+                    f"about {times.seconds * 1e3:.0f} ms ({times.bound}): arithmetic {times.compute * 1e3:.0f}, memory "
                     f"traffic {times.memory * 1e3:.0f}, communication {times.network * 1e3:.0f}; without overlap "
                     f"{times.seconds_without_overlap * 1e3:.0f} ms",
                 ),
-                ("predicted MFU", f"at most {times.mfu:.0%}, {self.tokens / times.seconds:,.0f} tokens/s"),
+                ("predicted MFU", f"about {times.mfu:.0%}, {self.tokens / times.seconds:,.0f} tokens/s"),
                 *(("assumed", line) for line in ASSUMPTIONS),
             ]
         rows += [("replicated", f"{name}: {why}") for name, why in self.replicated.items()]
@@ -162,7 +162,7 @@ class Plan:
                 (
                     f"  {part}",
                     f"{si(cost.matrix):>8}FLOP ({cost.matrix / total if total else 0:6.1%}{again}), {si(cost.vector)} "
-                    f"elementwise, {si(cost.bytes)}B moved",
+                    f"elementwise, {si(cost.bytes)}B moved in all, {si(cost.whole)}B of weights by each device",
                 )
             )
         share = f"{self.lifting_flops_share:.1%} of the step with text alone"

@@ -57,6 +57,17 @@ def test_bytes_are_those_counted_by_hand(found):
     assert extra == pytest.approx(lifting) and 0 < values["lifting_flops_share"] < 1
 
 
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_weights_are_read_whole_in_each_pass(found, tensor):
+    """The decoder's kernels by every device: forward, inputs' gradients, own gradients; of them half over tensor=2."""
+    config = small()
+    config.mesh.update(data=2 // tensor, tensor=tensor)
+    cost = (found if tensor == 1 else plan.plan(config, CPU, compile=False)).costs["language"]
+    width, inner, heads, kv_heads = 32, 64, 32, 16
+    kernels = 4 * (2 * width * heads + 2 * width * kv_heads + 3 * width * inner)
+    assert cost.whole == 3 * 4 * kernels / tensor
+
+
 def test_collectives_of_the_compiled_step(found):
     """Gradients are summed over data=2: at least the bytes of what is trained; fsdp=2 gathers parameters."""
     assert found.collectives["all-reduce"].bytes > 0 and found.collectives["all-gather"].bytes > 0
