@@ -127,7 +127,7 @@ def make(name: str) -> None:
 
 
 def try_slice(model: str, topology: Topology, batch: int) -> dict:
-    """{"plans": tried ones, the last one is the best, "why_not": "" or why none fits}."""
+    """{"plans": tried ones, the last one is the best, "why_not": "" or why none fits}; an estimate may leave that open."""
     options = attempts(model, topology, batch)
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
@@ -142,7 +142,7 @@ def try_slice(model: str, topology: Topology, batch: int) -> dict:
             continue
         if tried[-1]["fits"]:
             break
-    return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] else why}
+    return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] is not False else why}
 
 
 def table() -> str:
@@ -167,7 +167,7 @@ def table() -> str:
             mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
             source = {"compiler": "", "compiler refused": " (refused)", "estimate": " (estimate)"}[one["memory_source"]]
-            verdict = "" if one["fits"] else "**no**: "
+            verdict = {True: "", False: "**no**: ", None: "not known: "}[one["fits"]]
             times = one["roofline"]
             lines.append(
                 f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | "

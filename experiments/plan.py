@@ -154,31 +154,51 @@ def _settings(config: ConfigDict) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def advise(config: ConfigDict, topology: Topology, compiled: int = 2, say=print) -> list[tuple[Change, Plan]]:
+def advise(
+    config: ConfigDict, topology: Topology, refused: Plan, compiled: int = 2, say=print
+) -> list[tuple[Change, Plan]]:
     """Changes that may make a step fit, best first.
 
-    Every change is estimated; the most promising `compiled` ones are compiled.
+    Every change is estimated. Then the most promising one is compiled, and the next, until one fits or `compiled` of them
+    are: those first that fit if their estimates are as low as those of the steps that were compiled, of these what
+    leaves the training's result as it is, then the quickest; behind them those that need least.
+
+    Args:
+      config: the phase, with its mesh.
+      topology: the slice.
+      refused: the plan of the step as it is, which does not fit.
+      compiled: so many at most.
+      say: told what happens.
 
     Returns:
-      (change, plan), those that fit first, those that leave the training's result as it is before others, then by
-      time.
+      (change, plan), those that fit first, then those of which it is not known.
     """
-    tried = []
+    waiting, done = [], []
     for change in changes(config, topology.devices, topology.hosts):
         try:
-            tried.append((change, plan(change.apply(config), topology, compile=False)))
+            waiting.append((change, plan(change.apply(config), topology, compile=False)))
         except ValueError as error:
             say(f"  not possible: {change}: {error}")
+    low = max(1.0, refused.memory.peak / refused.estimate)
 
     def order(entry):
         change, found = entry
-        return (found.fits is False, not change.same_result, found.times.seconds or 0.0, found.memory.peak)
+        expected = found.memory.peak * (low if found.memory.source == "estimate" else 1.0)
+        likely = expected <= found.available
+        return (not likely, not change.same_result, (found.times.seconds or 0.0) if likely else expected, expected)
 
-    tried.sort(key=order)
-    for place, (change, estimate) in enumerate(tried[: compiled if compiles(topology) else 0]):
+    while waiting and compiles(topology) and len(done) < compiled:
+        waiting.sort(key=order)
+        change, estimate = waiting.pop(0)
         say(f"  compiling: {change} (estimated {gib(estimate.memory.peak)})")
-        tried[place] = (change, plan(change.apply(config), topology))
-    return sorted(tried, key=lambda entry: (entry[1].memory.source == "estimate", *order(entry)))
+        done.append((change, plan(change.apply(config), topology)))
+        if done[-1][1].fits:
+            break
+        low = max(low, done[-1][1].memory.peak / estimate.memory.peak)
+    rank = {True: 0, None: 1, False: 2}
+    return sorted(
+        done + waiting, key=lambda entry: (rank[entry[1].fits], entry[1].memory.source == "estimate", order(entry))
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -275,11 +295,10 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     if found.fits is False and arguments.tries:
         print("\n  It does not fit. Tried, best first:", flush=True)
         result["changes"] = []
-        for change, one in advise(config, topology, arguments.tries):
+        for change, one in advise(config, topology, found, arguments.tries):
             seconds = f", {one.times.seconds * 1e3:.0f} ms" if one.times.seconds else ""
-            print(
-                f"  {'fits' if one.fits else 'too much'}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}"
-            )
+            verdict = {True: "fits", False: "too much", None: "not known"}[one.fits]
+            print(f"  {verdict}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}")
             result["changes"].append({"change": str(change), "same_result": change.same_result, **one.to_json()})
     if arguments.out:
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import GIB, Topology
 from spatialsv_jax.planning.hlo import Collective
-from spatialsv_jax.planning.memory import Memory
+from spatialsv_jax.planning.memory import ESTIMATES_LOW, Memory
 from spatialsv_jax.planning.roofline import ASSUMPTIONS, Roofline
 from spatialsv_jax.training.flops import Cost
 
@@ -58,10 +59,8 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits; None where the memory of a device is not known."""
-        if self.memory.source == "compiler refused":
-            return False
-        return self.memory.peak <= self.available if self.available else None
+        """Whether the step fits; None where that is not known (`memory.fits`)."""
+        return memory.fits(self.memory, self.available)
 
     @property
     def lifting_flops(self) -> float:
@@ -114,7 +113,7 @@ class Plan:
 
     def text(self) -> str:
         """The plan as a readable table."""
-        memory, times = self.memory, self.times
+        known, times = self.memory, self.times
         mesh = " ".join(f"{name}={size}" for name, size in self.mesh.items())
         rows = [
             ("plan", f"{self.name}: objective '{self.objective}', {si(self.parameters)} parameters"),
@@ -124,8 +123,9 @@ class Plan:
             ("fits", self._verdict()),
             (
                 "bytes per device",
-                f"parameters {gib(memory.parameters)}, optimizer {gib(memory.optimizer)}, batch {gib(memory.batch)}, "
-                f"gradients and temporaries {gib(memory.temporaries)}, code {gib(memory.code)} ({memory.source}; estimated peak {gib(self.estimate)})",
+                f"parameters {gib(known.parameters)}, optimizer {gib(known.optimizer)}, batch {gib(known.batch)}, "
+                f"gradients and temporaries {gib(known.temporaries)}, code {gib(known.code)} ({known.source}; estimated "
+                f"peak {gib(self.estimate)})",
             ),
             *self._work(),
             *self._moved(),
@@ -147,8 +147,13 @@ class Plan:
         return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows)
 
     def _verdict(self) -> str:
-        if self.fits is None:
+        if not self.available:
             return f"{gib(self.memory.peak)} per device; what a device has is not known"
+        if self.fits is None:
+            return (
+                f"not known: estimated {gib(self.memory.peak)} of {gib(self.available)} per device, and steps have needed up "
+                f"to {ESTIMATES_LOW} times their estimate"
+            )
         free = self.available - self.memory.peak
         word = f"yes, {gib(free)} free" if self.fits else f"NO, {gib(-free)} too much"
         return f"{word}: {gib(self.memory.peak)} of {gib(self.available)} per device"

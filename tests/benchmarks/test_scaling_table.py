@@ -37,3 +37,16 @@ def test_a_refused_plan_is_a_row_with_its_reason(tmp_path, monkeypatch, said, re
         with pytest.raises(RuntimeError):
             scaling_table.make(name)
         assert not list(tmp_path.iterdir())
+
+
+def test_an_estimate_may_leave_open_whether_a_step_fits(tmp_path, monkeypatch):
+    found = {
+        "fits": None, "mesh": {"data": 1, "fsdp": 4}, "peak_bytes_per_device": 2**35, "bytes_available_per_device": 2**36,
+        "memory_source": "estimate", "settings": {}, "roofline": {"seconds": 0.5, "bound": "arithmetic", "mfu": 0.5},
+    }  # fmt: skip
+    monkeypatch.setattr(scaling_table, "plan", lambda *_: found)
+    monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
+    scaling_table.make(f"{MODEL}-h100-b16")
+    row = json.loads((tmp_path / f"{MODEL}-h100-b16.json").read_text())
+    assert "smallest" not in row and {one["why_not"] for one in row["slices"].values()} == {""}
+    assert "| not known: 32.0 of 64.0 (estimate) |" in scaling_table.table()

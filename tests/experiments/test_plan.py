@@ -132,6 +132,41 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     assert "It does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("real, compiled_in_turn, verdicts", [
+    # Twice the estimates, as of the step itself: 400 is the quickest that then fits, and does.
+    (2.0, ["400"], {"400": True, "300": True, "450": True, "600": None, "1400": False}),
+    # Three times: 400 does not fit after all, so that 300 is the next; both tries are used up.
+    (3.4, ["400", "300"], {"400": False, "300": False, "450": True, "600": None, "1400": False}),
+])  # fmt: skip
+def test_advice_compiles_what_most_likely_fits_until_it_does(found, monkeypatch, real, compiled_in_turn, verdicts):
+    """Changes named by their estimates, of 1000 bytes that there are; the larger ones are quicker, 450 trains another thing."""
+    topology = dataclasses.replace(CPU, chip=dataclasses.replace(CPU.chip, memory_bytes=1000))
+    compiled = []
+
+    def planned(config, topology, compile=True, **_):
+        guess = config.training.steps
+        compiled.extend([str(guess)] * compile)
+        times = dataclasses.replace(found.times, seconds=1.0 / guess)
+        known = dataclasses.replace(
+            found.memory, peak=guess * (real if compile else 1), source=["estimate", "compiler"][compile]
+        )
+        return dataclasses.replace(found, memory=known, available=1000, times=times, estimate=guess)
+
+    options = [Change((("training.steps", n),), same_result=n != 450) for n in (300, 400, 450, 600, 1400)]
+    monkeypatch.setattr(plan, "changes", lambda config, devices, hosts: options)
+    monkeypatch.setattr(plan, "plan", planned)
+    memory = dataclasses.replace(found.memory, peak=2000, source="compiler")
+    advice = plan.advise(
+        small(), topology, dataclasses.replace(found, memory=memory, estimate=1000), say=lambda _: None
+    )
+    name = lambda change: str(change.values[0][1])
+    assert compiled == compiled_in_turn
+    assert {name(change): one.fits for change, one in advice} == verdicts
+    assert [one.fits for _, one in advice] == sorted(verdicts.values(), key=[True, None, False].index)
+    if real == 2.0:
+        assert name(advice[0][0]) == "400"
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

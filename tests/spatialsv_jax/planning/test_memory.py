@@ -25,6 +25,22 @@ def test_messages_of_the_compiler():
     assert memory.refused((0, 0, 0), "INTERNAL: something else") is None
 
 
+@pytest.mark.parametrize("source, peak, available, fits", [
+    ("estimate", 5.0, 10.0, True),
+    ("estimate", 6.0, 10.0, None),  # compiled it may need 11.4
+    ("estimate", 10.0, 10.0, None),
+    ("estimate", 10.1, 10.0, False),  # estimates have been low, not high
+    ("estimate", 5.0, 0, None),
+    ("compiler", 10.0, 10.0, True),
+    ("compiler", 10.1, 10.0, False),
+    ("compiler", 5.0, 0, None),
+    ("compiler refused", 5.0, 10.0, False),
+])  # fmt: skip
+def test_an_estimate_near_the_limit_says_nothing(source, peak, available, fits):
+    found = memory.Memory(1, 1, 1, 1, 0, int(peak * GIB), source)
+    assert memory.fits(found, int(available * GIB)) is fits
+
+
 def test_slices():
     found = parse_topology("v5p:4x4x8")
     assert found.devices == 128 and str(found) == "v5p:4x4x8"
