@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.configs import quickstart, qwen2_5_vl_3b
 from experiments.plan_changes import Change, changes, mesh_sizes
 from experiments.train import data_settings
 from spatialsv_jax import assembly
+from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import parse_topology
 from spatialsv_jax.processing import load_processor
 from spatialsv_jax.training import flops, step
@@ -39,12 +41,52 @@ def small(**language) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def found():
-    return plan.plan(small(), CPU)
+def compiler_said():
+    """The compiler's figures of the step that `found` compiles."""
+    return []
 
 
-def test_bytes_are_those_counted_by_hand(found):
-    """Split over fsdp=2 but for what its rules leave whole; two moments of what is trained."""
+@pytest.fixture(scope="module")
+def found(compiler_said):
+    compiled = memory.compiled
+
+    def heard(known, stats):
+        compiler_said.append(stats)
+        return compiled(known, stats)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "compiled", heard)
+        return plan.plan(small(), CPU)
+
+
+def test_bytes_are_those_of_arrays_on_a_device(found, compiler_said):
+    """Beside arrays that are really there: split over fsdp=2 but for norms, two moments of what is trained, one row."""
+    planned = plan_step.plan_step(small(), jax.devices()[:4])
+    place = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+    held = lambda tree: sum(
+        jax.tree.leaves(jax.tree.map(lambda leaf: place(leaf).addressable_shards[0].data.nbytes, tree))
+    )
+    params, kinds = planned.shapes.params, found.to_json()["bytes_by_kind"]
+    decoder, width, kernels = params["backbone"]["language"], 32, 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    assert held(decoder) == 4 * (len(decoder["embedding"]) * width // 2 + 4 * (kernels // 2 + 2 * width) + width)
+    assert kinds["parameters"] == held(params)
+    counts = [leaf for leaf in jax.tree.leaves(planned.shapes.opt_state) if not leaf.shape]
+    assert kinds["optimizer"] == 2 * (held(params) - held(params["backbone"]["vision"])) + 4 * len(counts)
+    row = sum(math.prod(value.shape[1:]) * value.dtype.itemsize for value in planned.batch.values())
+    assert kinds["batch"] == row and found.rows == 4
+
+    (stats,) = compiler_said
+    kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    assert found.memory.source == "compiler" and kinds["generated_code"] == stats.generated_code_size_in_bytes
+    assert kinds["gradients_and_temporaries"] == stats.temp_size_in_bytes > kinds["parameters"]
+    peak = found.to_json()["peak_bytes_per_device"]
+    assert peak == kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    # Beside the inputs only metrics and counters, less fields of the batch that nothing reads; the state is reused.
+    assert kept == pytest.approx(sum(kinds[name] for name in ("parameters", "optimizer", "batch")), abs=4096)
+
+
+def test_work_is_that_of_the_step(found):
+    """By parts; without lifting it is that of a step with text alone."""
     values = found.to_json()
     assert values["flops"] == sum(cost["matrix"] for cost in values["costs"].values())
     alone = plan_step.plan_step(plan.text_only(small()), jax.devices()[:4])
@@ -114,8 +156,8 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     def planned(config, topology, compile=True, **_):
         peak = 2000 - 600 * (config.language.remat == "full") - 1500 * (config.language.lora_rank > 0)
         compiled.append(compile)
-        memory = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
-        return dataclasses.replace(found, topology=topology, memory=memory, available=1000, mesh=dict(config.mesh))
+        known = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
+        return dataclasses.replace(found, topology=topology, memory=known, available=1000, mesh=dict(config.mesh))
 
     remat, lora = Change((("language.remat", "full"),)), Change((("language.lora_rank", 8),), same_result=False)
     monkeypatch.setattr(plan, "parse_topology", lambda text: topology)
