@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from experiments.configs.pretrained import PRESETS, finetune
@@ -37,6 +38,10 @@ KEPT = (
 )  # fmt: skip
 
 
+class Refused(ValueError):
+    """A plan that `experiments.plan` says cannot be made, and why."""
+
+
 def rows() -> list[str]:
     """Names of all rows: the smaller batch and the smaller models first; estimates for a GPU machine last."""
     models = sorted(PRESETS, key=lambda name: PRESETS[name]["parameters"])
@@ -49,7 +54,7 @@ def attempts(model: str, topology: Topology, batch: int) -> list[tuple[dict, int
     config = finetune(model)
     config.data.sources.train.per_batch = batch
     try:
-        mesh = mesh_sizes(config, topology.devices)[0]
+        mesh = mesh_sizes(config, topology.devices, topology.hosts)[0]
     except ValueError as error:
         return str(error)
     split = math.prod(mesh[axis] for axis in ("data", "fsdp"))
@@ -58,7 +63,12 @@ def attempts(model: str, topology: Topology, batch: int) -> list[tuple[dict, int
 
 
 def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, skip_above: float) -> dict:
-    """The JSON of one plan, made in a process of its own, with what is kept of it."""
+    """The JSON of one plan, made in a process of its own, with what is kept of it.
+
+    Raises:
+      Refused: a setting, mesh or batch that the command refuses.
+      RuntimeError: anything else that ended it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "plan.json"
         command = [
@@ -71,6 +81,11 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, sk
             command.append(f"--config.lifting.chunk_views={min(context, finetune(model).data.views)}")
         began = time.time()
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        *_, said = ["", *done.stderr.splitlines()]
+        if (
+            done.returncode and said.startswith("error: ") and "[Errno" not in said
+        ):  # a full disk says nothing of a plan
+            raise Refused(said.removeprefix("error: "))
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr[-2000:]}")
         found = json.loads(out.read_text())
@@ -112,24 +127,28 @@ def make(name: str) -> None:
 
 
 def try_slice(model: str, topology: Topology, batch: int) -> dict:
-    """{"plans": tried ones, the last one is the best, "why_not": "" or why there is none}."""
+    """{"plans": tried ones, the last one is the best, "why_not": "" or why none fits}; an estimate may leave that open."""
     options = attempts(model, topology, batch)
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
-    tried = []
+    tried, why = [], "too large"
     for place, (mesh, passes) in enumerate(options):
         # The estimate is rough: only what is far too large is not compiled, less of it where a smaller pass can be tried.
         limit = 1.6 if place == len(options) - 1 else 1.15
-        tried.append(plan(model, topology, batch, mesh, passes, limit))
+        try:
+            tried.append(plan(model, topology, batch, mesh, passes, limit))
+        except Refused as error:
+            why = str(error)
+            continue
         if tried[-1]["fits"]:
             break
-    return {"plans": tried, "why_not": "" if tried[-1]["fits"] else "too large"}
+    return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] is not False else why}
 
 
 def table() -> str:
     """The rows that are there, as a Markdown table."""
     lines = [
-        "| model | chip | batch | slice | mesh | passes | peak GiB of | time ms, at least | bound by | MFU, at most |",
+        "| model | chip | batch | slice | mesh | passes | peak GiB of | about ms | bound by | MFU, about |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     missing = []
@@ -148,7 +167,7 @@ def table() -> str:
             mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
             source = {"compiler": "", "compiler refused": " (refused)", "estimate": " (estimate)"}[one["memory_source"]]
-            verdict = "" if one["fits"] else "**no**: "
+            verdict = {True: "", False: "**no**: ", None: "not known: "}[one["fits"]]
             times = one["roofline"]
             lines.append(
                 f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | "
@@ -176,6 +195,8 @@ def main() -> None:
     if arguments.list:
         print("\n".join(rows()))
         return
+    if not arguments.table and find_spec("libtpu") is None:  # else every row would say so
+        sys.exit("error: plans for TPUs need libtpu: python -m pip install -e '.[tpu_programs]'")
     PLANS.mkdir(parents=True, exist_ok=True)
     for name in () if arguments.table else rows():
         if not arguments.only or name.startswith(tuple(arguments.only)):

@@ -69,7 +69,7 @@ def plan(
         planned = plan_step.plan_step(config, devices)
         began = time.perf_counter()
         traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh)
-        costs = flops.costs(traced.jaxpr)
+        costs = flops.costs(traced.jaxpr, _shares(planned))
         known = memory.inputs(planned.shapes, planned.batch, planned.mesh)
         estimate = memory.estimated(known, traced.jaxpr, planned.shapes, planned.parts.frozen_groups, planned.mesh)
         found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
@@ -96,6 +96,14 @@ def plan(
         compile_seconds=seconds,
         notes=tuple(notes),
     )
+
+
+def _shares(planned) -> list[float | None]:
+    """For each input of the step the share that a device computes with: of the state all but what tensor splits off."""
+    tensor = planned.mesh.shape["tensor"]
+    split = lambda leaf: "tensor" in jax.tree.leaves(tuple(leaf.sharding.spec))
+    state = [1 / tensor if split(leaf) else 1.0 for leaf in jax.tree.leaves(planned.shapes)]
+    return state + [None] * len(planned.batch)
 
 
 def _without_lifting(costs: dict, planned) -> dict:
@@ -146,31 +154,51 @@ def _settings(config: ConfigDict) -> dict:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
 
 
-def advise(config: ConfigDict, topology: Topology, compiled: int = 2, say=print) -> list[tuple[Change, Plan]]:
+def advise(
+    config: ConfigDict, topology: Topology, refused: Plan, compiled: int = 2, say=print
+) -> list[tuple[Change, Plan]]:
     """Changes that may make a step fit, best first.
 
-    Every change is estimated; the most promising `compiled` ones are compiled.
+    Every change is estimated. Then the most promising one is compiled, and the next, until one fits or `compiled` of them
+    are: those first that fit if their estimates are as low as those of the steps that were compiled, of these what
+    leaves the training's result as it is, then the quickest; behind them those that need least.
+
+    Args:
+      config: the phase, with its mesh.
+      topology: the slice.
+      refused: the plan of the step as it is, which does not fit.
+      compiled: so many at most.
+      say: told what happens.
 
     Returns:
-      (change, plan), those that fit first, those that leave the training's result as it is before others, then by
-      time.
+      (change, plan), those that fit first, then those of which it is not known.
     """
-    tried = []
-    for change in changes(config, topology.devices):
+    waiting, done = [], []
+    for change in changes(config, topology.devices, topology.hosts):
         try:
-            tried.append((change, plan(change.apply(config), topology, compile=False)))
+            waiting.append((change, plan(change.apply(config), topology, compile=False)))
         except ValueError as error:
             say(f"  not possible: {change}: {error}")
+    low = max(1.0, refused.memory.peak / refused.estimate)
 
     def order(entry):
         change, found = entry
-        return (found.fits is False, not change.same_result, found.times.seconds or 0.0, found.memory.peak)
+        expected = found.memory.peak * (low if found.memory.source == "estimate" else 1.0)
+        likely = expected <= found.available
+        return (not likely, not change.same_result, (found.times.seconds or 0.0) if likely else expected, expected)
 
-    tried.sort(key=order)
-    for place, (change, estimate) in enumerate(tried[: compiled if compiles(topology) else 0]):
+    while waiting and compiles(topology) and len(done) < compiled:
+        waiting.sort(key=order)
+        change, estimate = waiting.pop(0)
         say(f"  compiling: {change} (estimated {gib(estimate.memory.peak)})")
-        tried[place] = (change, plan(change.apply(config), topology))
-    return sorted(tried, key=lambda entry: (entry[1].memory.source == "estimate", *order(entry)))
+        done.append((change, plan(change.apply(config), topology)))
+        if done[-1][1].fits:
+            break
+        low = max(low, done[-1][1].memory.peak / estimate.memory.peak)
+    rank = {True: 0, None: 1, False: 2}
+    return sorted(
+        done + waiting, key=lambda entry: (rank[entry[1].fits], entry[1].memory.source == "estimate", order(entry))
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -209,13 +237,13 @@ def read_config(file: str, overrides: list[str]) -> ConfigDict:
     return values["config"].value
 
 
-def with_mesh(config: ConfigDict, text: str, devices: int) -> ConfigDict:
+def with_mesh(config: ConfigDict, text: str, topology: Topology) -> ConfigDict:
     """The phase with the mesh of `--mesh`; without one with the config's, or one that its batch divides over.
 
     Raises:
-      ValueError: an axis that the config does not have, or no number.
+      ValueError: an axis that the config does not have, or no number; a batch that divides over no mesh of the slice.
     """
-    config = config.copy_and_resolve_references()
+    config, devices = config.copy_and_resolve_references(), topology.devices
     if not text:
         rows = sum(source.per_batch for source in config.data.sources.values())
         rows //= config.training.get("microbatches", 1)
@@ -229,8 +257,9 @@ def with_mesh(config: ConfigDict, text: str, devices: int) -> ConfigDict:
             or (all(config.mesh[axis] != -1 for axis in axes) and fixed != devices)
             or not batch
             or rows % batch
+            or batch % topology.hosts
         ):
-            config.mesh.update(mesh_sizes(config, devices)[0])
+            config.mesh.update(mesh_sizes(config, devices, topology.hosts)[0])
         return config
     sizes = {axis: 1 for axis in config.mesh}
     for entry in text.split(","):
@@ -247,7 +276,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     topology = parse_topology(arguments.topology)
     simulate(topology)
     config = read_config(arguments.config, overrides)
-    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology.devices)
+    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology)
     found = plan(config, topology, compile=not arguments.estimate, skip_above=arguments.skip_above)
     print(found.text(), flush=True)
     result = found.to_json()
@@ -266,11 +295,10 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     if found.fits is False and arguments.tries:
         print("\n  It does not fit. Tried, best first:", flush=True)
         result["changes"] = []
-        for change, one in advise(config, topology, arguments.tries):
+        for change, one in advise(config, topology, found, arguments.tries):
             seconds = f", {one.times.seconds * 1e3:.0f} ms" if one.times.seconds else ""
-            print(
-                f"  {'fits' if one.fits else 'too much'}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}"
-            )
+            verdict = {True: "fits", False: "too much", None: "not known"}[one.fits]
+            print(f"  {verdict}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}")
             result["changes"].append({"change": str(change), "same_result": change.same_result, **one.to_json()})
     if arguments.out:
         Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)

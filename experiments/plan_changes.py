@@ -44,17 +44,21 @@ class Change:
         return Change((*self.values, *other.values), self.same_result and other.same_result)
 
 
-def mesh_sizes(config: ConfigDict, devices: int) -> list[dict[str, int]]:
+def mesh_sizes(config: ConfigDict, devices: int, hosts: int = 1) -> list[dict[str, int]]:
     """Meshes of `devices` over which the batch (or a microbatch) divides, the plainest first.
 
     As many devices as divide the rows go to fsdp; the others split tokens (context) where the config has that axis, or
-    heads and MLPs (tensor). [] when the batch has fewer rows and neither can take the rest.
+    heads and MLPs (tensor). Every host feeds rows of its own: fsdp is a multiple of the hosts.
+
+    Raises:
+      ValueError: there is none, and why.
     """
     rows = sum(source.per_batch for source in config.data.sources.values())
     rows //= config.training.get("microbatches", 1)
     heads = config.language.heads if config.model == "mllm" else 1
     found = []
-    for split in sorted((n for n in range(1, devices + 1) if devices % n == 0 and rows % n == 0), reverse=True):
+    splits = (n for n in range(hosts, devices + 1, hosts) if devices % n == 0 and rows % n == 0)
+    for split in sorted(splits, reverse=True):
         rest = devices // split
         for tensor in (t for t in range(1, min(rest, MOST_TENSOR) + 1) if rest % t == 0 and heads % t == 0):
             context = rest // tensor
@@ -62,6 +66,10 @@ def mesh_sizes(config: ConfigDict, devices: int) -> list[dict[str, int]]:
                 continue
             sizes = {axis: 1 for axis in config.mesh} | {"data": 1, "fsdp": split, "tensor": tensor}
             found.append(sizes | ({"context": context} if context > 1 else {}))
+    if not found and rows % hosts:
+        raise ValueError(
+            f"A batch of {rows} rows cannot be split over {devices} devices of {hosts} hosts: each host feeds rows of its own."
+        )
     if not found:
         raise ValueError(
             f"A batch of {rows} rows cannot be split over {devices} devices: {heads} heads allow at most "
@@ -71,12 +79,12 @@ def mesh_sizes(config: ConfigDict, devices: int) -> list[dict[str, int]]:
     return found
 
 
-def changes(config: ConfigDict, devices: int, most: int = 16) -> list[Change]:
+def changes(config: ConfigDict, devices: int, hosts: int = 1, most: int = 16) -> list[Change]:
     """Changes worth a try, those alone and together; the first ones first.
 
     Args:
       config: the phase, with its mesh.
-      devices: of the slice.
+      devices, hosts: of the slice.
       most: so many at most.
     """
     cheap: list[tuple[str, object]] = []
@@ -105,7 +113,11 @@ def changes(config: ConfigDict, devices: int, most: int = 16) -> list[Change]:
             found += [one] + ([everything + one] if cheap else [])
             passes *= 2
     now = {axis: size for axis, size in config.mesh.items()}
-    for sizes in mesh_sizes(config, devices)[:4]:
+    try:
+        meshes = mesh_sizes(config, devices, hosts)[:4]
+    except ValueError:  # the config's own mesh splits further than these would
+        meshes = []
+    for sizes in meshes:
         if sizes != now:
             mesh = Change(tuple((f"mesh.{axis}", size) for axis, size in sizes.items()))
             found += [mesh] + ([everything + mesh] if cheap else [])

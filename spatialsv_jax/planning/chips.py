@@ -20,6 +20,7 @@ class Chip:
       memory_bandwidth: bytes per second.
       link_bandwidth: bytes per second that a device can send to others of its slice, all links together; what it
         receives comes on top.
+      per_host: devices of one host of a slice; 0 = one host has them all.
       slices: shapes that can be had, smallest first.
     """
 
@@ -29,6 +30,7 @@ class Chip:
     flops: float
     memory_bandwidth: float
     link_bandwidth: float
+    per_host: int = 0
     slices: tuple[str, ...] = ()
 
 
@@ -38,17 +40,17 @@ _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 # bandwidths: the tables of cloud.google.com/tpu/docs/v5e, /v5p, /v6e as read on that day, which state the links as
 # bits per second (1600, 4800 and 3200 Gbps) or as bytes of both directions (400, 1200 and 800 GBps).
 CHIPS: dict[str, Chip] = {
-    "v5e": Chip("v5e", "tpu", int(15.75 * GIB), 197e12, 819e9, 200e9, _FLAT),
+    "v5e": Chip("v5e", "tpu", int(15.75 * GIB), 197e12, 819e9, 200e9, 4, _FLAT),
     "v5p": Chip(
-        "v5p", "tpu", int(95.74 * GIB), 459e12, 2765e9, 600e9,
+        "v5p", "tpu", int(95.74 * GIB), 459e12, 2765e9, 600e9, 4,
         ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8"),
     ),
-    "v6e": Chip("v6e", "tpu", int(31.25 * GIB), 918e12, 1600e9, 400e9, _FLAT),
+    "v6e": Chip("v6e", "tpu", int(31.25 * GIB), 918e12, 1600e9, 400e9, 4, _FLAT),
     # H100 SXM data sheet: 989 TFLOP/s dense bf16, 80 GB at 3.35 TB/s, NVLink 900 GB/s in both directions. The share
     # of the memory that JAX takes by default (0.75) is not the limit here: XLA_PYTHON_CLIENT_MEM_FRACTION raises it.
-    "h100": Chip("h100", "gpu", 80 * 10**9, 989e12, 3.35e12, 450e9, ("1", "2", "4", "8")),
+    "h100": Chip("h100", "gpu", 80 * 10**9, 989e12, 3.35e12, 450e9, 8, ("1", "2", "4", "8")),
     # Simulated devices share the host: nothing is predicted of them but bytes.
-    "cpu": Chip("cpu", "cpu", 0, 0.0, 0.0, 0.0, ("1", "2", "4", "8")),
+    "cpu": Chip("cpu", "cpu", 0, 0.0, 0.0, 0.0, 0, ("1", "2", "4", "8")),
 }  # fmt: skip
 
 
@@ -63,6 +65,11 @@ class Topology:
     def devices(self) -> int:
         """Their number."""
         return math.prod(self.shape)
+
+    @property
+    def hosts(self) -> int:
+        """Hosts of the slice."""
+        return math.ceil(self.devices / self.chip.per_host) if self.chip.per_host else 1
 
     def __str__(self) -> str:
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"

@@ -18,6 +18,10 @@ _USED = re.compile(rf"[Uu]sed {_SIZE}i?B? of {_SIZE}i?B? hbm")
 _TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
 
 
+# Compiled peaks have been up to so many times the estimate (docs/scaling.md, "The estimate").
+ESTIMATES_LOW = 1.9
+
+
 @dataclasses.dataclass(frozen=True)
 class Memory:
     """Bytes per device.
@@ -37,6 +41,19 @@ class Memory:
     code: int
     peak: int
     source: str
+
+
+def fits(found: Memory, available: int) -> bool | None:
+    """Whether a step fits into `available` bytes per device.
+
+    None where that is not known: of a device of unknown memory (0), or of an estimate that is below it by less than
+    estimates have been wrong.
+    """
+    if found.source == "compiler refused":
+        return False
+    if not available or (found.source == "estimate" and found.peak <= available < found.peak * ESTIMATES_LOW):
+        return None
+    return found.peak <= available
 
 
 def inputs(shapes: TrainState, batch: dict, mesh) -> tuple[int, int, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import GIB, Topology
 from spatialsv_jax.planning.hlo import Collective
-from spatialsv_jax.planning.memory import Memory
+from spatialsv_jax.planning.memory import ESTIMATES_LOW, Memory
 from spatialsv_jax.planning.roofline import ASSUMPTIONS, Roofline
 from spatialsv_jax.training.flops import Cost
 
@@ -58,10 +59,8 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        """Whether the step fits; None where the memory of a device is not known."""
-        if self.memory.source == "compiler refused":
-            return False
-        return self.memory.peak <= self.available if self.available else None
+        """Whether the step fits; None where that is not known (`memory.fits`)."""
+        return memory.fits(self.memory, self.available)
 
     @property
     def lifting_flops(self) -> float:
@@ -114,7 +113,7 @@ class Plan:
 
     def text(self) -> str:
         """The plan as a readable table."""
-        memory, times = self.memory, self.times
+        known, times = self.memory, self.times
         mesh = " ".join(f"{name}={size}" for name, size in self.mesh.items())
         rows = [
             ("plan", f"{self.name}: objective '{self.objective}', {si(self.parameters)} parameters"),
@@ -124,8 +123,9 @@ class Plan:
             ("fits", self._verdict()),
             (
                 "bytes per device",
-                f"parameters {gib(memory.parameters)}, optimizer {gib(memory.optimizer)}, batch {gib(memory.batch)}, "
-                f"gradients and temporaries {gib(memory.temporaries)}, code {gib(memory.code)} ({memory.source}; estimated peak {gib(self.estimate)})",
+                f"parameters {gib(known.parameters)}, optimizer {gib(known.optimizer)}, batch {gib(known.batch)}, "
+                f"gradients and temporaries {gib(known.temporaries)}, code {gib(known.code)} ({known.source}; estimated "
+                f"peak {gib(self.estimate)})",
             ),
             *self._work(),
             *self._moved(),
@@ -134,11 +134,11 @@ class Plan:
             rows += [
                 (
                     "time per step",
-                    f"at least {times.seconds * 1e3:.0f} ms ({times.bound}): arithmetic {times.compute * 1e3:.0f}, memory "
+                    f"about {times.seconds * 1e3:.0f} ms ({times.bound}): arithmetic {times.compute * 1e3:.0f}, memory "
                     f"traffic {times.memory * 1e3:.0f}, communication {times.network * 1e3:.0f}; without overlap "
                     f"{times.seconds_without_overlap * 1e3:.0f} ms",
                 ),
-                ("predicted MFU", f"at most {times.mfu:.0%}, {self.tokens / times.seconds:,.0f} tokens/s"),
+                ("predicted MFU", f"about {times.mfu:.0%}, {self.tokens / times.seconds:,.0f} tokens/s"),
                 *(("assumed", line) for line in ASSUMPTIONS),
             ]
         rows += [("replicated", f"{name}: {why}") for name, why in self.replicated.items()]
@@ -147,8 +147,13 @@ class Plan:
         return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows)
 
     def _verdict(self) -> str:
-        if self.fits is None:
+        if not self.available:
             return f"{gib(self.memory.peak)} per device; what a device has is not known"
+        if self.fits is None:
+            return (
+                f"not known: estimated {gib(self.memory.peak)} of {gib(self.available)} per device, and steps have needed up "
+                f"to {ESTIMATES_LOW} times their estimate"
+            )
         free = self.available - self.memory.peak
         word = f"yes, {gib(free)} free" if self.fits else f"NO, {gib(-free)} too much"
         return f"{word}: {gib(self.memory.peak)} of {gib(self.available)} per device"
@@ -162,7 +167,7 @@ class Plan:
                 (
                     f"  {part}",
                     f"{si(cost.matrix):>8}FLOP ({cost.matrix / total if total else 0:6.1%}{again}), {si(cost.vector)} "
-                    f"elementwise, {si(cost.bytes)}B moved",
+                    f"elementwise, {si(cost.bytes)}B moved in all, {si(cost.whole)}B of weights by each device",
                 )
             )
         share = f"{self.lifting_flops_share:.1%} of the step with text alone"

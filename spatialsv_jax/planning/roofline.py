@@ -1,4 +1,4 @@
-"""The least time that a step can take on a slice, and what of the peak it would then use."""
+"""About how long a step takes on a slice where all goes well, and what of the peak it then uses."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from spatialsv_jax.training.flops import Cost
 
 ASSUMPTIONS = (
     "matrix products run at the chip's peak for bf16, float32 ones too (TPUs multiply them in one bf16 pass)",
-    "work is split evenly over all devices of the mesh; elementwise operations cost no time of their own",
-    "every product reads its operands from memory and writes its result there once; parameters, gradients and optimizer "
-    "state are read and written once by the update",
+    "work and activations are split evenly over all devices of the mesh; elementwise operations cost no time of their own",
+    "every product reads its operands from memory and writes its result there once; each device reads the weights of a "
+    "product and writes their gradients whole, or the part that the tensor axis leaves it",
+    "parameters, gradients and optimizer state are read and written once by the update, each device its share",
     "each part takes the longer of its arithmetic and its memory traffic, one part after another",
     "collectives run as rings over all links of a chip at their full bandwidth, hidden behind the arithmetic: the step "
     "takes the longer of the two ('without overlap' adds them)",
-    "a conditional counts as its dearer branch (Qwen2.5-VL's window layers as full attention), causal attention in full",
+    "a conditional counts as its dearer branch (Qwen2.5-VL's window layers as full attention), causal attention in full: "
+    "the time is no bound, a step may take less",
     "MFU counts each product once: what rematerialisation repeats takes time and is no useful work",
 )
 
@@ -27,7 +29,7 @@ class Roofline:
     """Times of one step.
 
     Attributes:
-      seconds: the least time, communication hidden; `seconds_without_overlap`: nothing hidden.
+      seconds: communication hidden; `seconds_without_overlap`: nothing hidden.
       compute, memory, network: each alone.
       bound: which of them decides.
       mfu: share of the peak, of the products that are counted once; None where nothing is known of the chip.
@@ -48,7 +50,7 @@ def roofline(
     """Times of a step.
 
     Args:
-      costs: work by part, of all devices together.
+      costs: work by part, of all devices together, and the bytes of weights that each device moves (`Cost.whole`).
       moved: collectives of one device; None = not known (they are left out).
       topology: the slice.
       update_bytes: read and written by the optimizer on all devices together, beside its products.
@@ -59,7 +61,8 @@ def roofline(
     compute, memory, local = 0.0, 0.0, 0.0
     for part, cost in costs.items():
         arithmetic = cost.matrix / devices / chip.flops
-        traffic = (cost.bytes + (update_bytes if part == "optimizer" else 0.0)) / devices / chip.memory_bandwidth
+        split = cost.bytes + (update_bytes if part == "optimizer" else 0.0)
+        traffic = (split / devices + cost.whole) / chip.memory_bandwidth
         compute, memory, local = compute + arithmetic, memory + traffic, local + max(arithmetic, traffic)
     network = sum(entry.sent for entry in (moved or {}).values()) / chip.link_bandwidth
     seconds = max(local, network)

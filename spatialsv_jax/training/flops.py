@@ -11,10 +11,12 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+
+from spatialsv_jax.training.traffic import Weights, array_bytes
 
 PARTS = ("vision", "projector", "language", "logits", "teacher", "lifting", "losses", "optimizer")
 
@@ -37,12 +39,15 @@ class Cost:
       vector: elementwise floating-point operations, one for each result; reductions one for each input.
       bytes: read and written by products, convolutions, kernels, reductions and gathers; elementwise work is taken to
         be fused into them.
+      whole: bytes of weights and of their gradients, which every device reads and writes by itself; they are not among
+        `bytes`. 0 unless `costs` is told which inputs are weights.
     """
 
     matrix: float = 0.0
     recomputed: float = 0.0
     vector: float = 0.0
     bytes: float = 0.0
+    whole: float = 0.0
 
     def add(self, other: Cost, times: float = 1) -> None:
         """Adds `times` another cost."""
@@ -80,30 +85,48 @@ def by_part(found: dict[str, Cost]) -> Counter:
     return counter
 
 
-def costs(jaxpr) -> dict[str, Cost]:
+def costs(jaxpr, shares: Sequence[float | None] = ()) -> dict[str, Cost]:
     """Costs of a traced program (a ClosedJaxpr) by fine part.
+
+    Args:
+      jaxpr: the program.
+      shares: for each input the share of it that one device holds when a product takes it (weights: 1, or 1 / tensor), or
+        None for what is split with the batch. Without them everything is taken to be split (`Cost.bytes`).
 
     Returns:
       part -> Cost; parts are those of `PARTS`, with "lifting/NAME" for each head (and "lifting/projectors",
       "lifting/reassembly" where heads share it) and "losses/NAME" for each term.
     """
     found: dict[str, Cost] = {}
-    _walk(jaxpr.jaxpr, 1, "", found)
+    _walk(jaxpr.jaxpr, 1, "", found, Weights.of_inputs(jaxpr.jaxpr, shares) if shares else None)
     return found
 
 
-def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost]) -> None:
+def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost], weights: Weights | None = None) -> None:
     for equation in jaxpr.eqns:
         name = equation.primitive.name
         stack = f"{outer}/{equation.source_info.name_stack}"
+        if weights:
+            weights.follow(equation)
         if name == "scan":
-            _walk(equation.params["jaxpr"].jaxpr, times * equation.params["length"], stack, found)
+            body, turns = equation.params["jaxpr"].jaxpr, equation.params["length"]
+            consts, carry = equation.params["num_consts"], equation.params["num_carry"]
+            operands = list(equation.invars)
+            operands[consts : consts + carry] = [None] * carry  # what a turn hands on may hold anything
+            inside = weights.inside(body, operands) if weights else None
+            _walk(body, times * turns, stack, found, inside)
+            if weights:  # casts of weights are kept for the backward pass
+                weights.take(equation.outvars[carry:], (body.outvars[carry:], inside))
         elif name == "cond":
-            branches = []
+            branches, bodies = [], []
             for branch in equation.params["branches"]:
                 inner: dict[str, Cost] = {}
-                _walk(branch.jaxpr, times, stack, inner)
+                inside = weights.inside(branch.jaxpr, equation.invars[1:]) if weights else None
+                _walk(branch.jaxpr, times, stack, inner, inside)
                 branches.append(inner)
+                bodies.append((branch.jaxpr.outvars, inside))
+            if weights:
+                weights.take(equation.outvars, *bodies)
             dearest = max(branches, key=lambda inner: sum(cost.matrix + cost.vector for cost in inner.values()))
             for part, cost in dearest.items():
                 found.setdefault(part, Cost()).add(cost)
@@ -111,7 +134,8 @@ def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost]) -> None:
             grid = math.prod(size for size in equation.params["grid_mapping"].grid if isinstance(size, int))
             inner = {}
             _walk(equation.params["jaxpr"], times * grid, stack, inner)
-            cost = Cost(bytes=times * _bytes((*equation.invars, *equation.outvars)))
+            split, whole = _moved(equation.invars, equation.outvars, equation, weights)
+            cost = Cost(bytes=times * split, whole=times * whole)
             for other in inner.values():  # its blocks live on the chip
                 cost.add(dataclasses.replace(other, bytes=0.0))
             found.setdefault(part_of(stack), Cost()).add(cost)
@@ -119,34 +143,41 @@ def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost]) -> None:
             mesh, axes = equation.params["mesh"], equation.params.get("manual_axes", ())
             copies = math.prod(mesh.shape[axis] for axis in (axes or mesh.axis_names))
             _walk(_bare(equation.params["jaxpr"]), times * copies, stack, found)
-        elif cost := _cost(equation, name):
+        elif cost := _cost(equation, name, weights if part_of(stack) != "optimizer" else None):
             if "rematted_computation" in stack:
                 cost.recomputed = cost.matrix
             found.setdefault(part_of(stack), Cost()).add(cost, times)
         else:
             for inner in _inner_jaxprs(equation.params):
-                _walk(inner, times, stack, found)
+                known = equation.invars if name != "while" else [None] * len(inner.invars)
+                inside = weights.inside(inner, known) if weights else None
+                _walk(inner, times, stack, found, inside)
+                if weights and name != "while":
+                    weights.take(equation.outvars, (inner.outvars, inside))
 
 
-def _cost(equation, name: str) -> Cost | None:
+def _moved(operands: Sequence, results: Sequence, equation, weights: Weights | None) -> tuple[float, float]:
+    """Bytes that are split over devices, and those that each moves by itself (`Weights.divide`)."""
+    if weights is None:
+        return array_bytes((*operands, *results)), 0.0
+    return weights.divide(operands, results, equation)
+
+
+def _cost(equation, name: str, weights: Weights | None = None) -> Cost | None:
     """Cost of one primitive; None for those without any, and calls."""
     if name in ("dot_general", "conv_general_dilated"):
         flops = _dot_flops(equation) if name == "dot_general" else _conv_flops(equation)
-        return Cost(matrix=flops, bytes=_bytes((*equation.invars, *equation.outvars)))
+        split, whole = _moved(equation.invars, equation.outvars, equation, weights)
+        return Cost(matrix=flops, bytes=split, whole=whole)
     if name in _MOVES:
-        return Cost(bytes=2 * _bytes(equation.outvars[:1]))
+        split, whole = _moved((), equation.outvars[:1], equation, weights)
+        return Cost(bytes=2 * split, whole=2 * whole)
     if name in _REDUCTIONS or name in _ARITHMETIC:
         read = equation.invars[:1] if name in _REDUCTIONS else equation.outvars
         if not read or not jnp.issubdtype(read[0].aval.dtype, jnp.floating):
             return None
-        return Cost(vector=math.prod(read[0].aval.shape), bytes=_bytes(read) if name in _REDUCTIONS else 0.0)
+        return Cost(vector=math.prod(read[0].aval.shape), bytes=array_bytes(read) if name in _REDUCTIONS else 0.0)
     return None
-
-
-def _bytes(variables) -> int:
-    """Bytes of arrays, each once."""
-    avals = [variable.aval for variable in variables if getattr(variable.aval, "shape", None) is not None]
-    return sum(math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize for aval in avals if hasattr(aval, "dtype"))
 
 
 def _bare(jaxpr):

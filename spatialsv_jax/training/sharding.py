@@ -6,12 +6,13 @@ error; an axis whose size the mesh does not divide is replicated and listed in t
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import itertools
 import math
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from spatialsv_jax.partitioning import BATCH_AXES
@@ -61,6 +62,9 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) -> Mesh:
     """A mesh with the axes data, fsdp, context, tensor over `devices` (all by default).
 
+    On one host the axes follow the links between its devices. On several, each host (process) holds the rows
+    (data x fsdp) that it feeds and no others, in the order of the hosts, and context and tensor stay within it.
+
     Args:
       config: the sizes.
       devices: what to build it of.
@@ -68,9 +72,10 @@ def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) ->
         no more devices than divide the rows, and the others stay idle.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices, or do not fit slices or hosts.
+      ValueError: the sizes do not multiply to the number of devices, or do not fit slices, hosts or links.
     """
     devices = jax.devices() if devices is None else devices
+    hosts = len({device.process_index for device in devices})
     sizes = {name: getattr(config, name) for name in AXES}
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()) or config.slices < 1:
@@ -78,48 +83,96 @@ def make_mesh(config: MeshConfig, devices: list | None = None, rows: int = 0) ->
     known = math.prod(size for size in sizes.values() if size != -1)
     if free:
         sizes[free[0]] = len(devices) // known if known <= len(devices) else 0
-        if rows and free[0] in BATCH_AXES and jax.process_count() == 1:
+        if rows and free[0] in BATCH_AXES and hosts == 1:
             other = math.prod(size for name, size in sizes.items() if name in BATCH_AXES and name != free[0])
             fits = (size for size in range(sizes[free[0]], 0, -1) if rows % (size * other) == 0)
             sizes[free[0]] = next(fits, sizes[free[0]])
             devices = devices[: math.prod(sizes.values())]
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(f"config.mesh {dataclasses.asdict(config)} does not cover {len(devices)} devices.")
-    processes = len({device.process_index for device in devices})
-    if processes > 1 and sizes["data"] * sizes["fsdp"] % processes:
-        raise ValueError(
-            f"config.mesh {sizes}: {processes} hosts each feed their own rows, so data x fsdp must be a multiple of "
-            f"{processes}; context and tensor stay within a host."
-        )
+    _check_slices(sizes["data"], config.slices, devices)
     types = (AxisType.Auto,) * len(sizes)
-    if config.slices > 1:
-        return Mesh(_hybrid(sizes, config.slices, devices), tuple(sizes), axis_types=types)
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+    if hosts > 1 or config.slices > 1:
+        return Mesh(_by_host(sizes, devices), tuple(sizes), axis_types=types)
+    try:
+        return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=devices)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"config.mesh {sizes} cannot be laid along the links of {len(devices)} devices; take sizes that are products of "
+            f"the sides of the slice. ({error})"
+        ) from error
 
 
-def _hybrid(sizes: dict[str, int], slices: int, devices: list) -> np.ndarray:
-    """Devices in the mesh's shape, the slow links between slices along the outer part of the data axis.
+def _by_host(sizes: dict[str, int], devices: list) -> np.ndarray:
+    """Devices in the mesh's shape, host after host, so that the hosts of a slice stand together along the data axis.
+
+    `jax.make_mesh` lays axes along the links of the whole slice instead, where a row's context or tensor devices may
+    belong to several hosts, of which each would then feed another half of it.
 
     Raises:
-      ValueError: a data axis that the slices do not divide, or devices that do not form that many groups.
+      ValueError: hosts that would share rows, or that have unequal numbers of devices.
     """
-    if sizes["data"] % slices:
+    by_host = collections.Counter(device.process_index for device in devices)
+    within = sizes["context"] * sizes["tensor"]
+    if len(set(by_host.values())) > 1 or next(iter(by_host.values())) % within:
         raise ValueError(
-            f"config.mesh.slices is {slices}, but the data axis of {sizes['data']} is no multiple of it: data goes over "
+            f"config.mesh {sizes}: {len(by_host)} hosts of {sorted(set(by_host.values()))} devices each feed rows of their "
+            f"own, so context x tensor (here {within}) must divide the devices of a host: data x fsdp is then a multiple "
+            f"of {len(by_host)}. Raise config.mesh.data or config.mesh.fsdp, and the batch with it, or take fewer hosts."
+        )
+    found = np.empty(len(devices), object)
+    found[:] = sorted(devices, key=lambda device: (device.process_index, device.id))
+    found = found.reshape(tuple(sizes.values()))
+    _check_hosts(found)
+    return found
+
+
+def _check_hosts(array: np.ndarray) -> None:
+    """Checks that each (data, fsdp) coordinate lies within one host, and that hosts follow one another along them."""
+    groups = array.reshape(array.shape[0] * array.shape[1], -1)
+    owners = [{device.process_index for device in group} for group in groups]
+    hosts = [min(owner) for owner in owners]
+    if any(len(owner) > 1 for owner in owners) or hosts != sorted(hosts):
+        raise ValueError(
+            f"The mesh {array.shape} gives rows to several hosts, or a host rows that are apart: {owners}."
+        )
+
+
+def _check_slices(data: int, slices: int, devices: list) -> None:
+    """Checks that the outer part of a data axis can go over the slow links between slices.
+
+    Raises:
+      ValueError: the data axis is no multiple of the slices, or the devices do not form so many equal ones, or their
+        hosts are not numbered slice after slice.
+    """
+    by_slice = {getattr(device, "slice_index", None) for device in devices}
+    by_host = {device.process_index for device in devices}
+    if slices == 1:
+        # Machines with GPUs count as slices too; over their network fsdp is usual.
+        if len(by_slice) > 1 and devices[0].platform == "tpu":
+            raise ValueError(
+                f"The devices belong to {len(by_slice)} TPU slices, and config.mesh.slices is 1: set config.mesh.slices="
+                f"{len(by_slice)} and config.mesh.data to a multiple of it (config.mesh.fsdp then spans one slice)."
+            )
+        return
+    if data % slices:
+        raise ValueError(
+            f"config.mesh.slices is {slices}, but the data axis of {data} is no multiple of it: data goes over "
             "the slow links between slices. Raise config.mesh.data."
         )
-    by_slice = {getattr(device, "slice_index", None) for device in devices}
-    by_process = {device.process_index for device in devices}
-    if None in by_slice or len(by_slice) != slices:
-        by_slice = None
-        if len(by_process) != slices:
-            raise ValueError(
-                f"config.mesh.slices is {slices}, but the devices form {len(by_process)} hosts and say of no {slices} slices "
-                "that they belong to. Set it to the number of TPU slices or of hosts, or to 1."
-            )
-    inner = (sizes["data"] // slices, *(size for name, size in sizes.items() if name != "data"))
-    outer = (slices, *(1 for _ in inner[1:]))
-    return mesh_utils.create_hybrid_device_mesh(inner, outer, devices, process_is_granule=by_slice is None)
+    attribute = "slice_index" if None not in by_slice and len(by_slice) == slices else "process_index"
+    if attribute == "process_index" and len(by_host) != slices:
+        raise ValueError(
+            f"config.mesh.slices is {slices}, but the devices form {len(by_host)} hosts and say of no {slices} slices "
+            "that they belong to. Set it to the number of TPU slices or of hosts, or to 1."
+        )
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    groups = [len(list(group)) for _, group in itertools.groupby(ordered, key=lambda one: getattr(one, attribute))]
+    if groups != [len(devices) // slices] * slices:
+        raise ValueError(
+            f"config.mesh.slices is {slices}, but host after host the devices form groups of {groups} of one "
+            f"{attribute}: slices must be equal, and their hosts numbered (--process_id) slice after slice."
+        )
 
 
 LARGE = 64 * 2**20  # bytes of a tensor above which the report says why it is on every device
@@ -268,8 +321,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
       ValueError: the rows do not divide over the devices of the data and fsdp axes.
     """
     sharding = batch_sharding(mesh)
-    check_rows(len(next(iter(batch.values()))) * jax.process_count(), mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+    rows = len(next(iter(batch.values()))) * jax.process_count()
+    check_rows(rows, mesh)
+    # The global shape is said: left to be guessed, hosts that share rows would each fill them with rows of their own.
+    return {
+        name: jax.make_array_from_process_local_data(sharding, value, (rows, *value.shape[1:]))
+        for name, value in batch.items()
+    }
 
 
 def bytes_per_device(shapes) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ from experiments.configs import quickstart, qwen2_5_vl_3b
 from experiments.plan_changes import Change, changes, mesh_sizes
 from experiments.train import data_settings
 from spatialsv_jax import assembly
+from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import parse_topology
 from spatialsv_jax.processing import load_processor
 from spatialsv_jax.training import flops, step
@@ -39,12 +41,52 @@ def small(**language) -> ConfigDict:
 
 
 @pytest.fixture(scope="module")
-def found():
-    return plan.plan(small(), CPU)
+def compiler_said():
+    """The compiler's figures of the step that `found` compiles."""
+    return []
 
 
-def test_bytes_are_those_counted_by_hand(found):
-    """Split over fsdp=2 but for what its rules leave whole; two moments of what is trained."""
+@pytest.fixture(scope="module")
+def found(compiler_said):
+    compiled = memory.compiled
+
+    def heard(known, stats):
+        compiler_said.append(stats)
+        return compiled(known, stats)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "compiled", heard)
+        return plan.plan(small(), CPU)
+
+
+def test_bytes_are_those_of_arrays_on_a_device(found, compiler_said):
+    """Beside arrays that are really there: split over fsdp=2 but for norms, two moments of what is trained, one row."""
+    planned = plan_step.plan_step(small(), jax.devices()[:4])
+    place = lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding)
+    held = lambda tree: sum(
+        jax.tree.leaves(jax.tree.map(lambda leaf: place(leaf).addressable_shards[0].data.nbytes, tree))
+    )
+    params, kinds = planned.shapes.params, found.to_json()["bytes_by_kind"]
+    decoder, width, kernels = params["backbone"]["language"], 32, 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64
+    assert held(decoder) == 4 * (len(decoder["embedding"]) * width // 2 + 4 * (kernels // 2 + 2 * width) + width)
+    assert kinds["parameters"] == held(params)
+    counts = [leaf for leaf in jax.tree.leaves(planned.shapes.opt_state) if not leaf.shape]
+    assert kinds["optimizer"] == 2 * (held(params) - held(params["backbone"]["vision"])) + 4 * len(counts)
+    row = sum(math.prod(value.shape[1:]) * value.dtype.itemsize for value in planned.batch.values())
+    assert kinds["batch"] == row and found.rows == 4
+
+    (stats,) = compiler_said
+    kept = stats.argument_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    assert found.memory.source == "compiler" and kinds["generated_code"] == stats.generated_code_size_in_bytes
+    assert kinds["gradients_and_temporaries"] == stats.temp_size_in_bytes > kinds["parameters"]
+    peak = found.to_json()["peak_bytes_per_device"]
+    assert peak == kept + stats.temp_size_in_bytes + stats.generated_code_size_in_bytes
+    # Beside the inputs only metrics and counters, less fields of the batch that nothing reads; the state is reused.
+    assert kept == pytest.approx(sum(kinds[name] for name in ("parameters", "optimizer", "batch")), abs=4096)
+
+
+def test_work_is_that_of_the_step(found):
+    """By parts; without lifting it is that of a step with text alone."""
     values = found.to_json()
     assert values["flops"] == sum(cost["matrix"] for cost in values["costs"].values())
     alone = plan_step.plan_step(plan.text_only(small()), jax.devices()[:4])
@@ -55,6 +97,17 @@ def test_bytes_are_those_counted_by_hand(found):
         cost["matrix"] for part, cost in values["costs"].items() if part.startswith(("lifting", "losses/depth"))
     )
     assert extra == pytest.approx(lifting) and 0 < values["lifting_flops_share"] < 1
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_weights_are_read_whole_in_each_pass(found, tensor):
+    """The decoder's kernels by every device: forward, inputs' gradients, own gradients; of them half over tensor=2."""
+    config = small()
+    config.mesh.update(data=2 // tensor, tensor=tensor)
+    cost = (found if tensor == 1 else plan.plan(config, CPU, compile=False)).costs["language"]
+    width, inner, heads, kv_heads = 32, 64, 32, 16
+    kernels = 4 * (2 * width * heads + 2 * width * kv_heads + 3 * width * inner)
+    assert cost.whole == 3 * 4 * kernels / tensor
 
 
 def test_collectives_of_the_compiled_step(found):
@@ -85,6 +138,9 @@ def test_changes_and_meshes():
     assert mesh_sizes(config, 4)[0] == {**config.mesh, "data": 1, "fsdp": 4, "tensor": 1}
     assert {"fsdp": 4, "context": 2, "tensor": 1}.items() <= mesh_sizes(config, 8)[0].items()
     assert {"fsdp": 4, "context": 1, "tensor": 2}.items() <= mesh_sizes(config, 8)[1].items()
+    assert [sizes["fsdp"] for sizes in mesh_sizes(config, 16, hosts=4)] == [4] * 2  # not 2 or 1: four hosts feed rows
+    with pytest.raises(ValueError, match="4 rows cannot be split over 32 devices of 8 hosts"):
+        mesh_sizes(config, 32, hosts=8)
     offered = changes(config, 4)
     assert str(offered[0]) == "--config.language.remat=full" and offered[0].same_result
     assert offered[0].apply(config).language.remat == "full" and config.language.remat == "none"
@@ -100,13 +156,13 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     def planned(config, topology, compile=True, **_):
         peak = 2000 - 600 * (config.language.remat == "full") - 1500 * (config.language.lora_rank > 0)
         compiled.append(compile)
-        memory = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
-        return dataclasses.replace(found, topology=topology, memory=memory, available=1000, mesh=dict(config.mesh))
+        known = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
+        return dataclasses.replace(found, topology=topology, memory=known, available=1000, mesh=dict(config.mesh))
 
     remat, lora = Change((("language.remat", "full"),)), Change((("language.lora_rank", 8),), same_result=False)
     monkeypatch.setattr(plan, "parse_topology", lambda text: topology)
     monkeypatch.setattr(plan, "read_config", lambda file, overrides: small())
-    monkeypatch.setattr(plan, "changes", lambda config, devices: [lora, remat, remat + lora])
+    monkeypatch.setattr(plan, "changes", lambda config, devices, hosts: [lora, remat, remat + lora])
     monkeypatch.setattr(plan, "plan", planned)
     plan.main(["--config=x", "--topology=cpu:4", "--mesh=data=1,fsdp=4", "--tries=1", f"--out={tmp_path}/p.json"])
     values = json.loads((tmp_path / "p.json").read_text())
@@ -116,6 +172,41 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     assert peaks == [-100, 500, 1400] and [change["fits"] for change in values["changes"]] == [True, True, False]
     assert values["changes"][2]["same_result"] and "language.remat=full" in values["changes"][2]["change"]
     assert "It does not fit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("real, compiled_in_turn, verdicts", [
+    # Twice the estimates, as of the step itself: 400 is the quickest that then fits, and does.
+    (2.0, ["400"], {"400": True, "300": True, "450": True, "600": None, "1400": False}),
+    # Three times: 400 does not fit after all, so that 300 is the next; both tries are used up.
+    (3.4, ["400", "300"], {"400": False, "300": False, "450": True, "600": None, "1400": False}),
+])  # fmt: skip
+def test_advice_compiles_what_most_likely_fits_until_it_does(found, monkeypatch, real, compiled_in_turn, verdicts):
+    """Changes named by their estimates, of 1000 bytes that there are; the larger ones are quicker, 450 trains another thing."""
+    topology = dataclasses.replace(CPU, chip=dataclasses.replace(CPU.chip, memory_bytes=1000))
+    compiled = []
+
+    def planned(config, topology, compile=True, **_):
+        guess = config.training.steps
+        compiled.extend([str(guess)] * compile)
+        times = dataclasses.replace(found.times, seconds=1.0 / guess)
+        known = dataclasses.replace(
+            found.memory, peak=guess * (real if compile else 1), source=["estimate", "compiler"][compile]
+        )
+        return dataclasses.replace(found, memory=known, available=1000, times=times, estimate=guess)
+
+    options = [Change((("training.steps", n),), same_result=n != 450) for n in (300, 400, 450, 600, 1400)]
+    monkeypatch.setattr(plan, "changes", lambda config, devices, hosts: options)
+    monkeypatch.setattr(plan, "plan", planned)
+    memory = dataclasses.replace(found.memory, peak=2000, source="compiler")
+    advice = plan.advise(
+        small(), topology, dataclasses.replace(found, memory=memory, estimate=1000), say=lambda _: None
+    )
+    name = lambda change: str(change.values[0][1])
+    assert compiled == compiled_in_turn
+    assert {name(change): one.fits for change, one in advice} == verdicts
+    assert [one.fits for _, one in advice] == sorted(verdicts.values(), key=[True, None, False].index)
+    if real == 2.0:
+        assert name(advice[0][0]) == "400"
 
 
 @pytest.mark.parametrize(

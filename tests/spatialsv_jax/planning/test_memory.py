@@ -1,12 +1,18 @@
 """The compiler's refusals are read, and the quick estimate follows what is alive."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import CHIPS, GIB, parse_topology
 from spatialsv_jax.planning.liveness import Division, peak_bytes
+from spatialsv_jax.training.sharding import MeshConfig, make_mesh
+from spatialsv_jax.training.state import TrainState
 
 ALONE = Division({}, 1.0)
 
@@ -23,6 +29,62 @@ def test_messages_of_the_compiler():
     found, available = memory.refused((GIB, 0, 0), message)
     assert found.peak == int(894.07 * GIB) + GIB and available == CHIPS["v5p"].memory_bytes
     assert memory.refused((0, 0, 0), "INTERNAL: something else") is None
+
+
+@pytest.mark.parametrize("source, peak, available, fits", [
+    ("estimate", 5.0, 10.0, True),
+    ("estimate", 6.0, 10.0, None),  # compiled it may need 11.4
+    ("estimate", 10.0, 10.0, None),
+    ("estimate", 10.1, 10.0, False),  # estimates have been low, not high
+    ("estimate", 5.0, 0, None),
+    ("compiler", 10.0, 10.0, True),
+    ("compiler", 10.1, 10.0, False),
+    ("compiler", 5.0, 0, None),
+    ("compiler refused", 5.0, 10.0, False),
+])  # fmt: skip
+def test_an_estimate_near_the_limit_says_nothing(source, peak, available, fits):
+    found = memory.Memory(1, 1, 1, 1, 0, int(peak * GIB), source)
+    assert memory.fits(found, int(available * GIB)) is fits
+
+
+def test_the_compiler_s_figures_add_up():
+    """What is donated counts once: outputs take the place of inputs."""
+    stats = SimpleNamespace(
+        argument_size_in_bytes=10_000, output_size_in_bytes=2_000, alias_size_in_bytes=300, temp_size_in_bytes=40,
+        generated_code_size_in_bytes=5,
+    )  # fmt: skip
+    found = memory.compiled((6_000, 3_000, 1_000), stats)
+    assert found == memory.Memory(6_000, 3_000, 1_000, 40, 5, 10_000 + 2_000 - 300 + 40 + 5, "compiler")
+
+
+def state_of(mesh, **fields) -> TrainState:
+    """One weight of (512, 64) over fsdp and tensor, and nothing else but `fields`."""
+    split = NamedSharding(mesh, PartitionSpec("fsdp", "tensor"))
+    weight = jax.ShapeDtypeStruct((512, 64), jnp.float32, sharding=split)
+    nothing = {field.name: () for field in dataclasses.fields(TrainState)}
+    return TrainState(
+        **nothing | {"params": {"lifting": {"w": weight}}} | {name: [weight] * count for name, count in fields.items()}
+    )
+
+
+def test_inputs_by_kind():
+    """A weight over four devices, two moments and an averaged copy of it, rows over two of data x fsdp."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    batch = {"x": jax.ShapeDtypeStruct((8, 3), jnp.int32), "mask": jax.ShapeDtypeStruct((8,), jnp.bool_)}
+    weight = 512 * 64 * 4 // 4
+    assert memory.inputs(state_of(mesh, opt_state=2, ema=1), batch, mesh) == (weight, 3 * weight, 4 * 3 * 4 + 4)
+
+
+def test_an_estimate_by_hand():
+    """A weight that takes its old place, a gradient split as the weight, and beside it the gathered weight and a product."""
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=2), jax.devices()[:4])
+    over_rows = lambda x, y: jax.lax.dot_general(x, y, (((0,), (0,)), ((), ())))
+    step = lambda w, x, y: (w * 2, over_rows(x, y), over_rows(x, x @ w))
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((512, 64), (8, 512), (8, 64))]
+    found = memory.estimated((100, 20, 3), jax.make_jaxpr(step)(*shapes), state_of(mesh), (), mesh)
+    weight, product = 512 * 64 * 4, 8 * 64 * 4
+    assert found.temporaries == weight // 4 + weight + product // 2
+    assert found.peak == 123 + found.temporaries and found.source == "estimate"
 
 
 def test_slices():

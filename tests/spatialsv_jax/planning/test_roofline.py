@@ -1,10 +1,13 @@
 """Times follow from work and the chip's numbers."""
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from spatialsv_jax.planning.chips import parse_topology
 from spatialsv_jax.planning.hlo import Collective
 from spatialsv_jax.planning.roofline import roofline
+from spatialsv_jax.training import flops
 from spatialsv_jax.training.flops import Cost
 
 SLICE = parse_topology("v5e:2x2")
@@ -23,6 +26,21 @@ def test_each_limit_in_turn():
 def test_what_is_rematerialised_is_not_useful():
     times = roofline({"language": Cost(matrix=4 * 197e12, recomputed=197e12)}, None, SLICE, 0.0)
     assert times.seconds == pytest.approx(1) and times.mfu == pytest.approx(0.75)
+
+
+def test_every_device_reads_a_weight_whole():
+    """Rows of 32 a device on 64 devices, times a weight over fsdp: the weight is most of what a device reads."""
+    rows, wide, narrow = 64 * 32, 11008, 2048
+
+    def product(x, w):
+        with jax.named_scope("language"):
+            return x @ w
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((rows, narrow), (narrow, wide))]
+    costs = flops.costs(jax.make_jaxpr(product)(*shapes), [None, 1.0])
+    times = roofline(costs, {}, parse_topology("v5e:8x8"), 0.0)
+    assert times.memory == pytest.approx((32 * narrow + narrow * wide + 32 * wide) * 2 / 819e9)
+    assert times.bound == "memory traffic" and times.seconds == times.memory > 7 * times.compute
 
 
 def test_the_update_takes_memory_traffic():

@@ -1,7 +1,5 @@
 """Logical axes to shardings: rules, unknown names, indivisible sizes, state trees."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -92,28 +90,6 @@ def test_context_and_hybrid_meshes():
         sharding.make_mesh(sharding.MeshConfig(data=8, slices=3))
     with pytest.raises(ValueError, match="slices is 2, but the devices form 1 hosts"):
         sharding.make_mesh(sharding.MeshConfig(data=8, slices=2))
-
-
-@pytest.mark.parametrize("by_slice", [True, False])
-def test_the_data_axis_goes_over_slices(by_slice):
-    """Devices of two slices (or hosts), given in turns: inner axes stay within one."""
-
-    @dataclasses.dataclass(frozen=True)
-    class Device:
-        id: int
-        process_index: int
-        slice_index: int | None
-        platform: str = "cpu"
-        device_kind: str = "cpu"
-
-    group = lambda number: dict(slice_index=number) if by_slice else dict(slice_index=None)
-    devices = [Device(id=n, process_index=n % 2, **group(n % 2)) for n in range(8)]
-    sizes = dict(data=4, fsdp=2, context=1, tensor=1)
-    array = sharding._hybrid(sizes, 2, devices)
-    assert array.shape == (4, 2, 1, 1)
-    for row in range(4):
-        assert {device.process_index for device in array[row].flat} == {row // 2}
-    assert len({device.id for device in array.flat}) == 8
 
 
 def test_large_parameters_are_split_or_the_report_says_why(mesh):
