@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import jax.numpy as jnp
 
+from spatialsv_jax.training.traffic import scan_operands
+
 _FUSED = frozenset(
     "abs add add_any and atan2 broadcast_in_dim ceil clamp convert_element_type copy cos copy_p div eq erf exp exp2 "
     "expand_dims floor ge gt integer_pow iota is_finite le log log1p logistic lt max min mul name ne neg not or pow "
@@ -91,7 +93,7 @@ def _within(equation, division: Division, made: float) -> float:
     """Bytes that an equation needs while it runs, its results included."""
     name, params = equation.primitive.name, equation.params
     if name == "scan":
-        consts, carry = params["num_consts"], params["num_carry"]
+        consts, carry = scan_operands(equation)
         slices = params["jaxpr"].jaxpr.invars[consts + carry :]
         own = sum(_size(variable, division) for variable in slices)
         return made + own + peak_bytes(params["jaxpr"], division)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from spatialsv_jax.training.traffic import Weights, array_bytes
+from spatialsv_jax.training.traffic import Weights, array_bytes, scan_operands
 
 PARTS = ("vision", "projector", "language", "logits", "teacher", "lifting", "losses", "optimizer")
 
@@ -110,7 +110,7 @@ def _walk(jaxpr, times: float, outer: str, found: dict[str, Cost], weights: Weig
             weights.follow(equation)
         if name == "scan":
             body, turns = equation.params["jaxpr"].jaxpr, equation.params["length"]
-            consts, carry = equation.params["num_consts"], equation.params["num_carry"]
+            consts, carry = scan_operands(equation)
             operands = list(equation.invars)
             operands[consts : consts + carry] = [None] * carry  # what a turn hands on may hold anything
             inside = weights.inside(body, operands) if weights else None

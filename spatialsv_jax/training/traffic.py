@@ -11,6 +11,19 @@ import jax.numpy as jnp
 _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
+def scan_operands(equation) -> tuple[int, int]:
+    """How many of a scan's operands are constants, and how many are handed on from turn to turn; the others are cut.
+
+    Read off the shapes (what is cut has one axis more outside of the body), because JAX's names for it change.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    longer = lambda outer, inner: len(outer.aval.shape) > len(inner.aval.shape)
+    cut = sum(longer(*pair) for pair in zip(equation.invars, body.invars, strict=True))
+    stacked = sum(longer(*pair) for pair in zip(equation.outvars, body.outvars, strict=True))
+    carried = len(equation.outvars) - stacked
+    return len(equation.invars) - cut - carried, carried
+
+
 @dataclasses.dataclass
 class Weights:
     """Values that depend on no batch: weights, what is made of them alone, and constants.

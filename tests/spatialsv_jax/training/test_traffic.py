@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from spatialsv_jax.training import flops
+from spatialsv_jax.training import flops, traffic
 
 LAYERS, WIDTH, ROWS, TOKENS = 5, 8, 4, 3
 
@@ -71,3 +71,13 @@ def test_convolutions_conditionals_and_what_is_made_of_weights_alone():
     found = counted(run, x, kernel, scale, True, shares=[None, 1.0, 1.0, None])
     size = kernel.size * 4  # two products of weights, each of which a convolution reads
     assert found.whole == 2 * (2 * size + scale.size * 4) + 2 * size
+
+
+def test_operands_of_a_scan_are_told_apart():
+    def turns(constant, other, carry, rows):
+        return jax.lax.scan(lambda one, row: (one * constant + row * other, one), carry, rows)
+
+    scan = jax.make_jaxpr(turns)(2.0, 3.0, 1.0, jnp.ones(3)).jaxpr.eqns[-1]
+    assert traffic.scan_operands(scan) == (2, 1)
+    lone = jax.make_jaxpr(lambda carry: jax.lax.scan(lambda one, _: (one + 1, None), carry, length=3))(jnp.ones(2))
+    assert traffic.scan_operands(lone.jaxpr.eqns[-1]) == (0, 1)
