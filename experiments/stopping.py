@@ -2,8 +2,8 @@
 
 SIGTERM (Kubernetes, Slurm, a machine that is taken back) and SIGINT (Ctrl-C) count alike. Training finishes its step,
 saves and ends with code 75; anything else ends at once with it, because everything here goes on where it was
-stopped. After the grace time the process ends whatever it is doing; a second signal ends it at once. In a job of
-several processes a signal to one stops all, after the same step.
+stopped. After the grace time the process ends whatever it is doing; a second signal to it ends it at once. In a job
+of several processes a signal to one stops all, after the same step.
 
 No jax here: preparing data does without it.
 """
@@ -79,7 +79,7 @@ class Stopping:
             raise ValueError(f"--grace_s is {grace_s}, expected more than 0 seconds.")
         self._grace_s, self._label, self._peers = grace_s, label, peers
         self._lock = threading.RLock()
-        self._reason, self._since = "", 0.0
+        self._reason, self._signalled_at = "", None  # of all processes; of this one's first own signal
         self._steps, self._stepping, self._stop_at = 0, False, None  # numbers of steps over all phases
         self._pending, self._entered = False, False
         self._timers: list[threading.Timer] = []
@@ -161,9 +161,13 @@ class Stopping:
         self._read.close()
 
     def _signalled(self, number: signal.Signals) -> None:
-        if not self._reason:
-            self._ask(f"{number.name}", own=True)
-        elif time.monotonic() - self._since > _SAME_S:
+        """Only this process's own second signal means `at once`: schedulers signal all processes, seldom in one moment."""
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+            # Asking waits for the other processes; the next signal must be read when it arrives.
+            threading.Thread(target=self._ask, args=(number.name, True), name="asking", daemon=True).start()
+        elif now - self._signalled_at > _SAME_S:
             _end(128 + number, f"{self._label}{number.name} again: ending at once, nothing more is saved.")
 
     def _listen(self) -> None:
@@ -183,7 +187,7 @@ class Stopping:
         with self._lock:
             if self._reason:
                 return
-            self._reason, self._since = reason, time.monotonic()
+            self._reason = reason
         if own and self._peers is not None:
             self._peers.tell("signal", f"{self._label}{reason}".strip())
         self._exit_after(

@@ -126,6 +126,46 @@ def test_processes_stop_after_the_same_step_whoever_was_signalled():
             timer.cancel()
 
 
+@pytest.fixture
+def ends(monkeypatch):
+    """What would have ended the process; signals more than 0.1 s apart are two."""
+    ended = []
+    monkeypatch.setattr(stopping, "_end", lambda *given: ended.append(given))
+    monkeypatch.setattr(stopping, "_SAME_S", 0.1)
+    monkeypatch.setattr(stopping, "_POLL_S", 0.02)
+    return ended
+
+
+def test_the_first_own_signal_after_another_processs_is_not_the_second(ends, capfd):
+    """A scheduler signals all hosts, one seconds after the other; only its repetition here ends at once."""
+    store = _Store()
+    store.values |= {"spatialsv/calls/0": "0", "spatialsv/signal": "[p0/2] SIGTERM"}
+    with pytest.raises(stopping.Interrupted), stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)):
+        with stopping.stepping():
+            _wait_until(lambda: stopping._active._stop_at is not None)
+            for signals in range(2):
+                time.sleep(2 * stopping._SAME_S)
+                os.kill(os.getpid(), signal.SIGTERM)
+                _wait_until(lambda: stopping._active._signalled_at if not signals else ends)
+                assert len(ends) == signals
+            for timer in stopping._active._timers:
+                timer.cancel()
+    assert ends == [(128 + 15, "[p1/2] SIGTERM again: ending at once, nothing more is saved.")]
+    assert "[p1/2] [p0/2] SIGTERM: finishing the step" in capfd.readouterr().err
+
+
+def test_one_signal_sent_twice_is_one_while_the_others_are_asked(ends):
+    store = _Store()  # the other process answers later than two signals are taken for one
+    with pytest.raises(stopping.Interrupted), stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        _wait_until(lambda: "spatialsv/calls/1" in store.values)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        store.values["spatialsv/calls/0"] = "0"
+        time.sleep(20)
+    assert ends == []
+
+
 def test_preparing_data_ends_cleanly_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "experiments.prepare", "--source", "rooms", "--out", str(tmp_path / "rooms")]
     command += ["--scenes", "2000", "--views", "1", "--size", "16", "--workers", "1", "--quiet"]
