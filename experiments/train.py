@@ -173,7 +173,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     shapes, report = state.state_shapes(
         init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
-    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
+    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep, say=hosts.say)
     start = None
     if checkpoints.latest_step() is None:
         start = Start(config.init_from)
