@@ -27,6 +27,7 @@ FAILED_S = 30.0  # for processes that mostly meet the same error: each should co
 _WAKE = signal.SIGUSR2  # from the watching thread to the main one
 _SAME_S = 1.0  # `timeout` and launchers send one signal twice; later ones are meant
 _POLL_S = 1.0
+_LAST_ACTS_S = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -222,6 +223,7 @@ class Stopping:
 
 
 _active: Stopping | None = None
+_last_acts: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
@@ -232,6 +234,16 @@ def stepping() -> Iterator[Callable[[int], bool]]:
         return
     with _active.stepping() as stop:
         yield stop
+
+
+@contextlib.contextmanager
+def before_end(act: Callable[[], None]) -> Iterator[None]:
+    """While entered, `act` is done (in a thread) before the process is ended without unwinding its main thread."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
 
 
 def _receive(stream: socket.socket) -> bytes:
@@ -245,4 +257,7 @@ def _end(code: int, message: str) -> None:
     if message:
         # Not through sys.stderr, whose lock the main thread may hold.
         os.write(2, f"{message}\n".encode())
+    acts = threading.Thread(target=lambda: [act() for act in _last_acts], daemon=True)
+    acts.start()
+    acts.join(_LAST_ACTS_S)  # a file system that hangs must not keep the process
     os._exit(code)
