@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -228,10 +229,18 @@ def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, fai
 def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
     codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="SIGKILL")
-    assert codes == [1, -9], logs[0][-3000:]
+    assert codes == [1, -signal.SIGKILL], logs[0][-3000:]
     assert "[p0/2] ended because another process failed: no sign of life from process 1 for 20 s." in logs[0]
     assert "Fatal Python error" not in logs[0]
     assert not (tmp_path / "run" / "lock.json").exists()
+
+
+@pytest.mark.slow
+def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path):
+    (tmp_path / "config.py").write_text(config)
+    codes, logs = _run(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
+    assert codes == [-signal.SIGKILL, -signal.SIGABRT], logs[1][-3000:]
+    assert "JAX distributed service detected fatal errors" in logs[1]
 
 
 @pytest.mark.parametrize(
