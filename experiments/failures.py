@@ -1,18 +1,22 @@
-"""What went wrong in a few words: memory that was not enough, a full disk, an accelerator without its plug-in."""
+"""What went wrong in a few words: numbers that are not finite, too little memory, an accelerator without its plug-in."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.loader import Loader
 from data_pipelines.manifest import PrepareError
-from spatialsv_jax.training import optimizer, sharding
+from spatialsv_jax.losses.objective import active_terms
+from spatialsv_jax.training import optimizer, sharding, step
 from spatialsv_jax.training.loop import NonFiniteError
 from spatialsv_jax.training.state import TrainState
 
@@ -103,6 +107,20 @@ def memory_parts(shapes: TrainState, batches: Sequence[Mapping[str, np.ndarray]]
         "optimizer": sharding.bytes_per_device((shapes.opt_state, shapes.ema)),
         "batch": math.ceil(batch / max(1, jax.local_device_count())),
     }
+
+
+def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:
+    """Names the terms that are not finite on the batch of step `bad`, and its records."""
+    batch = sharding.put_batch(loader.batch(bad), mesh)
+    with jax.set_mesh(mesh):
+        losses = lambda s, b: step.report_losses(parts, dataclasses.replace(s, step=jnp.int32(bad)), b)
+        report = jax.jit(losses)(train_state, batch)
+    values = {name: float(report[name]) for name in active_terms(parts.objective)}
+    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
+    what = (
+        f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not, or it spiked."
+    )
+    return f"{what} Values: {values}. Records of the batch: {loader.record_ids(bad)}."
 
 
 def check_accelerator(devices: Path = Path("/dev")) -> str:

@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 from data_pipelines.manifest import write_atomically
-from experiments.stopping import GRACE_S, RESUMABLE, Peers, Stopping
+from experiments.stopping import GRACE_S, HEARTBEAT_S, RESUMABLE, Peers, Stopping
 
 Result = TypeVar("Result")
 _LONGEST_WAIT_S = 7 * 24 * 3600  # making data for a pod may take days
@@ -43,8 +43,9 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
       process_id: of this one, from 0.
 
     Raises:
-      ValueError: only some of the three are given, or one is no number.
+      ValueError: only some of the three are given, or one is no number; or Slurm's tasks cannot share a node's GPUs.
     """
+    how = {"local_device_ids": _own_gpus(), "heartbeat_timeout_seconds": HEARTBEAT_S}
     flags = dict(zip(_VARIABLES, (coordinator, num_processes, process_id), strict=True))
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     given |= {name: str(value) for name, value in flags.items() if value is not None}
@@ -57,16 +58,49 @@ def join(coordinator: str | None = None, num_processes: int | None = None, proce
         address, count, index = (given[name] for name in _VARIABLES)
         if not (count.isdigit() and index.isdigit() and int(index) < int(count)):
             raise ValueError(f"JAX_NUM_PROCESSES={count} and JAX_PROCESS_ID={index}: expected 0 <= id < number.")
-        jax.distributed.initialize(address, int(count), int(index))
+        jax.distributed.initialize(address, int(count), int(index), **how)
         return
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**how)
     except ValueError as error:
         if "coordinator_address" not in str(error):  # that one means: no cluster was recognised
             raise
     except RuntimeError as error:
         if "before any JAX" not in str(error):  # a notebook or a test that has used its devices: a job of its own
             raise
+
+
+def _own_gpus() -> list[int] | None:
+    """The GPUs of this task of Slurm, as indices of those it sees; None elsewhere, where jax takes all.
+
+    Left to itself jax takes one per task under Slurm: that with the task's number on its node.
+
+    Raises:
+      ValueError: the tasks of a node cannot share its GPUs evenly.
+    """
+    if "SLURM_LOCALID" not in os.environ or os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+        return None
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    seen = len([name for name in listed.split(",") if name.strip()]) if listed is not None else _gpus_of_machine()
+    if not seen:
+        return None
+    number = lambda name, otherwise: int(os.environ.get(name) or otherwise)
+    if os.environ.get("SLURM_GPUS_PER_TASK") or seen < number("SLURM_GPUS_ON_NODE", seen):
+        return list(range(seen))  # Slurm shows every task its own
+    nodes = number("SLURM_STEP_NUM_NODES", number("SLURM_NNODES", 1))
+    all_tasks = number("SLURM_STEP_NUM_TASKS", number("SLURM_NTASKS", 1))
+    tasks, own = all_tasks // nodes, seen * nodes // all_tasks
+    if tasks * nodes != all_tasks or own * tasks != seen:
+        raise ValueError(
+            f"Slurm started {all_tasks} tasks on {nodes} nodes, which cannot share {seen} GPUs of a node evenly. Start "
+            f"one task per node (--ntasks-per-node=1) or one per GPU (--ntasks-per-node={seen})."
+        )
+    first = int(os.environ["SLURM_LOCALID"]) * own
+    return list(range(first, first + own))
+
+
+def _gpus_of_machine() -> int:
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 def define_flags() -> dict[str, flags.FlagHolder]:

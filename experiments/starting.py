@@ -151,7 +151,7 @@ class Start:
         if init_from and self._checkpoint is None:
             location = loading.locate(init_from)
             self._own = Checkpoints(location.workdir / "checkpoints", create=False)
-            self._step, self._shapes = self._own.saved_shapes(location.step)
+            self._step, self._shapes = self._own.saved_shapes(self._own.verify_together(location.step))
 
     def check(self, shapes: Mapping) -> None:
         """Compares them with the model's (nested dicts of shapes), before a minute of compiling.

@@ -2,8 +2,8 @@
 
 SIGTERM (Kubernetes, Slurm, a machine that is taken back) and SIGINT (Ctrl-C) count alike. Training finishes its step,
 saves and ends with code 75; anything else ends at once with it, because everything here goes on where it was
-stopped. After the grace time the process ends whatever it is doing; a second signal ends it at once. In a job of
-several processes a signal to one stops all, after the same step.
+stopped. After the grace time the process ends whatever it is doing; a second signal to it ends it at once. In a job
+of several processes a signal to one stops all, after the same step.
 
 No jax here: preparing data does without it.
 """
@@ -24,9 +24,15 @@ GRACE_S = 60.0
 IDLE_S = 10.0  # for leaving what needs no saving: a compilation, a wait for another process
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 FAILED_S = 30.0  # for processes that mostly meet the same error: each should come to say it
+COORDINATOR_S = 5.0  # the first process leaves so much later: jax aborts those whose coordinator has gone
+LOST_S = 60.0  # without a sign of life from a process
+HEARTBEAT_S = 150  # jax's own limit, after which it aborts all without a word: longer than LOST_S and FAILED_S
 _WAKE = signal.SIGUSR2  # from the watching thread to the main one
 _SAME_S = 1.0  # `timeout` and launchers send one signal twice; later ones are meant
 _POLL_S = 1.0
+_LAST_ACTS_S = 2.0
+_LIFE_S = 5.0  # between signs of life
+_LEFT = "left"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -43,6 +49,24 @@ class Peers:
 
     def __init__(self, client, index: int, count: int):
         self._client, self._index, self._count = client, index, count
+        self._lives: dict[str, tuple[str, float]] = {}  # key -> what it says, since when
+        # How long after a failure this process is ended.
+        self.failed_s = FAILED_S if index else FAILED_S + COORDINATOR_S
+
+    def live(self, sign: str) -> None:
+        """Shows that this process lives, by a sign that differs from the one before."""
+        self.tell(f"alive/{self._index}", sign)
+
+    def lost(self) -> list[int]:
+        """The first process's answer: those that have shown none for `LOST_S` and have not left; asked again and again."""
+        if self._index:
+            return []
+        now = time.monotonic()
+        for key, sign in self._client.key_value_dir_get("spatialsv/alive/"):
+            if self._lives.get(key, ("", 0.0))[0] != sign:
+                self._lives[key] = (sign, now)
+        silent = [key for key, (sign, since) in self._lives.items() if sign != _LEFT and now - since > LOST_S]
+        return sorted(int(key.rpartition("/")[2]) for key in silent)
 
     def tell(self, key: str, value: str) -> None:
         """Sets a key that all can read; the last one stays."""
@@ -78,8 +102,8 @@ class Stopping:
         if not grace_s > 0:
             raise ValueError(f"--grace_s is {grace_s}, expected more than 0 seconds.")
         self._grace_s, self._label, self._peers = grace_s, label, peers
-        self._lock = threading.RLock()
-        self._reason, self._since = "", 0.0
+        self._lock, self._life = threading.RLock(), threading.Lock()
+        self._reason, self._signalled_at = "", None  # of all processes; of this one's first own signal
         self._steps, self._stepping, self._stop_at = 0, False, None  # numbers of steps over all phases
         self._pending, self._entered = False, False
         self._timers: list[threading.Timer] = []
@@ -99,6 +123,7 @@ class Stopping:
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         if self._peers is not None:
             threading.Thread(target=self._listen, name="peers", daemon=True).start()
+            threading.Thread(target=self._live, name="life", daemon=True).start()
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -115,10 +140,19 @@ class Stopping:
         if self._peers is None:  # with others the end of the process itself waits for them: the time goes on
             for timer in self._timers:
                 timer.cancel()
-        if failed and self._peers is not None:  # the others would wait for this process for ever
-            with contextlib.suppress(RuntimeError):  # the coordinator is gone: so are they
+        if self._peers is None:
+            return
+        with contextlib.suppress(RuntimeError), self._life:  # the coordinator is gone: so are the others
+            self._peers.live(_LEFT)
+            if failed and (earlier := self._peers.told("failed")):
+                print(self._because(earlier), file=sys.stderr, flush=True)
+            elif failed:  # the others would wait for this process for ever
                 self._peers.tell("failed", f"{self._label}{str(error)[:2000]}")
-            self._exit_after(2 * FAILED_S, 1, "")
+        if failed:  # at the end of the process jax waits for the others
+            self._exit_after(self._peers.failed_s, 1, "")
+
+    def _because(self, failure: str) -> str:
+        return f"{self._label}ended because another process failed: {failure}"
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[Callable[[int], bool]]:
@@ -161,19 +195,33 @@ class Stopping:
         self._read.close()
 
     def _signalled(self, number: signal.Signals) -> None:
-        if not self._reason:
-            self._ask(f"{number.name}", own=True)
-        elif time.monotonic() - self._since > _SAME_S:
+        """Only this process's own second signal means `at once`: schedulers signal all processes, seldom in one moment."""
+        now = time.monotonic()
+        if self._signalled_at is None:
+            self._signalled_at = now
+            # Asking waits for the other processes; the next signal must be read when it arrives.
+            threading.Thread(target=self._ask, args=(number.name, True), name="asking", daemon=True).start()
+        elif now - self._signalled_at > _SAME_S:
             _end(128 + number, f"{self._label}{number.name} again: ending at once, nothing more is saved.")
+
+    def _live(self) -> None:
+        """Shows that this process lives; the first one looks whether the others do."""
+        while self._entered:
+            with contextlib.suppress(RuntimeError), self._life:  # the coordinator has ended, which jax reports itself
+                if self._entered:
+                    self._peers.live(str(time.monotonic()))
+                if lost := self._peers.lost():
+                    names = ", ".join(map(str, lost))
+                    self._peers.tell("failed", f"no sign of life from process {names} for {LOST_S:g} s.")
+            time.sleep(_LIFE_S)
 
     def _listen(self) -> None:
         """Asks the store whether another process was signalled or failed."""
         while self._entered:
             time.sleep(_POLL_S)
             if failure := self._peers.told("failed"):
-                if not self._entered:  # it ends by itself
-                    return
-                self._exit_after(FAILED_S, 1, f"{self._label}ended because another process failed: {failure}")
+                if self._entered:  # else it ends by itself
+                    self._exit_after(self._peers.failed_s, 1, self._because(failure))
                 return
             if not self._reason and (signalled := self._peers.told("signal")):
                 self._ask(signalled, own=False)
@@ -183,7 +231,7 @@ class Stopping:
         with self._lock:
             if self._reason:
                 return
-            self._reason, self._since = reason, time.monotonic()
+            self._reason = reason
         if own and self._peers is not None:
             self._peers.tell("signal", f"{self._label}{reason}".strip())
         self._exit_after(
@@ -218,6 +266,7 @@ class Stopping:
 
 
 _active: Stopping | None = None
+_last_acts: list[Callable[[], None]] = []
 
 
 @contextlib.contextmanager
@@ -228,6 +277,16 @@ def stepping() -> Iterator[Callable[[int], bool]]:
         return
     with _active.stepping() as stop:
         yield stop
+
+
+@contextlib.contextmanager
+def before_end(act: Callable[[], None]) -> Iterator[None]:
+    """While entered, `act` is done (in a thread) before the process is ended without unwinding its main thread."""
+    _last_acts.append(act)
+    try:
+        yield
+    finally:
+        _last_acts.remove(act)
 
 
 def _receive(stream: socket.socket) -> bytes:
@@ -241,4 +300,7 @@ def _end(code: int, message: str) -> None:
     if message:
         # Not through sys.stderr, whose lock the main thread may hold.
         os.write(2, f"{message}\n".encode())
+    acts = threading.Thread(target=lambda: [act() for act in _last_acts], daemon=True)
+    acts.start()
+    acts.join(_LAST_ACTS_S)  # a file system that hangs must not keep the process
     os._exit(code)

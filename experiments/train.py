@@ -21,11 +21,10 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines.loader import DataConfig, Loader, make_loader
+from data_pipelines.loader import DataConfig, make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.paths import local_path
 from experiments import failures, hosts, resume, startup, stopping, vision_features, workdir_lock
@@ -174,7 +173,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     shapes, report = state.state_shapes(
         init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
-    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep)
+    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep, say=hosts.say)
     start = None
     if checkpoints.latest_step() is None:
         start = Start(config.init_from)
@@ -236,7 +235,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
                 writer=writer,
                 meta=meta,
                 flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
-                explain=lambda s, bad: explain_nonfinite(parts, s, bad, loader, mesh),
+                explain=lambda s, bad: failures.explain_nonfinite(parts, s, bad, loader, mesh),
                 probe=probe,
                 title=hosts.label() + (config.name or workdir.name),
                 stop=stop,
@@ -271,20 +270,6 @@ def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
         return model.apply({"params": params}, batch, label_hw=label_hw(batch), lift=lift)
 
     return init, apply, model.logical_axes(one, label_hw=label_hw(one))
-
-
-def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:
-    """Names the terms that are not finite on the batch of step `bad`, and its records."""
-    batch = sharding.put_batch(loader.batch(bad), mesh)
-    with jax.set_mesh(mesh):
-        losses = lambda s, b: step.report_losses(parts, dataclasses.replace(s, step=jnp.int32(bad)), b)
-        report = jax.jit(losses)(train_state, batch)
-    values = {name: float(report[name]) for name in active_terms(parts.objective)}
-    wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
-    what = (
-        f"Terms that are not finite: {wrong}." if wrong else "Every term is finite; the gradient is not, or it spiked."
-    )
-    return f"{what} Values: {values}. Records of the batch: {loader.record_ids(bad)}."
 
 
 def data_settings(config: ConfigDict) -> DataConfig:

@@ -1,8 +1,8 @@
 """One job per workdir: a file that says which process on which host holds it, and that it lives.
 
-The holder touches the file every few seconds. A second job is refused and told who holds it. A lock whose process is
-gone (same host) or that was not touched for a minute (any host) is taken over. Ages are measured by the file system's
-own clock, because those of two hosts differ.
+The holder touches the file every few seconds. A second job is refused and told who holds it: at once where the holder
+is seen to run, else when it has touched the file. A lock whose process is gone from this machine, or that was not
+touched for a minute, is taken over. Ages are measured by the file system's own clock, because those of two hosts differ.
 """
 
 from __future__ import annotations
@@ -21,10 +21,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from experiments import stopping
+
 NAME = "lock.json"
 HEARTBEAT_S = 10.0
 STALE_S = float(os.environ.get("SPATIALSV_LOCK_STALE_S") or 60.0)
 _LENGTH = 1024  # of the file, always, so that a line is replaced in one write
+_LOOK_S = 1.0  # between two looks at a lock that is waited for
 _SETTLE_S = 0.5  # where takers cannot be kept apart: by then another one has put back what it moved by mistake
 
 
@@ -44,42 +47,89 @@ def hold(
 
     Args:
       workdir: a folder that is there.
-      say: told of a lock that is taken over.
+      say: told of a lock that is waited for or taken over, and of touches that fail.
       heartbeat_s: seconds between touches.
       stale_s: age from which a lock is dead.
-      on_loss: called in a thread when somebody else has taken the lock over (this process slept for long); by default the
-        process asks itself to stop.
+      on_loss: called in a thread when somebody else has taken the lock over (this process slept for long), or may do so,
+        because it could not be touched for `stale_s`; by default the process asks itself to stop.
 
     Raises:
       LockedError: another job holds it.
     """
     path = workdir / NAME
-    with _alone(workdir) as alone:
-        _remove_stale(path, stale_s, say)
-        descriptor, facts = _create(path)
-    if not alone:
-        _settle(path, descriptor)
+    descriptor, facts = _take(path, stale_s, say)
     released = threading.Event()
 
     def beat() -> None:
+        last, failing = time.monotonic(), False
         while not released.wait(heartbeat_s):
-            if not _is_ours(path, descriptor):
-                say(f"{path} was taken over by another job, because this one had not shown a sign of life: stopping.")
-                (on_loss or (lambda: os.kill(os.getpid(), signal.SIGTERM)))()
-                return
-            os.pwrite(descriptor, _encode(facts | {"heartbeat": _now()}), 0)
+            try:
+                if not _is_ours(path, descriptor):
+                    why = "was taken over by another job, because this one had not shown a sign of life"
+                    break
+                os.pwrite(descriptor, _encode(facts | {"heartbeat": _now()}), 0)
+                os.fsync(descriptor)  # a network file system keeps writes to itself for a while
+                last, failing = time.monotonic(), False
+            except OSError as error:
+                why = f"could not be touched for {stale_s:g} s ({error}), so that another job may take it over"
+                if time.monotonic() - last > stale_s:
+                    break
+                if not failing:
+                    _try_to(say, f"WARNING: {path} cannot be touched ({error}); trying on.")
+                failing = True
+        else:
+            return
+        _try_to(say, f"{path} {why}: stopping.")
+        (on_loss or (lambda: os.kill(os.getpid(), signal.SIGTERM)))()
+
+    def release() -> None:
+        released.set()
+        with contextlib.suppress(OSError), _alone(workdir):
+            if _is_ours(path, descriptor):
+                path.unlink()
 
     thread = threading.Thread(target=beat, name="workdir lock", daemon=True)
     thread.start()
     try:
-        yield
+        with stopping.before_end(release):
+            yield
     finally:
         released.set()
         thread.join()
-        with _alone(workdir):
-            if _is_ours(path, descriptor):
-                path.unlink()
-        os.close(descriptor)
+        release()
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def _take(path: Path, stale_s: float, say: Callable[[str], None]) -> tuple[int, dict]:
+    """Creates the lock, where one of unknown fate is there once it has shown no life for `stale_s`.
+
+    Returns:
+      Its open file, and what it says.
+
+    Raises:
+      LockedError: another job holds it.
+    """
+    seen, began = None, time.monotonic()
+    while True:
+        with _alone(path.parent) as alone:
+            blocking = _remove_stale(path, stale_s, say, time.monotonic() - began)
+            if blocking is None:
+                descriptor, facts = _create(path)
+                break
+        if seen is not None and blocking[:2] != seen[:2]:  # touched, or another job's
+            raise LockedError(_refusal(path, blocking[0]))
+        if seen is None:
+            left = min(stale_s - blocking[2], stale_s)
+            say(
+                f"{path} is there, of {_holder(blocking[0])}, touched {stale_s - left:.0f} s ago. Waiting whether that "
+                f"job lives, at most {left:.0f} s."
+            )
+            seen = blocking
+        time.sleep(min(_LOOK_S, stale_s / 10))
+    if not alone:
+        _settle(path, descriptor)
+    return descriptor, facts
 
 
 def _create(path: Path) -> tuple[int, dict]:
@@ -88,6 +138,7 @@ def _create(path: Path) -> tuple[int, dict]:
         "host": platform.node(),
         "pid": os.getpid(),
         "boot": _boot(),
+        "processes": _processes(),
         "process_start": _process_start(os.getpid()),
         "started": _now(),
         "heartbeat": _now(),
@@ -101,26 +152,35 @@ def _create(path: Path) -> tuple[int, dict]:
     return descriptor, facts
 
 
-def _remove_stale(path: Path, stale_s: float, say: Callable[[str], None]) -> None:
+def _remove_stale(
+    path: Path, stale_s: float, say: Callable[[str], None], watched_s: float
+) -> tuple[dict, float, float] | None:
     """Makes place for a lock.
 
+    Args:
+      path, stale_s, say: see `hold`.
+      watched_s: for how long the one there was seen without a touch, which counts as its age does.
+
+    Returns:
+      None when there is place; else what the lock says, when it was touched and how many seconds ago.
+
     Raises:
-      LockedError: the one there is alive.
+      LockedError: the process of the one there is seen to run.
     """
-    if not path.exists():
-        return
-    facts = _read(path)
-    age = _age(path)
-    if age is None:  # just released
-        return
-    gone = _is_gone(facts)
-    if not gone and age <= stale_s:
-        raise LockedError(_refusal(path, facts))
+    facts, touched = _read(path), _touched(path)
+    if touched is None:  # none, or just released
+        return None
+    touched_at, age = touched[0], max(touched[1], watched_s)
+    runs = _runs(facts)
+    if runs is not False and age <= stale_s:
+        if runs:
+            raise LockedError(_refusal(path, facts))
+        return facts, touched_at, age
     moved = path.with_name(f".{NAME}.{uuid.uuid4().hex[:8]}")
     try:
         os.rename(path, moved)
     except FileNotFoundError:
-        return
+        return None
     found = _read(moved)
     # The fresh lock of another taker, where the folder cannot be locked. Told by what it says: inodes are used again.
     if found.get("token") != facts.get("token") or found.get("started") != facts.get("started"):
@@ -129,8 +189,9 @@ def _remove_stale(path: Path, stale_s: float, say: Callable[[str], None]) -> Non
         moved.unlink()
         raise LockedError(_refusal(path, found))
     moved.unlink()
-    why = "that process is gone" if gone else f"without a sign of life for {age:.0f} s"
+    why = "that process is gone" if runs is False else f"without a sign of life for {age:.0f} s"
     say(f"Took over the lock of {_holder(facts)}: {why}.")
+    return None
 
 
 def _settle(path: Path, descriptor: int) -> None:
@@ -166,23 +227,32 @@ def _read(path: Path) -> dict:
         return {}
 
 
-def _age(path: Path) -> float | None:
-    """Seconds since a file was touched, by the clock of its file system; None when it is gone."""
+def _touched(path: Path) -> tuple[float, float] | None:
+    """When a file was touched, and how many seconds ago, by the clock of its file system; None when it is gone."""
     probe = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.now")
     try:
+        with open(path, "rb") as stream:  # opened, because a network file system remembers the times of closed ones
+            touched = os.fstat(stream.fileno()).st_mtime
         probe.touch()
-        return os.stat(probe).st_mtime - os.stat(path).st_mtime
+        return touched, os.stat(probe).st_mtime - touched
     except FileNotFoundError:
         return None
     finally:
         probe.unlink(missing_ok=True)
 
 
-def _is_gone(facts: dict) -> bool:
-    """Whether the process is known not to run any more: on this machine, since this start of it."""
-    if facts.get("host") != platform.node() or not facts.get("boot") or not facts.get("process_start"):
-        return False
-    return facts["boot"] != _boot() or facts["process_start"] != _process_start(int(facts["pid"]))
+def _runs(facts: dict) -> bool | None:
+    """Whether the holder is seen to run here (True) or to be gone (False).
+
+    None where its number says nothing: on another machine or start of it, or in another container, which may have the
+    same host name.
+    """
+    if facts.get("host") != platform.node() or not facts.get("process_start"):
+        return None
+    here = (_boot(), _processes())
+    if not all(here) or (facts.get("boot"), facts.get("processes")) != here:
+        return None
+    return facts["process_start"] == _process_start(int(facts["pid"]))
 
 
 def _is_ours(path: Path, descriptor: int) -> bool:
@@ -200,6 +270,14 @@ def _boot() -> str:
         return ""
 
 
+def _processes() -> str:
+    """Identity of the numbering of processes that this one sees (containers have their own), "" where it is not said."""
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return ""
+
+
 def _process_start(pid: int) -> str:
     """When a process began, in the machine's ticks; "" for one that is gone (numbers are used again)."""
     try:
@@ -207,6 +285,12 @@ def _process_start(pid: int) -> str:
     except OSError:
         return ""
     return "" if fields[0] in "ZX" else fields[19]
+
+
+def _try_to(say: Callable[[str], None], text: str) -> None:
+    """Says it where that is possible: the log may lie on the same full disk."""
+    with contextlib.suppress(OSError):
+        say(text)
 
 
 def _now() -> str:

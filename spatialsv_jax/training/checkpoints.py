@@ -1,7 +1,7 @@
 """Orbax checkpoints: parameters, optimizer and data position, verified by checksums on restore.
 
 Layout of DIR: `STEP/{params,optimizer,meta}` by Orbax (a step shows only once it is whole), and
-`checksums/STEP.json` with the SHA-256 of every file of the step.
+`checksums/STEP.json` with the SHA-256 of every file of the step, written in the background once it is whole.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
+import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,16 +19,17 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import multihost
 
+from spatialsv_jax.training.checksums import CheckpointError, Seals, verify
 from spatialsv_jax.training.state import BEGINNINGS, TrainState
 
 FORMAT_VERSION = 3  # 3: skipped steps and recent gradient norms in the state
 _STATES_READABLE = (2, 3)
 _PARAMETERS_READABLE = (1, 2, 3)  # formats whose parameters are laid out alike
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged or of another format; the message names the path."""
+_LONGEST_WAIT_S = 24 * 3600  # for the first process, which reads a whole checkpoint
+_WHOLE = "whole"
+_verifications = itertools.count()
 
 
 class DiskFullError(OSError):
@@ -44,9 +44,10 @@ class Checkpoints:
       keep: how many of the newest steps to keep.
       create: whether to make the directory and save into it, which all processes of a job do together. False: to
         read only, which each process does alone.
+      say: told by the first process what is not as it should be.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2, create: bool = True):
+    def __init__(self, directory: str | Path, keep: int = 2, create: bool = True, say: Callable[[str], None] = print):
         self.directory = Path(directory).absolute()
         if not create and not self.directory.is_dir():
             raise CheckpointError(f"No checkpoints at {self.directory}.")
@@ -58,14 +59,16 @@ class Checkpoints:
             multiprocessing_options=ocp.options.MultiprocessingOptions() if create else _alone(),
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._unsealed: int | None = None
+        self._create, self._say = create, say
+        self._saving: int | None = None
+        self._seals = Seals(self.directory, say)
 
     def latest_step(self) -> int | None:
         """The newest whole step, None when there is none."""
         return self._manager.latest_step()
 
     def save(self, state: TrainState, meta: dict) -> None:
-        """Writes the state in the background; an earlier save is finished and sealed first.
+        """Writes the state and then its checksums in the background; an earlier save is finished first.
 
         Raises:
           DiskFullError: no space for this state or the one before.
@@ -74,7 +77,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        self._unsealed = step
+        self._saving = step
         with self._space_needed(step):
             self._manager.save(
                 step,
@@ -84,26 +87,18 @@ class Checkpoints:
                     meta=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **meta}),
                 ),
             )
+        if jax.process_index() == 0:
+            self._seals.add(step, self._manager.is_saving_in_progress)
 
     def wait(self) -> None:
-        """Waits for the save in flight and records its checksums.
+        """Waits until the save in flight is whole; its checksums may come later.
 
         Raises:
           DiskFullError: no space for it.
         """
-        step = self._unsealed
-        with self._space_needed(step):
+        with self._space_needed(self._saving):
             self._manager.wait_until_finished()
-            if step is not None and jax.process_index() == 0:
-                self._seal(step)
-        self._unsealed = None
-
-    def _seal(self, step: int) -> None:
-        _write_checksums(self.directory, step)
-        kept = {f"{step}.json" for step in self._manager.all_steps()}
-        for stale in (self.directory / "checksums").glob("*.json"):
-            if stale.name not in kept:
-                stale.unlink()
+        self._saving = None
 
     @contextlib.contextmanager
     def _space_needed(self, step: int | None) -> Iterator[None]:
@@ -111,7 +106,7 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:  # TensorStore's are ValueErrors
-            self._unsealed = None
+            self._saving = None
             if not _is_full(error):
                 raise
             if jax.process_index() == 0:
@@ -128,14 +123,51 @@ class Checkpoints:
                 str(self.directory),
             ) from error
 
+    def verify_together(self, step: int | None = None) -> int:
+        """Compares a step's files with their checksums on the first process, for all of the job: all call it.
+
+        Returns:
+          The step, the newest by default.
+
+        Raises:
+          CheckpointError: on all of them: nothing there, or the first file that is missing or differs.
+        """
+        step = self._resolve(step)
+        if jax.process_count() == 1:
+            self._verify(step)
+            return step
+        client, key = multihost.get_jax_distributed_client(), f"spatialsv/verified/{next(_verifications)}"
+        if jax.process_index() > 0:
+            found = client.blocking_key_value_get(key, _LONGEST_WAIT_S * 1000)
+            if found != _WHOLE:
+                raise CheckpointError(found)
+            return step
+        try:
+            self._verify(step)
+        except (CheckpointError, OSError) as error:
+            client.key_value_set(key, str(error))
+            raise
+        client.key_value_set(key, _WHOLE)
+        return step
+
+    def _verify(self, step: int) -> None:
+        if verify(self.directory, step) or jax.process_index() > 0:
+            return
+        self._say(
+            f"WARNING: checkpoint {self.directory / str(step)} has no checksums: its program ended between writing it and "
+            "recording them, or is at it. It cannot be told whether its files are as they were written."
+            + (" They are recorded as they are now." if self._create else "")
+        )
+        if self._create:
+            self._seals.add(step)
+
     def restore(self, shapes: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """The state of `step` (the newest by default) on the mesh of `shapes`, and its meta dict.
+        """The state of `step` (the newest by default) on the mesh of `shapes`, and its meta dict; all processes call it.
 
         Raises:
           CheckpointError: nothing there, a damaged file, or another architecture.
         """
-        step = self._resolve(step)
-        verify(self.directory, step)
+        step = self.verify_together(step)
         meta = self.read_meta(step)
         _check_version(meta, self.directory / str(step), _STATES_READABLE)
         wanted, begun = _all_but_params(shapes), {}
@@ -158,13 +190,12 @@ class Checkpoints:
         return TrainState(params=restored["params"], **restored["optimizer"], **begun), restored["meta"]
 
     def saved_shapes(self, step: int | None = None) -> tuple[int, dict[str, Any]]:
-        """(step, shapes and types of its parameters), its files verified but the parameters not read.
+        """(step, shapes and types of its parameters), its files neither verified nor the parameters read.
 
         Raises:
-          CheckpointError: nothing there, a damaged file, or another format.
+          CheckpointError: nothing there, or another format.
         """
         step = self._resolve(step)
-        verify(self.directory, step)
         self._meta(step)
         with _reader() as reader:
             return step, _shapes_in(reader, self._params(step))
@@ -181,14 +212,14 @@ class Checkpoints:
           step: the newest by default.
           place: shapes and types as they are stored -> those that are wanted, with shardings: every device reads its
             part alone. None, where it returns None, or for a leaf without sharding: NumPy arrays as they are stored.
-          verified: the files were verified already (`saved_shapes`).
+          verified: the files were verified already (`verify_together`).
 
         Raises:
           CheckpointError: nothing there, a damaged file, or another format; and what `place` raises.
         """
         step = self._resolve(step)
         if not verified:
-            verify(self.directory, step)
+            self._verify(step)
         meta = self._meta(step)
         with _reader() as reader:
             saved = _shapes_in(reader, self._params(step))
@@ -220,9 +251,10 @@ class Checkpoints:
         return meta
 
     def close(self) -> None:
-        """Finishes the save in flight and frees the manager."""
+        """Finishes the save in flight, then its checksums, and frees the manager."""
         self.wait()
         self._manager.close()
+        self._seals.wait()
 
     def _resolve(self, step: int | None) -> int:
         steps = self._manager.all_steps()
@@ -293,46 +325,6 @@ def _check_version(meta: dict, path: Path, readable: tuple[int, ...]) -> None:
             f"{', '.join(map(str, _STATES_READABLE))} and reads the parameters "
             f"of {', '.join(map(str, _PARAMETERS_READABLE))}. Start a new --workdir, from it by config.init_from if need be."
         )
-
-
-def _digests(directory: Path, step: int) -> dict[str, str]:
-    root = directory / str(step)
-    digests = {}
-    for file in sorted(path for path in root.rglob("*") if path.is_file()):
-        with open(file, "rb") as stream:
-            digests[str(file.relative_to(root))] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return digests
-
-
-def _write_checksums(directory: Path, step: int) -> None:
-    folder = directory / "checksums"
-    folder.mkdir(exist_ok=True)
-    partial = folder / f".{step}.json.partial"
-    partial.write_text(json.dumps(_digests(directory, step), indent=1))
-    os.replace(partial, folder / f"{step}.json")
-
-
-def verify(directory: Path, step: int) -> bool:
-    """Compares a step's files with their recorded checksums.
-
-    Returns:
-      False when no checksums were recorded (the run was killed right after the save).
-
-    Raises:
-      CheckpointError: naming the first file that is missing or differs.
-    """
-    file = directory / "checksums" / f"{step}.json"
-    if not file.exists():
-        return False
-    recorded, found = json.loads(file.read_text()), _digests(directory, step)
-    for name, digest in recorded.items():
-        if found.get(name) != digest:
-            state = "is missing" if name not in found else "differs from its checksum"
-            raise CheckpointError(
-                f"Checkpoint file {directory / str(step) / name} {state}. "
-                f"Delete {directory / str(step)} to go on from the step before it."
-            )
-    return True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -35,39 +37,60 @@ def get_config():
     config.checkpoint.update(every=100)
     return config
 """
-# The train command, signalled or with a batch that is not finite when the batch of a step is drawn.
+# The train command, signalled, failing or with a batch that is not finite when the batch of a step is drawn.
 PROGRAM = """
-import os, signal, sys
+import os, signal, sys, time
 import numpy as np
 from absl import app
 from data_pipelines import loader
-from experiments import train
+from experiments import stopping, train
+from spatialsv_jax.training.checkpoints import Checkpoints
 
+stopping.LOST_S, stopping.FAILED_S, stopping._LIFE_S = 20.0, 5.0, 1.0
 at, what = int(os.environ.get("AT", -1)), os.environ.get("WHAT", "")
-step = loader.BatchIterator.__next__
+step, save = loader.BatchIterator.__next__, Checkpoints.save
 
 def disturbed(self):
     number, batch = step(self)
     if number == at and what == "nan":
         batch = {**batch, "pixel_values": np.full_like(batch["pixel_values"], np.nan)}
-    elif number == at:
+    elif number == at and what == "raise":
+        raise RuntimeError("no such luck")
+    elif number == at and what:
         os.kill(os.getpid(), getattr(signal, what))
     return number, batch
 
+def signalled_late(*given):
+    time.sleep(stopping._SAME_S + 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    save(*given)
+
 loader.BatchIterator.__next__ = disturbed
+if os.environ.get("LATE"):
+    Checkpoints.save = signalled_late
 app.run(train.main, flags_parser=train.parse_flags)
 """
 
 
-def _run(folder: Path, processes: int, disturbed: int = 0, **disturbance: str) -> tuple[list[int], list[str]]:
-    """Exit codes and what was printed, of a job in FOLDER/run with eight devices in all."""
+def _run(
+    folder: Path, processes: int, disturbed: int = 0, others: dict[str, str] | None = None, **disturbance: str
+) -> tuple[list[int], list[str]]:
+    """Exit codes and what was printed, of a job in FOLDER/run with eight devices in all.
+
+    Args:
+      folder: with its config.
+      processes: of the job.
+      disturbed: the process whose environment has `disturbance`.
+      others: more for the environment of the others.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     command = [sys.executable, "-c", PROGRAM, "--config", str(folder / "config.py"), "--workdir", str(folder / "run")]
     started = []
     for index in range(processes):
-        own = {"JAX_NUM_CPU_DEVICES": str(8 // processes)} | (disturbance if index == disturbed else {})
+        own = {"JAX_NUM_CPU_DEVICES": str(8 // processes)} | (disturbance if index == disturbed else others or {})
         flags = [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={index}"]
         with open(folder / f"{index}.log", "w") as log:
             started.append(
@@ -119,10 +142,13 @@ def whole(config, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def moved(whole, config, tmp_path_factory):
-    """The same run on two processes, then one, then two: each stopped by a signal to one of them."""
+    """The same run on two processes, then one, then two: stopped by signals.
+
+    The first process of the first job gets its signal later than the second, while it saves.
+    """
     folder = tmp_path_factory.mktemp("moved")
     (folder / "config.py").write_text(config)
-    first = _run(folder, 2, disturbed=1, AT="1", WHAT="SIGTERM")
+    first = _run(folder, 2, disturbed=1, others={"LATE": "1"}, AT="1", WHAT="SIGTERM")
     at_first = _records(folder / "run")
     second = _run(folder, 1, AT="4", WHAT="SIGTERM")
     third = _run(folder, 2)
@@ -187,6 +213,37 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
     assert not (tmp_path / "run" / "lock.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, failing):
+    (tmp_path / "config.py").write_text(config)
+    codes, logs = _run(tmp_path, 2, disturbed=failing, AT="2", WHAT="raise")
+    assert codes == [1, 1], logs[0][-3000:] + logs[1][-3000:]
+    assert "RuntimeError: no such luck" in logs[failing]
+    because = f"[p{1 - failing}/2] ended because another process failed: [p{failing}/2] no such luck"
+    assert because in logs[1 - failing]
+    assert not any("Fatal Python error" in log for log in logs), logs
+    assert not (tmp_path / "run" / "lock.json").exists()
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path):
+    (tmp_path / "config.py").write_text(config)
+    codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="SIGKILL")
+    assert codes == [1, -signal.SIGKILL], logs[0][-3000:]
+    assert "[p0/2] ended because another process failed: no sign of life from process 1 for 20 s." in logs[0]
+    assert "Fatal Python error" not in logs[0]
+    assert not (tmp_path / "run" / "lock.json").exists()
+
+
+@pytest.mark.slow
+def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path):
+    (tmp_path / "config.py").write_text(config)
+    codes, logs = _run(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
+    assert codes == [-signal.SIGKILL, -signal.SIGABRT], logs[1][-3000:]
+    assert "JAX distributed service detected fatal errors" in logs[1]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -205,12 +262,69 @@ def test_wrong_variables_are_named(given, message, monkeypatch):
         hosts.join()
 
 
-def test_flags_stand_before_variables(monkeypatch):
+@pytest.fixture
+def joined(monkeypatch):
+    """What reaches `jax.distributed.initialize`."""
     seen = []
-    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *given: seen.append(given))
+    monkeypatch.setattr(hosts.jax.distributed, "initialize", lambda *given, **named: seen.append((given, named)))
+    return seen
+
+
+def test_flags_stand_before_variables(joined, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "4")
     monkeypatch.setenv("JAX_PROCESS_ID", "3")
     hosts.join("host0:1234", None, 0)
-    assert seen == [("host0:1234", 4, 0)]
+    assert joined[0][0] == ("host0:1234", 4, 0) and joined[0][1]["local_device_ids"] is None
     with pytest.raises(ValueError, match=r"without JAX_COORDINATOR_ADDRESS \(--coordinator\)"):
         hosts.join(process_id=1)
+
+
+def _slurm(nodes: int, tasks: int, local: int, **more: str) -> dict[str, str]:
+    """What srun sets for a task with a number on its node, of `tasks` in all."""
+    return {
+        "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_LOCALID": str(local),
+        "SLURM_NTASKS": str(tasks), "SLURM_GPUS_ON_NODE": "8", **more,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("by_flags", [False, True])
+@pytest.mark.parametrize(
+    ("variables", "gpus"),
+    [
+        (_slurm(2, 2, 0, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7"), list(range(8))),  # one task per node: all of them
+        (_slurm(2, 2, 0), list(range(8))),
+        (_slurm(2, 16, 5, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7"), [5]),
+        (_slurm(2, 4, 1, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7"), [4, 5, 6, 7]),
+        (_slurm(1, 8, 5, CUDA_VISIBLE_DEVICES="0", SLURM_GPUS_PER_TASK="1"), [0]),  # its own, counted from 0
+        (_slurm(2, 16, 5, CUDA_VISIBLE_DEVICES="5"), [0]),  # --gpu-bind=single:1
+        (_slurm(2, 2, 0, CUDA_VISIBLE_DEVICES="", SLURM_GPUS_ON_NODE="0"), None),
+        (_slurm(2, 2, 0, JAX_LOCAL_DEVICE_IDS="3"), None),
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, None),
+    ],
+)
+def test_a_task_of_slurm_takes_its_share_of_the_gpus(joined, monkeypatch, variables, gpus, by_flags):
+    monkeypatch.setattr(hosts, "_gpus_of_machine", lambda: 8)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hosts.join(*(("host0:1234", 2, 0) if by_flags else ()))
+    assert joined[0][1]["local_device_ids"] == gpus
+
+
+def test_gpus_that_slurms_tasks_cannot_share_are_refused(joined, monkeypatch):
+    for name, value in _slurm(2, 6, 0, CUDA_VISIBLE_DEVICES="0,1,2,3,4,5,6,7").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="6 tasks on 2 nodes, which cannot share 8 GPUs"):
+        hosts.join()
+    assert not joined
+
+
+def test_jax_takes_all_gpus_of_a_task_of_slurm():
+    """jax itself, as the only task of a step."""
+    job = random.randrange(4096)  # from which jax takes its port, above those that others get
+    variables = _slurm(1, 1, 0, SLURM_STEP_NODELIST="localhost", SLURM_PROCID="0", SLURM_JOB_ID=str(job))
+    variables["CUDA_VISIBLE_DEVICES"] = "0,1,2,3,4,5,6,7"
+    program = "GPUS = 'jax_cuda_visible_devices'; import jax; from experiments import hosts; hosts.join(); print(jax.config.values[GPUS])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "0,1,2,3,4,5,6,7", done.stderr[-2000:]

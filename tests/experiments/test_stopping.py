@@ -102,6 +102,9 @@ class _Store:
             raise RuntimeError("NOT_FOUND")
         return self.values[key]
 
+    def key_value_dir_get(self, folder):
+        return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
+
     def blocking_key_value_get(self, key, milliseconds):
         _wait_until(lambda: key in self.values, milliseconds / 1e3)
         return self.values[key]
@@ -126,14 +129,82 @@ def test_processes_stop_after_the_same_step_whoever_was_signalled():
             timer.cancel()
 
 
+@pytest.fixture
+def ends(monkeypatch):
+    """What would have ended the process; signals more than 0.1 s apart are two."""
+    ended = []
+    monkeypatch.setattr(stopping, "_end", lambda *given: ended.append(given))
+    monkeypatch.setattr(stopping, "_SAME_S", 0.1)
+    monkeypatch.setattr(stopping, "_POLL_S", 0.02)
+    return ended
+
+
+def test_the_first_own_signal_after_another_processs_is_not_the_second(ends, capfd):
+    """A scheduler signals all hosts, one seconds after the other; only its repetition here ends at once."""
+    store = _Store()
+    store.values |= {"spatialsv/calls/0": "0", "spatialsv/signal": "[p0/2] SIGTERM"}
+    with pytest.raises(stopping.Interrupted), stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)):
+        with stopping.stepping():
+            _wait_until(lambda: stopping._active._stop_at is not None)
+            for signals in range(2):
+                time.sleep(2 * stopping._SAME_S)
+                os.kill(os.getpid(), signal.SIGTERM)
+                _wait_until(lambda: stopping._active._signalled_at if not signals else ends)
+                assert len(ends) == signals
+            for timer in stopping._active._timers:
+                timer.cancel()
+    assert ends == [(128 + 15, "[p1/2] SIGTERM again: ending at once, nothing more is saved.")]
+    assert "[p1/2] [p0/2] SIGTERM: finishing the step" in capfd.readouterr().err
+
+
+def test_one_signal_sent_twice_is_one_while_the_others_are_asked(ends):
+    store = _Store()  # the other process answers later than two signals are taken for one
+    with pytest.raises(stopping.Interrupted), stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)):
+        os.kill(os.getpid(), signal.SIGTERM)
+        _wait_until(lambda: "spatialsv/calls/1" in store.values)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.3)
+        store.values["spatialsv/calls/0"] = "0"
+        time.sleep(20)
+    assert ends == []
+
+
+def test_a_process_without_a_sign_of_life_ends_the_job_but_one_that_has_left_does_not(ends, monkeypatch):
+    for name, seconds in {"LOST_S": 0.3, "_LIFE_S": 0.05, "FAILED_S": 0.1, "COORDINATOR_S": 0.1}.items():
+        monkeypatch.setattr(stopping, name, seconds)
+    store = _Store()
+    store.values |= {"spatialsv/alive/1": "left", "spatialsv/alive/2": "12.5"}
+    with stopping.Stopping(50, "[p0/3] ", stopping.Peers(store, 0, 3)):
+        _wait_until(lambda: ends)
+    because = "[p0/3] ended because another process failed: no sign of life from process 2 for 0.3 s."
+    assert ends == [(1, because)]
+    assert store.values["spatialsv/alive/0"] == "left"
+
+
+def test_a_failing_process_is_ended_before_the_first_one_is(ends, monkeypatch, capfd):
+    """jax aborts the processes whose coordinator, the first one, has gone; and jax's own limit must come last."""
+    store, longest = _Store(), stopping.FAILED_S + stopping.COORDINATOR_S
+    assert stopping.LOST_S + 2 * stopping._LIFE_S + longest < stopping.HEARTBEAT_S
+    with pytest.raises(ArithmeticError), stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)) as one:
+        raise ArithmeticError("no such luck")
+    assert store.values["spatialsv/failed"] == "[p1/2] no such luck"
+    with pytest.raises(ValueError), stopping.Stopping(50, "[p0/2] ", stopping.Peers(store, 0, 2)) as first:
+        raise ValueError("the connection broke")
+    assert "[p0/2] ended because another process failed: [p1/2] no such luck" in capfd.readouterr().err
+    (own,), (last,) = one._timers, first._timers
+    assert (own.interval, last.interval) == (stopping.FAILED_S, longest)
+    own.cancel(), last.cancel()
+
+
 def test_preparing_data_ends_cleanly_and_goes_on(tmp_path):
     command = [sys.executable, "-m", "experiments.prepare", "--source", "rooms", "--out", str(tmp_path / "rooms")]
     command += ["--scenes", "2000", "--views", "1", "--size", "16", "--workers", "1", "--quiet"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
     begun = tmp_path / "rooms" / ".preparing"
-    _wait_until(lambda: any(begun.glob("*.tmp")) or process.poll() is not None, 120)
+    arguments = begun / "arguments.json"  # written first, by way of a temporary file as well
+    _wait_until(lambda: (arguments.exists() and any(begun.glob("*.tmp"))) or process.poll() is not None, 120)
     os.killpg(process.pid, signal.SIGTERM)  # as Slurm and Kubernetes do: the workers get it as well
     _, errors = process.communicate(timeout=60)
     assert process.returncode == stopping.RESUMABLE, errors
     assert "SIGTERM: ending" in errors and "The same command goes on" in errors and "Traceback" not in errors
-    assert (begun / "arguments.json").exists() and not list(begun.glob("*.tmp"))
+    assert arguments.exists() and not list(begun.glob("*.tmp"))

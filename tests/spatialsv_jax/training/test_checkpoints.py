@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 import resource
 import shutil
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,10 @@ import numpy as np
 import pytest
 
 from spatialsv_jax.training import checkpoints as checkpoints_lib
-from spatialsv_jax.training import sharding
+from spatialsv_jax.training import checksums, sharding
 from spatialsv_jax.training import state as state_lib
-from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints, DiskFullError, verify
+from spatialsv_jax.training.checkpoints import CheckpointError, Checkpoints, DiskFullError
+from spatialsv_jax.training.checksums import verify
 from spatialsv_jax.training.optimizer import OptimizerConfig, make_optimizer
 
 AXES = {"backbone": {"language": {"kernel": ("embed", "mlp")}}, "lifting": {"bias": ("output",)}}
@@ -67,19 +70,107 @@ def test_another_architecture_is_one_clear_error(saved):
         Checkpoints(saved[0]).restore(shapes)
 
 
+def _flip(step):
+    """Flips a bit in the middle of the largest file of a step's parameters."""
+    victim = max((step / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    return victim
+
+
 def test_damage_names_the_file(saved, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(saved[0], folder)
     assert verify(folder, 0)
-    victim = max((folder / "0" / "params").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else -1)
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 2] ^= 1
-    victim.write_bytes(data)
+    victim = _flip(folder / "0")
     with pytest.raises(CheckpointError, match=f"{victim.name} differs from its checksum"):
         Checkpoints(folder, create=False).restore_params()
     victim.unlink()
     with pytest.raises(CheckpointError, match=f"{victim.name} is missing"):
         Checkpoints(folder, create=False).restore_params()
+
+
+def _wait_until(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_checkpoint_is_sealed_without_another_save(tmp_path):
+    """So what kill -9 leaves can be verified: nothing but the save is called."""
+    shapes, state = _state(sharding.MeshConfig(data=8))
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(state, {"data": {}})
+    _wait_until((tmp_path / "checksums/0.json").exists)
+    victim = _flip(tmp_path / "0")
+    with pytest.raises(CheckpointError, match=f"{victim.name} differs from its checksum"):
+        Checkpoints(tmp_path).restore(shapes)
+    checkpoints.close()
+
+
+def test_saving_does_not_wait_for_checksums_but_the_end_does(tmp_path, monkeypatch):
+    go_on, write = threading.Event(), checksums.write
+    monkeypatch.setattr(checksums, "write", lambda *given: go_on.wait(20) and write(*given))
+    said = []
+    _, state = _state(sharding.MeshConfig(data=8))
+    checkpoints = Checkpoints(tmp_path, keep=1, say=lambda text: (said.append(text), go_on.set()))
+    for step in range(3):
+        checkpoints.save(dataclasses.replace(state, step=state.step + step), {"data": {}})
+    checkpoints.wait()
+    assert not (tmp_path / "checksums").exists()
+    checkpoints.close()
+    assert said == [f"The checkpoint in {tmp_path} is whole; recording its checksums."]
+    assert verify(tmp_path, 2) and [file.name for file in (tmp_path / "checksums").iterdir()] == ["2.json"]
+
+
+def test_a_checkpoint_without_checksums_is_told_and_sealed(saved, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(saved[0], folder)
+    shutil.rmtree(folder / "checksums")
+    said = []
+    Checkpoints(folder, create=False, say=said.append).restore_params()
+    assert len(said) == 1 and f"checkpoint {folder}/0 has no checksums" in said[0]
+    assert not (folder / "checksums").exists()  # one that only reads writes nothing
+    shapes, _ = _state(sharding.MeshConfig(data=8))
+    checkpoints = Checkpoints(folder, say=said.append)
+    checkpoints.restore(shapes)
+    checkpoints.close()
+    assert "has no checksums" in said[1] and "They are recorded as they are now." in said[1]
+    assert verify(folder, 0)
+
+
+class _Store:
+    """What the coordinator keeps."""
+
+    def __init__(self):
+        self.values = {}
+
+    def key_value_set(self, key, value):
+        self.values[key] = value
+
+    def blocking_key_value_get(self, key, milliseconds):
+        return self.values[key]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_first_of_several_processes_verifies_for_all(saved, tmp_path, monkeypatch, damaged):
+    shutil.copytree(saved[0], tmp_path / "copy")
+    store, read = _Store(), []
+    checkpoints = Checkpoints(tmp_path / "copy", create=False)
+    victim = _flip(tmp_path / "copy/0") if damaged else None
+    monkeypatch.setattr(checkpoints_lib.multihost, "get_jax_distributed_client", lambda: store)
+    monkeypatch.setattr(checkpoints_lib.jax, "process_count", lambda: 3)
+    digest = checksums._digest
+    monkeypatch.setattr(checksums, "_digest", lambda file: read.append(process) or digest(file))
+    for process in range(3):
+        monkeypatch.setattr(checkpoints_lib.jax, "process_index", lambda: process)
+        monkeypatch.setattr(checkpoints_lib, "_verifications", iter([7]))  # each counts by itself
+        fails = pytest.raises(CheckpointError, match=f"{victim.name} differs") if damaged else contextlib.nullcontext()
+        with fails:
+            assert checkpoints.verify_together() == 0
+    assert set(read) == {0}
 
 
 @contextlib.contextmanager
