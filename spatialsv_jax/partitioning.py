@@ -34,6 +34,7 @@ LOGICAL_AXES: dict[str, str] = {
     "conv_in": "input channels of a convolution",
     "conv_out": "output channels of a convolution",
     "lifting": "hidden width of a 3D projector",
+    "readout": "width of the shared 3D feature space",
     "output": "output channels of a head, or teacher feature width",
 }
 
