@@ -145,7 +145,7 @@ def _settings(config: ConfigDict) -> dict:
     for section, keys in (
         ("language", ("remat", "dtype", "lora_rank", "attention")),
         ("training", ("microbatches",)),
-        ("lifting", ("heads", "remat", "chunk_views", "dtype")),
+        ("lifting", ("heads", "remat", "chunk_views", "loop_heads", "dtype")),
         ("losses", ("remat",)),
         ("vision", ("trainable",)),
         ("optimizer", ("name", "moments")),

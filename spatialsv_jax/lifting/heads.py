@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -61,6 +61,9 @@ class LiftingConfig:
     refine: str = "full"  # or "folded": the last convolution and the resize in one, cheaper (`dpt.ResizedConv`)
     remat: str = "none"  # "full" keeps only a head's inputs for its backward pass
     chunk_views: int = 0  # views of a sample that a head treats at once, the others after them (remat "full"); 0 = all
+    loop_heads: bool = (
+        False  # heads in turn in one loop over their stacked parameters (remat "full"): a smaller program
+    )
 
     def __post_init__(self):
         known = (*HEADS, *POOLED_HEADS)
@@ -78,6 +81,10 @@ class LiftingConfig:
             raise ValueError(
                 f"lifting.chunk_views is {self.chunk_views} with remat {self.remat!r}: expected 0 (all at once), or a number of "
                 "views with remat 'full', without which it saves nothing."
+            )
+        if self.loop_heads and self.remat != "full":
+            raise ValueError(
+                f"lifting.loop_heads needs remat 'full', not {self.remat!r}: a loop keeps all of a head's maps."
             )
         if len(self.channels) != 4 or len(self.taps) not in (0, 4):
             raise ValueError(
@@ -133,7 +140,7 @@ def apply_heads(
 
     Args:
       module: whose submodules they are.
-      config: of which channels, features, dtype, dual_dpt, refine, remat and chunk_views count.
+      config: of which channels, features, dtype, dual_dpt, refine, remat, chunk_views and loop_heads count.
       heads: keys of HEADS.
       readouts: four of [B,V,gh,gw,C].
       size: (H, W) of the maps.
@@ -141,6 +148,9 @@ def apply_heads(
     Raises:
       ValueError: views that chunk_views does not divide.
     """
+    views, chunk = readouts[0].shape[1], config.chunk_views
+    if chunk and views % min(chunk, views):
+        raise ValueError(f"lifting.chunk_views is {chunk}, which does not divide the {views} views of a sample.")
     sizes = (config.channels, config.features, config.dtype)
 
     def together(module, readouts):
@@ -154,6 +164,8 @@ def apply_heads(
         dense = lambda module: DenseHead(head, *sizes, config.refine, name=head, parent=module)
         return lambda module, readouts: dense(module)(readouts, size)
 
+    if config.loop_heads and len(heads) > 1 and not config.dual_dpt and not module.is_initializing():
+        return _in_a_loop(module.variables["params"], config, heads, readouts, size)
     functions = [together] if config.dual_dpt and heads else [alone(head) for head in heads]
     predictions = {}
     for function in functions:
@@ -161,23 +173,61 @@ def apply_heads(
     return predictions
 
 
+def _in_a_loop(
+    params: Mapping, config: LiftingConfig, heads: Sequence[str], readouts: Sequence[jax.Array], size: tuple[int, int]
+) -> dict[str, jax.Array]:
+    """The heads as turns of one loop over their stacked parameters: a program (and its compilation) of one head's size.
+
+    Heads differ in the outputs of their last layer alone, which is padded to the widest.
+    """
+    outputs = {head: HEADS[head].channels + 1 for head in heads}
+    widest = max(outputs.values())
+
+    def padded(head):
+        fusion = params[head]["fusion"]
+        pad = lambda leaf: jnp.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, widest - outputs[head])])
+        return {**params[head], "fusion": {**fusion, "predict": jax.tree.map(pad, fusion["predict"])}}
+
+    def one(params, readouts):
+        """Raw values [B,V,H,W,widest] of one head."""
+        number, views = readouts[0].shape[:2]
+        with jax.named_scope("+".join(heads)):  # `training.flops` gives each head its share
+            reassembly = Reassembly(config.channels, config.features, config.dtype)
+            maps = reassembly.apply({"params": params["reassembly"]}, fold_views(readouts))
+            fusion = Fusion(config.features, widest, (0.0,) * widest, config.dtype, config.refine)
+            raw = fusion.apply({"params": params["fusion"]}, maps, size)
+        return raw.reshape(number, views, *raw.shape[1:])
+
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(padded, heads))
+    parts, joined = _split_views(readouts, config.chunk_views)
+    one = jax.checkpoint(one, prevent_cse=False)
+    _, raw = jax.lax.scan(lambda _, params: (None, jax.lax.map(lambda part: one(params, part), parts)), None, stacked)
+    predictions = {}
+    for place, head in enumerate(heads):
+        predictions.update(activate(head, joined(raw[place])[..., : outputs[head]]))
+    return predictions
+
+
+def _split_views(readouts: Sequence[jax.Array], chunk: int) -> tuple[list[jax.Array], Callable]:
+    """Arrays [B,V,...] as [V/c,B,c,...] (the batch stays split as it is), and what joins a result [V/c,B,c,...] again."""
+    number, views = readouts[0].shape[:2]
+    chunk = min(chunk, views) or views
+    parts = [jnp.moveaxis(x.reshape(number, views // chunk, chunk, *x.shape[2:]), 1, 0) for x in readouts]
+    return parts, lambda x: jnp.moveaxis(x, 0, 1).reshape(number, views, *x.shape[3:])
+
+
 def _in_chunks(function: Callable, module: nn.Module, readouts: list[jax.Array], config: LiftingConfig) -> dict:
     """function(module, readouts), rematerialised and a few views at a time where the config says so."""
     if config.remat == "none":
         return function(module, readouts)
-    number, views = readouts[0].shape[:2]
-    chunk = config.chunk_views
-    if not chunk or chunk >= views:
+    if not config.chunk_views or config.chunk_views >= readouts[0].shape[1]:
         return nn.remat(function)(module, readouts)
-    if views % chunk:
-        raise ValueError(f"lifting.chunk_views is {chunk}, which does not divide the {views} views of a sample.")
-    # [V/c,B,c,...]: the batch stays split as it is.
-    parts = [jnp.moveaxis(x.reshape(number, views // chunk, chunk, *x.shape[2:]), 1, 0) for x in readouts]
+    parts, joined = _split_views(readouts, config.chunk_views)
     one = nn.remat(function, prevent_cse=False)
     body = lambda module, carry, part: (carry, one(module, part))
     scanned = nn.scan(body, variable_broadcast="params", split_rngs={"params": False})
     _, made = scanned(module, (), parts)
-    return {name: jnp.moveaxis(x, 0, 1).reshape(number, views, *x.shape[3:]) for name, x in made.items()}
+    return {name: joined(x) for name, x in made.items()}
 
 
 class Lifting(nn.Module):

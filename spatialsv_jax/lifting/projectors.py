@@ -20,7 +20,7 @@ class Projector(nn.Module):
 
     width: int
     features: int
-    features_axis: str = "lifting"
+    features_axis: str = "readout"
     dtype: Any = jnp.float32
 
     @nn.compact

@@ -99,6 +99,11 @@ def costs(jaxpr, shares: Sequence[float | None] = ()) -> dict[str, Cost]:
     """
     found: dict[str, Cost] = {}
     _walk(jaxpr.jaxpr, 1, "", found, Weights.of_inputs(jaxpr.jaxpr, shares) if shares else None)
+    for part in [part for part in found if "+" in part]:  # heads that are turns of one loop do the same work
+        section, heads = part.split("/")
+        cost, heads = found.pop(part), heads.split("+")
+        for head in heads:
+            found.setdefault(f"{section}/{head}", Cost()).add(cost, 1 / len(heads))
     return found
 
 

@@ -34,6 +34,7 @@ RULES: dict[str, str | None] = {
     "conv_in": None,
     "conv_out": "fsdp",
     "lifting": "tensor",
+    "readout": "fsdp",
     "output": None,
 }
 

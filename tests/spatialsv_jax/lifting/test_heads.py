@@ -94,13 +94,14 @@ def test_folding_pays_where_the_label_is_much_larger_than_the_map():
 
 @pytest.mark.parametrize("options", [
     dict(remat="full", chunk_views=2), dict(remat="full", dual_dpt=True),
+    dict(remat="full", loop_heads=True, chunk_views=1), dict(remat="full", loop_heads=True),
 ])  # fmt: skip
 def test_rematerialised_and_chunked_heads_are_the_same(options):
     rng = np.random.default_rng(0)
     taps = jnp.asarray(rng.standard_normal((4, 2, 4, 4, 12)), jnp.float32)
     results = []
     for chosen in (dict(dual_dpt=options.get("dual_dpt", False)), options):
-        config = LiftingConfig(width=8, channels=(4, 4, 4, 4), features=4, heads=("depth", "ray"), **chosen)
+        config = LiftingConfig(width=8, channels=(4, 4, 4, 4), features=4, heads=("depth", "ray", "points"), **chosen)
         call = (taps, None, (2, 2), (8, 8), jnp.ones((2, 4), bool))
         module = Lifting(config)
         declared = jax.eval_shape(lambda module=module, call=call: module.init(jax.random.key(0), *call))["params"]
@@ -122,6 +123,8 @@ def test_rematerialised_and_chunked_heads_are_the_same(options):
 def test_chunks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="lifting.chunk_views is 2 with remat 'none'"):
         LiftingConfig(chunk_views=2)
+    with pytest.raises(ValueError, match="lifting.loop_heads needs remat 'full', not 'none'"):
+        LiftingConfig(loop_heads=True)
     with pytest.raises(ValueError, match="lifting.refine is 'half'"):
         LiftingConfig(refine="half")
     module = Lifting(LiftingConfig(width=8, channels=(4, 4, 4, 4), features=4, remat="full", chunk_views=3))

@@ -62,6 +62,19 @@ def test_fine_parts_of_name_stacks():
     assert flops.part_of("/jvp()") == "losses" and flops.part_of("/") == "optimizer"
 
 
+def test_heads_that_are_turns_of_one_loop_get_equal_shares():
+    x, w = jnp.zeros((4, 5)), jnp.zeros((2, 5, 5))
+
+    def run(x, w):
+        with jax.named_scope("lifting"), jax.named_scope("depth+ray"):
+            return jax.lax.map(lambda w: x @ w, w)
+
+    found = flops.costs(jax.make_jaxpr(run)(x, w))
+    assert {name: cost.matrix for name, cost in found.items()} == dict.fromkeys(
+        ("lifting/depth", "lifting/ray"), 2 * 4 * 5 * 5
+    )
+
+
 def test_recomputed_products_are_named_and_costs_add_up_with_loops():
     x, w = jnp.zeros((5, 7)), jnp.zeros((3, 7, 7))
     one = 2 * 5 * 7 * 7

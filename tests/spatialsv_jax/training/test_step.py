@@ -18,7 +18,8 @@ def _loss_and_gradients(config, mesh, batch):
     def loss(trainable, rows):
         return step.evaluate_losses(parts, merge_params(trainable, frozen), rows, 0)[0]
 
-    value, gradients = jax.jit(jax.value_and_grad(loss))(trainable, rows)
+    with jax.set_mesh(mesh):
+        value, gradients = jax.jit(jax.value_and_grad(loss))(trainable, rows)
     return float(value), jax.tree.map(np.asarray, gradients)
 
 
@@ -32,11 +33,16 @@ def reference():
     return batch, _loss_and_gradients(tiny_config(), one_device(), batch)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_sharded_equals_unsharded(reference, sizes):
+LOOPED = dict(remat="full", chunk_views=1, loop_heads=True)
+
+
+@pytest.mark.parametrize(
+    "sizes, lifting", [((8, 1, 1), {}), ((1, 8, 1), {}), ((2, 2, 2), {}), ((1, 8, 1), LOOPED), ((2, 2, 2), LOOPED)]
+)
+def test_sharded_equals_unsharded(reference, sizes, lifting):
     batch, (value, gradients) = reference
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))
-    sharded_value, sharded = _loss_and_gradients(tiny_config(), mesh, batch)
+    sharded_value, sharded = _loss_and_gradients(tiny_config(lifting=lifting), mesh, batch)
     np.testing.assert_allclose(sharded_value, value, rtol=1e-4)
     for (path, want), have in zip(
         jax.tree_util.tree_leaves_with_path(gradients), jax.tree.leaves(sharded), strict=True
