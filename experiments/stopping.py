@@ -58,7 +58,7 @@ class Peers:
         self.tell(f"alive/{self._index}", sign)
 
     def lost(self) -> list[int]:
-        """The first process's answer: those that have shown none for `LOST_S` and have not left; asked again and again."""
+        """Those that have shown no sign for `LOST_S` and have not left; the first process asks again and again."""
         if self._index:
             return []
         now = time.monotonic()
@@ -195,7 +195,7 @@ class Stopping:
         self._read.close()
 
     def _signalled(self, number: signal.Signals) -> None:
-        """Only this process's own second signal means `at once`: schedulers signal all processes, seldom in one moment."""
+        """Only this process's own second signal means `at once`: schedulers signal all, seldom in one moment."""
         now = time.monotonic()
         if self._signalled_at is None:
             self._signalled_at = now

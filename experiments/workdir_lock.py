@@ -2,7 +2,7 @@
 
 The holder touches the file every few seconds. A second job is refused and told who holds it: at once where the holder
 is seen to run, else when it has touched the file. A lock whose process is gone from this machine, or that was not
-touched for a minute, is taken over. Ages are measured by the file system's own clock, because those of two hosts differ.
+touched for a minute, is taken over. Ages are measured by the file system's own clock, as those of two hosts differ.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def hold(
       say: told of a lock that is waited for or taken over, and of touches that fail.
       heartbeat_s: seconds between touches.
       stale_s: age from which a lock is dead.
-      on_loss: called in a thread when somebody else has taken the lock over (this process slept for long), or may do so,
-        because it could not be touched for `stale_s`; by default the process asks itself to stop.
+      on_loss: called in a thread when somebody else has taken the lock over (this process slept for long), or may do
+        so, because it could not be touched for `stale_s`; by default the process asks itself to stop.
 
     Raises:
       LockedError: another job holds it.
@@ -271,7 +271,7 @@ def _boot() -> str:
 
 
 def _processes() -> str:
-    """Identity of the numbering of processes that this one sees (containers have their own), "" where it is not said."""
+    """Identity of the numbering of processes here (containers have their own), "" where it is not said."""
     try:
         return str(os.stat("/proc/self/ns/pid").st_ino)
     except OSError:

@@ -154,15 +154,15 @@ class Checkpoints:
         if verify(self.directory, step) or jax.process_index() > 0:
             return
         self._say(
-            f"WARNING: checkpoint {self.directory / str(step)} has no checksums: its program ended between writing it and "
-            "recording them, or is at it. It cannot be told whether its files are as they were written."
+            f"WARNING: checkpoint {self.directory / str(step)} has no checksums: its program ended between writing it "
+            "and recording them, or is at it. It cannot be told whether its files are as they were written."
             + (" They are recorded as they are now." if self._create else "")
         )
         if self._create:
             self._seals.add(step)
 
     def restore(self, shapes: TrainState, step: int | None = None) -> tuple[TrainState, dict]:
-        """The state of `step` (the newest by default) on the mesh of `shapes`, and its meta dict; all processes call it.
+        """The state of `step` (default: the newest) on the mesh of `shapes`, and its meta dict; all processes call it.
 
         Raises:
           CheckpointError: nothing there, a damaged file, or another architecture.

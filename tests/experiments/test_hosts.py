@@ -323,7 +323,8 @@ def test_jax_takes_all_gpus_of_a_task_of_slurm():
     job = random.randrange(4096)  # from which jax takes its port, above those that others get
     variables = _slurm(1, 1, 0, SLURM_STEP_NODELIST="localhost", SLURM_PROCID="0", SLURM_JOB_ID=str(job))
     variables["CUDA_VISIBLE_DEVICES"] = "0,1,2,3,4,5,6,7"
-    program = "GPUS = 'jax_cuda_visible_devices'; import jax; from experiments import hosts; hosts.join(); print(jax.config.values[GPUS])"
+    program = "import jax; from experiments import hosts; hosts.join(); "
+    program += "print(jax.config.values['jax_cuda_visible_devices'])"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env={**os.environ, **variables}, capture_output=True, text=True
     )
