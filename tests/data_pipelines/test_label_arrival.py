@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash, label_path, read_labels, write_labels
 from data_pipelines.loader import make_loader
-from experiments import label, label_makers
+from experiments import label, label_makers, label_pictures
 
 EXPORT = dict(np.load(Path(__file__).parents[1] / "layouts/teachers/da3_results.npz"))
 SIZE = (56, 70)
@@ -37,7 +37,8 @@ def rooms(tmp_path, monkeypatch):
     records = fakes.Records(fakes.record(index, views=4, size=SIZE, scene=f"s{index}") for index in range(4))
     for record in records:
         write_export(tmp_path / "exports", record, **({"extrinsics": BAD} if record.id == "r3" else {}))
-    monkeypatch.setattr(label, "open_split", lambda data, split: records)
+    for module in (label, label_pictures):
+        monkeypatch.setattr(module, "open_split", lambda data, split: records)
     make = lambda **changes: label.label_exports("da3", tmp_path / "exports", "d", tmp_path / "out", ["train"], **{"checkpoint": "w", **changes})  # fmt: skip
     return SimpleNamespace(records=records, exports=tmp_path / "exports", out=tmp_path / "out", label=make)
 
@@ -185,7 +186,8 @@ def test_pictures_that_an_export_carries_are_compared(tmp_path, monkeypatch, tea
     pictures = [smooth(view) for view in range(4)]
     large = [np.asarray(Image.fromarray(one).resize((140, 112), Image.Resampling.BICUBIC)) for one in pictures]
     record = fakes.record(0, views=4, size=(112, 140), images=tuple(map(fakes.png, large)))
-    monkeypatch.setattr(label, "open_split", lambda data, split: fakes.Records([record]))
+    for module in (label, label_pictures):
+        monkeypatch.setattr(module, "open_split", lambda data, split: fakes.Records([record]))
 
     def stored(order):
         shown = np.stack([pictures[view] for view in order])
@@ -223,7 +225,8 @@ def test_exports_of_pictures_that_were_replaced_since_are_refused(rooms, tmp_pat
 
 def test_names_of_many_pictures_sort_in_their_order(tmp_path, monkeypatch):
     record = fakes.record(1, views=102, size=(8, 8))
-    monkeypatch.setattr(label, "open_split", lambda data, split: fakes.Records([record]))
+    for module in (label, label_pictures):
+        monkeypatch.setattr(module, "open_split", lambda data, split: fakes.Records([record]))
     label.write_pictures("d", tmp_path, ["train"])
     names = json.loads(next(tmp_path.glob("*/views.json")).read_text())["files"]
     assert sorted(names) == names and len(names) == 102

@@ -102,7 +102,10 @@ def test_without_a_context_axis_the_program_is_as_without_a_mesh():
     alone = list(equations(jax.make_jaxpr(apply)(shapes, batch).jaxpr))
     constraints = lambda program: sum(name == "sharding_constraint" for name, _ in program)
     assert len(alone) > 500 and constraints(alone) == 0
-    assert program(data=2, fsdp=2, tensor=2) == alone
+    assert program(data=4, tensor=2) == alone
+    assert (
+        constraints(program(data=2, fsdp=2, tensor=2)) == 4
+    )  # of the logits alone (`partitioning.vocabulary_product`)
     assert constraints(program(data=2, context=4)) > 10
 
 

@@ -80,6 +80,7 @@ def test_the_rate_that_is_reported_is_applied_after_skipped_steps_too(monkeypatc
     rates = optimizer.schedules(config, steps)
     parts = step.StepParts(None, None, optimizer.make_optimizer(config, steps), (), rates, skip_budget=10)
     monkeypatch.setattr(step, "count_examples", lambda batch: dict.fromkeys(SEEN, 0))
+    monkeypatch.setattr(step, "count_tokens", lambda batch: 0)
 
     def constant(parts, state, bad, places=None):
         value = jnp.where(bad, jnp.nan, 1.0)
