@@ -131,6 +131,9 @@ def test_a_rigs_cameras_are_told_apart(tmp_path):
         assert np.asarray(Image.open(io.BytesIO(record.images[0]))).mean() == 170
         assert record.pose_valid.all() and record.camera_to_world[0, 0, 3] == 7
         assert record.metadata["frames"] == ["images/cam1/0002.png"]
+    (captures / "rig/right").symlink_to(captures / "rig/images/cam1")  # the frame's own file under another name
+    record, _ = asked(tmp_path, captures, f"nerfstudio={captures}", "rig/right/0002.png")
+    assert record.metadata["frames"] == ["images/cam1/0002.png"] and record.pose_valid.all()
     record, counts = asked(tmp_path, tmp_path / "flat", f"nerfstudio={captures}", "rig/0002.png")
     assert counts["of_no_frame"] == 1 and not record.pose_valid.any()  # two frames are called so
     names = made("nerfstudio", captures, views=4)[0][0].view_ids
