@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 
 import numpy as np
 import pytest
+from posed_scenes import camera, plane_depth
 from raw_layouts import LAYOUTS, made
 
 from data_pipelines.sources import SOURCES
+from data_pipelines.sources.posed.agreement import agreement_of_frames
+from data_pipelines.sources.posed.pictures import Frame, encode_steps
+from data_pipelines.sources.posed.scene import View
 
 
 def agreement(source, raw, **settings):
@@ -39,6 +44,21 @@ def test_depth_in_another_unit_than_the_poses_is_noticed(settings):
     assert share > 90 and not hint and not said
     share, hint, said = agreement("nerfstudio", LAYOUTS / "nerfstudio", depth_step=0.002, **settings)
     assert share < 80 and hint and said
+
+
+def test_large_maps_are_shrunk_with_their_cameras():
+    """Views of a plane in closed form, wider than what is compared."""
+    width, height, focal = 400, 300, 500.0
+    frames = []
+    for number in (0, 4, 8):
+        cosine, sine = np.cos(0.3 * number), np.sin(0.3 * number)  # rolled: a principal point of another size shows
+        pose = camera(number) @ [[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
+        depth = encode_steps(np.round(plane_depth(pose, width, height, focal) * 500).astype(np.uint16))
+        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
+        frames.append(Frame(View(number, str(number)), b"", depth, matrix, pose, True))
+    assert agreement_of_frames(frames, 0.002) > 0.99
+    lost = [frame if frame.view.number else dataclasses.replace(frame, pose_valid=False) for frame in frames[:2]]
+    assert agreement_of_frames(lost, 0.002) is None
 
 
 def test_views_that_cannot_be_compared_say_nothing():

@@ -15,8 +15,9 @@ from data_pipelines.sources.posed.decoding import BadPicture, opened, rgb_of
 from data_pipelines.sources.posed.scene import COLOUR_SUFFIXES, Layout, Scene, View
 
 _CELLS = 16  # a side of the pictures when they are compared
-# Largest difference (of 255) of a cell's colours. Of rendered rooms and a chequerboard of 640 x 484, resized with antialiasing to
-# a third or more and stored as JPEG, none came to more than 10; most with a red dot of 20 pixels or a thin frame drawn on them did.
+# Largest difference (of 255) of a cell's colours. Rendered rooms and a chequerboard of 640 x 484, resized with antialiasing to a third
+# or more and stored as JPEG, came to 10 at most, with a red frame of 3 pixels drawn on them to 19 or more, with a dot of 20 pixels
+# to 14 or more. Thumbnails made without antialiasing exceed it: they are shown without geometry.
 _APART = 16.0
 _WORDS = r"(?:(?:frame|image|img|colou?r|rgb)[-_]?)?"  # what may stand before a frame's number
 
