@@ -16,12 +16,22 @@ HEAD_TOLERANCE = 0.25  # the same for points that another head predicts: far bel
 
 
 def agreement(labels: LabelFile) -> float | None:
-    """Share of the valid pixels that another view sees whose depth it confirms within `AGREEMENT`; None if none is seen."""
-    cameras = (labels.depth, labels.intrinsics, labels.camera_to_world, labels.valid)
+    """`agreement_of` a teacher's labels."""
+    return agreement_of(labels.depth, labels.intrinsics, labels.camera_to_world, labels.valid)
+
+
+def agreement_of(depth, intrinsics, camera_to_world, valid) -> float | None:
+    """Share of the valid pixels that another view sees whose depth it confirms within `AGREEMENT`; None if none is seen.
+
+    Args:
+      depth: [V,H,W] in the unit of the poses.
+      intrinsics: [V,3,3].
+      camera_to_world: [V,4,4].
+      valid: bool[V,H,W].
+    """
+    cameras = (depth, intrinsics, camera_to_world, valid)
     agreed = geometry.multi_view_filter(*cameras, threshold=AGREEMENT)
-    contradicted = labels.valid & ~geometry.multi_view_filter(
-        *cameras, threshold=AGREEMENT, keep_unless_contradicted=True
-    )
+    contradicted = valid & ~geometry.multi_view_filter(*cameras, threshold=AGREEMENT, keep_unless_contradicted=True)
     seen = int(agreed.sum()) + int(contradicted.sum())
     return int(agreed.sum()) / seen if seen else None
 

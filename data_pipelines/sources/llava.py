@@ -120,4 +120,4 @@ def _spar_info(fields: dict) -> dict:
     return found
 
 
-SOURCE = qa_source("llava", "3", Settings, Llava(), __file__, posed_sources())
+SOURCE = qa_source("llava", "4", Settings, Llava(), __file__, posed_sources())

@@ -148,4 +148,4 @@ def _text_of_parts(parts: list, media: list[Media], field: str, role: str) -> st
     return "\n".join(pieces)
 
 
-SOURCE = qa_source("messages", "3", Settings, Messages(), __file__, posed_sources())
+SOURCE = qa_source("messages", "4", Settings, Messages(), __file__, posed_sources())

@@ -3,10 +3,12 @@
 Cameras (fl_x, fl_y, cx, cy, w, h, k1.., p1, p2) stand at the top or in each frame; poses are camera-to-world with OpenGL axes;
 `applied_transform` is undone, so that poses are those before it. Distorted pictures become pinhole pictures. Pixels that a
 frame's `mask_path` has black have no depth. Lengths are in the unit of the reconstruction: give `--metric true` where it is metres.
+`integer_depth_scale` is the step of 16-bit depth in that unit; an `applied_scale` is refused.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -16,7 +18,15 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import FLIP_YZ, Distortion, Pose, check_pose, pinhole, wrong_lens
+from data_pipelines.sources.posed.cameras import (
+    FLIP_YZ,
+    Distortion,
+    Pose,
+    check_pose,
+    pinhole,
+    without_lost,
+    wrong_lens,
+)
 from data_pipelines.sources.posed.pictures import (
     depth_from_metres,
     fitted,
@@ -27,6 +37,7 @@ from data_pipelines.sources.posed.pictures import (
 )
 from data_pipelines.sources.posed.scene import (
     COLOUR_SUFFIXES,
+    UNKNOWN_UNIT,
     Depth,
     LeftOut,
     PosedSettings,
@@ -54,7 +65,11 @@ class Settings(PosedSettings):
     """Arguments of the source; each is a flag of `experiments.prepare`."""
 
     picture: str = flag("colour", "size of the records' pictures: 'colour' (depth is resized by nearest) or 'depth'")
-    depth_step: float = flag(0.001, "length of a step of 16-bit depth, in the unit of the poses", above=0)
+    depth_step: float = flag(
+        0.001,
+        "length of a step of 16-bit depth, in the unit of the poses; integer_depth_scale where that is stated",
+        above=0,
+    )
     metric: bool = flag(False, "whether that unit is the metre")
 
 
@@ -76,10 +91,13 @@ class Transforms:
             where = f"{file}, frame {place}"
             if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
                 raise PrepareError(f"{where}: expected an object with a text 'file_path'.")
-            others = [_named(folder, frame, name, where, settings.links) for name in ("depth_file_path", "mask_path")]
+            depth = "depth_file_path" if "depth_file_path" in frame else "depth_path"  # instant-ngp's
+            others = [_named(folder, frame, name, where, settings.links) for name in (depth, "mask_path")]
             key = (str(_picture(folder, frame["file_path"], settings.links)), *others, place)
             views.append((natural(frame["file_path"]), key))
-        views = [View(number, str(Path(key[0]).stem), key) for number, (_, key) in enumerate(sorted(views))]
+        keys = [key for _, key in sorted(views)]
+        stems = collections.Counter(Path(key[0]).stem for key in keys)
+        views = [View(number, _name(Path(key[0]), folder, stems), key) for number, key in enumerate(keys)]
         used = [name for view in views for name in view.key[:3]]
         places = dict.fromkeys(Path(view.key[0]).parent for view in views)
         lost = [one for place in places if place != folder for one in strays(place, used)]
@@ -91,7 +109,9 @@ class Transforms:
         views = tuple(view for view in views if view.number not in bad)
         if not views:
             return "every frame is_bad"
-        return Scene(folder.name, str(folder), views, state=_cameras(values, file), left_out=tuple(lost))
+        step = _stated_step(values, file, settings)
+        facts = {} if step is None else {"integer_depth_scale": step}
+        return Scene(folder.name, str(folder), views, facts=facts, state=_cameras(values, file), left_out=tuple(lost))
 
     def poses(self, scene: Scene, settings: Settings) -> Mapping[int, Pose]:
         """From OpenGL axes, the applied transform undone."""
@@ -102,11 +122,14 @@ class Transforms:
             if pose.matrix is None:
                 raise PrepareError(f"{scene.path}/transforms.json: applied_transform is no rigid motion: {applied}.")
             back = np.linalg.inv(pose.matrix)
-        found = {}
-        for view in scene.views:
-            pose = check_pose(flat_numbers(values["frames"][view.key[3]].get("transform_matrix")))
-            found[view.number] = Pose(back @ pose.matrix @ FLIP_YZ) if pose.matrix is not None else pose
-        return found
+        stated = {
+            view.number: check_pose(flat_numbers(values["frames"][view.key[3]].get("transform_matrix")))
+            for view in scene.views
+        }
+        return {
+            number: Pose(back @ pose.matrix @ FLIP_YZ) if pose.matrix is not None else pose
+            for number, pose in without_lost(stated).items()
+        }
 
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
         """See `Layout`."""
@@ -115,7 +138,8 @@ class Transforms:
         data = read_bytes(Path(colour))
         found = stated_size(data, Path(colour).name)
         own = (width, height) if width and height else found  # the size that the camera was made for
-        depth, problem = _depth(depth_file, settings)
+        step = scene.facts.get("integer_depth_scale", settings.depth_step)
+        depth, problem = _depth(depth_file, step, self.depth_unit(settings) or UNKNOWN_UNIT)
         if depth is not None and mask:
             depth, problem = masked(depth, Path(mask), 1, "mask")
         size = target_size(found, depth and depth.size, settings.picture)
@@ -153,7 +177,35 @@ def _read(file: Path) -> dict:
         raise PrepareError(f"{file}: expected an object with a list 'frames'.")
     if not isinstance(values.get("test_frames") or [], list):
         raise PrepareError(f"{file}: 'test_frames' is no list.")
+    if values.get("applied_scale") not in (None, 1):
+        raise PrepareError(
+            f"{file}: applied_scale is {values['applied_scale']!r}: poses and depth may differ in scale by it, which is not undone. "
+            "Divide the poses' translations by it (or scale the depth to the poses) and state 1."
+        )
     return values
+
+
+def _stated_step(values: dict, file: Path, settings: Settings) -> float | None:
+    """`integer_depth_scale`, None without it.
+
+    Raises:
+      PrepareError: it is no length, or another than a --depth_step that was given.
+    """
+    step = values.get("integer_depth_scale")
+    if step is None:
+        return None
+    if not isinstance(step, (int, float)) or not 0 < step < np.inf:
+        raise PrepareError(f"{file}: integer_depth_scale is {step!r}, expected a number above 0.")
+    if settings.depth_step != Settings.depth_step and not np.isclose(settings.depth_step, step, rtol=1e-6, atol=0):
+        raise PrepareError(
+            f"{file}: integer_depth_scale is {step:g}, --depth_step {settings.depth_step:g}. Leave out the wrong one."
+        )
+    return float(step)
+
+
+def _name(picture: Path, folder: Path, stems: Mapping[str, int]) -> str:
+    """A frame's name: its picture's, with the folders where several pictures of a scene have that, as of a rig's cameras."""
+    return picture.stem if stems[picture.stem] == 1 else picture.relative_to(folder).as_posix()
 
 
 def _named(folder: Path, frame: dict, field: str, where: str, links: bool) -> str:
@@ -211,8 +263,8 @@ def _bent(model: str, lens: tuple[float, ...]) -> Distortion | None:
     return Distortion(model or "opencv", lens) if any(lens) or model == "fisheye" else None
 
 
-def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
-    """16-bit PNG in steps, or .npy in the poses' unit."""
+def _depth(name: str, step: float, unit: float) -> tuple[Depth | None, str]:
+    """16-bit PNG in steps of `step`, or .npy in the poses' unit, as steps of `unit`."""
     path = Path(name) if name else None
     if path is not None and path.suffix == ".npy" and path.is_file():
         try:
@@ -222,14 +274,12 @@ def _depth(name: str, settings: Settings) -> tuple[Depth | None, str]:
             return None, "undecodable"
         if values.ndim != 2 or not values.size or values.dtype.kind not in "fiu":
             return None, "undecodable"
-        depth, problem = depth_from_metres(values.astype(np.float64), settings.depth_step), ""
+        depth, problem = depth_from_metres(values.astype(np.float64), unit), ""
     else:
         depth, problem = read_depth(path, None)
-    if (
-        depth is not None and not settings.metric and settings.depth_step != 0.001
-    ):  # records of unknown unit have such steps
-        depth = depth_from_metres(depth.steps * settings.depth_step, 0.001)
+        if depth is not None and step != unit:
+            depth = depth_from_metres(depth.steps * step, unit)
     return (depth, problem) if depth is None or depth.steps.any() else (None, "no_valid_pixel")
 
 
-SOURCE = posed_source("nerfstudio", "3", Settings, Transforms(), __file__)
+SOURCE = posed_source("nerfstudio", "4", Settings, Transforms(), __file__)

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.flags import flag
 from data_pipelines.manifest import PrepareError
-from data_pipelines.sources.posed.cameras import Pose, check_pose, impossible, scaled
+from data_pipelines.sources.posed.cameras import Pose, check_pose, impossible, scaled, without_lost
 from data_pipelines.sources.posed.decoding import MAX_PIXELS
 from data_pipelines.sources.posed.pictures import target_size
 from data_pipelines.sources.posed.scene import Depth, PosedSettings, Raw, Scene, View, hidden, states_of
@@ -89,9 +89,11 @@ class Sens:
         with open(scene.path, "rb") as data:
             for view in scene.views:
                 data.seek(view.key[0])
-                pose = check_pose(np.frombuffer(data.read(64), "<f4").astype(np.float64))
-                found[view.number] = Pose(turn @ pose.matrix) if pose.matrix is not None else pose
-        return found
+                found[view.number] = check_pose(np.frombuffer(data.read(64), "<f4").astype(np.float64))
+        return {
+            number: Pose(turn @ pose.matrix) if pose.matrix is not None else pose
+            for number, pose in without_lost(found).items()
+        }
 
     def read(self, scene: Scene, view: View, settings: Settings) -> Raw:
         """See `Layout`."""
@@ -193,4 +195,4 @@ def _axis_alignment(file: Path) -> np.ndarray | None:
     return None
 
 
-SOURCE = posed_source("scannet", "3", Settings, Sens(), __file__)
+SOURCE = posed_source("scannet", "4", Settings, Sens(), __file__)

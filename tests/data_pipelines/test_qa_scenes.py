@@ -23,13 +23,14 @@ def said(*images, **fields):
     return {"image": list(images), "conversations": turns, **fields}
 
 
-def folder(tmp_path, rows):
+def folder(tmp_path, rows, pictures=None):
+    """Rows and what they name; `pictures` are path -> file, the others all the same."""
     raw = tmp_path / "raw"
     raw.mkdir(exist_ok=True)
     (raw / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for path in (path for row in rows for path in row.get("image", ())):
         (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(PICTURE, raw / path)
+        shutil.copy((pictures or {}).get(path, PICTURE), raw / path)
     return raw
 
 
@@ -49,6 +50,12 @@ def scenes_of(raw, **settings):
     ([said("flat/ai_001_001_cam_00_0000.jpg"), said("flat/ai_001_001_cam_01_0007.jpg")], True),  # Hypersim in VSI-590K
     ([said("flat/ai_001_001_cam_00_0000.jpg"), said("flat/ai_001_002_cam_00_0000.jpg")], False),
     ([said("kitchen/images/1.jpg"), said("kitchen/depth.jpg")], True),
+    ([said("kitchen/1700000000.jpg"), said("kitchen/1700000001.jpg")], True),  # named by their times
+    ([said("kitchen/1700000000.jpg"), said("office/1700000000.jpg")], False),
+    ([said("kitchen/0a5c013435.jpg"), said("office/0a5c013435.jpg")], False),  # a picture's name is no scan's
+    ([said("kitchen/1700000000/1.jpg"), said("office/1700000000/1.jpg")], False),
+    ([said("stills/0a5c013435/1.jpg"), said("more/0a5c013435/dslr/1.jpg")], True),  # ScanNet++
+    ([said("data/7831860112/dslr/1.jpg"), said("spp/data/7831860112/iphone/1.jpg")], True),
     ([said("a/1.jpg", scene_name="one"), said("a/2.jpg", scene_name="two")], False),  # stated
     ([said("a/1.jpg", scene_name="one"), said("a/1.jpg", scene_name="two")], True),  # but the picture is the same
     ([said("a/1.jpg"), said("a/1.jpg", scene_name="two")], True),
@@ -107,7 +114,8 @@ def shade(record):
 def test_geometry_is_that_of_the_scene_that_the_path_names(tmp_path):
     scans, frame = seven(tmp_path, "chess", "fire")
     rows = [said(f"7scenes/fire/{frame}"), said(f"chess/{frame}"), said(f"office/{frame}")]
-    raw = folder(tmp_path, [*rows, said("x/3.jpg", scene_name="fire.seq-01")])
+    pictures = {f"{place}{room}/{frame}": scans / room / frame for place, room in (("7scenes/", "fire"), ("", "chess"))}
+    raw = folder(tmp_path, [*rows, said("x/3.jpg", scene_name="fire.seq-01")], pictures)
     records, counts, _ = made("llava", raw, geometry=f"sevenscenes:camera=58,58,32,24={scans}")
     shown = {record.metadata["rows"][0].rsplit(" ", 1)[1]: record for record in records}
     assert [shade(shown[k]) for k in "12"] == [100, 40] and counts["pictures/with_geometry"] >= 2
@@ -133,7 +141,7 @@ def test_a_name_of_two_scenes_is_refused(tmp_path):
 def test_stills_of_arkitscenes_meet_their_frames(tmp_path):
     scans = LAYOUTS / "arkitscenes/raw"
     names = [f"41000001/lowres_wide/41000001_100.{stamp}.png" for stamp in ("017", "217")]
-    raw = folder(tmp_path, [said(*names)])
+    raw = folder(tmp_path, [said(*names)], {name: next(scans.rglob(name)) for name in names})
     (record,), counts, _ = made("llava", raw, geometry=f"arkitscenes={scans}")
     assert counts["pictures/with_geometry"] == 2 and record.metadata["frames"] == ["100.017", "100.217"]
     assert record.scene == "41000001" and record.depth_unit_m == 0.001 and record.pose_valid.all()
@@ -146,7 +154,7 @@ def test_stills_of_arkitscenes_meet_their_frames(tmp_path):
 def test_a_layouts_own_settings_come_along(tmp_path):
     (sequence,) = (path.parent for path in (LAYOUTS / "tum").rglob("rgb.txt"))
     picture = next(line.split()[1] for line in (sequence / "rgb.txt").read_text().splitlines() if line[0] != "#")
-    raw = folder(tmp_path, [said(f"{sequence.name}/{picture}")])
+    raw = folder(tmp_path, [said(f"{sequence.name}/{picture}")], {f"{sequence.name}/{picture}": sequence / picture})
     with pytest.raises(PrepareError, match="Give --camera"):
         made("llava", raw, geometry=f"tum={sequence.parent}")
     tum = f"tum:camera=58,58,32,24:tolerance=0.05={sequence.parent}"

@@ -66,7 +66,7 @@ def assemble(view: View, raw: Raw, pose: Pose, turns: int, max_size: int) -> tup
     if problem := _misfit(raw, picture.size, turned_by):
         return None, problem
     matrix = scaled(raw.intrinsics, raw.size, size)
-    steps = None if raw.depth is None else _nearest(raw.depth.steps, size)
+    steps = None if raw.depth is None else nearest(raw.depth.steps, size)
     colour, places = None, None
     if raw.distortion is not None:
         colour = np.asarray(picture.resize(size, Image.Resampling.BICUBIC))
@@ -165,7 +165,7 @@ def masked(depth: Depth, file: Path, least: int, kind: str = "confidence") -> tu
         return None, f"no_{kind}"
     if values.ndim != 2:
         return None, f"no_{kind}"
-    good = _nearest(values, depth.size) >= least
+    good = nearest(values, depth.size) >= least
     if good.all():
         return depth, ""
     kept = Depth(np.where(good, depth.steps, 0).astype(np.uint16))
@@ -195,8 +195,8 @@ def _encode(colour: np.ndarray, jpeg: bool) -> bytes:
     return buffer.getvalue()
 
 
-def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized to (width, height): each new pixel takes the one that holds its centre."""
+def nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A map [h,w] resized to (width, height): each new pixel takes the one that holds its centre."""
     width, height = size
     if values.shape == (height, width):
         return values

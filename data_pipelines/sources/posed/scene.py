@@ -17,6 +17,7 @@ from data_pipelines.sources.posed.cameras import Distortion, Pose, pinhole
 from data_pipelines.sources.posed.decoding import PICTURE_SUFFIXES
 
 COLOUR_SUFFIXES = PICTURE_SUFFIXES  # by which a folder's frames are known
+UNKNOWN_UNIT = 0.001  # of the poses' unit: steps of depth where no scale in metres is known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +125,10 @@ class Layout(Protocol):
         """
 
     def poses(self, scene: Scene, settings: PosedSettings) -> Mapping[int, Pose]:
-        """Camera of each frame by its number; frames without an entry have none."""
+        """Camera of each frame by its number; frames without an entry have none.
+
+        A layout that turns them calls `cameras.without_lost` before: afterwards a lost frame's identity is none.
+        """
 
     def read(self, scene: Scene, view: View, settings: PosedSettings) -> Raw:
         """One frame.

@@ -14,11 +14,12 @@ from data_pipelines.manifest import PrepareError, fingerprint
 from data_pipelines.records import Question, Record
 from data_pipelines.sources.base import Plan, Source, Tally, code_fingerprint, shard_items
 from data_pipelines.sources.posed import questions as own_questions
+from data_pipelines.sources.posed.agreement import DOUBTFUL, agreement_of_frames
 from data_pipelines.sources.posed.cameras import Pose, without_lost
 from data_pipelines.sources.posed.grouping import SAMPLERS, WHOLE_SCENE, visited
 from data_pipelines.sources.posed.looking import scene_lines
 from data_pipelines.sources.posed.pictures import Frame, assemble
-from data_pipelines.sources.posed.scene import Layout, PosedSettings, Scene, Unusable, View
+from data_pipelines.sources.posed.scene import UNKNOWN_UNIT, Layout, PosedSettings, Scene, Unusable, View
 
 GROUPS_PER_ITEM = 64  # a long scene is cut into stretches of so many records' frames, for all cores
 
@@ -125,6 +126,11 @@ class _Reader:
         made = 0
         for frames in SAMPLERS[settings.sampler](views, settings, read, lambda view: self._pose(scene, view, settings)):
             used.update(frame.view.number for frame in frames)
+            if not made:
+                unit = self.layout.depth_unit(settings) or UNKNOWN_UNIT
+                share = agreement_of_frames(frames, unit)
+                tally.counts["records_compared"] += share is not None
+                tally.counts["records_that_disagree"] += share is not None and share < DOUBTFUL
             made += 1
             yield self._record(scene, settings, frames, general, "", tally)
         tally.counts["frames_listed"] += len(views)
@@ -303,6 +309,11 @@ def _summary(counts: Mapping[str, float], records: int) -> list[str]:
     for kind, found in by_kind.items():
         if found:
             lines.append(f"{kind}: {sum(found.values()):g} of {read:g} frames {found}")
+    if number := counts.get("records_that_disagree"):
+        lines.append(
+            f"in {number:g} of {counts['records_compared']:g} records whose views were compared, depth and cameras do not fit "
+            "together: --dry_run shows the scenes"
+        )
     if number := counts.get("records_without_geometry"):
         lines.append(f"{number:g} records have no view with depth and pose: without label files they train text alone")
     return lines

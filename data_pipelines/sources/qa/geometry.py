@@ -15,6 +15,7 @@ from data_pipelines.sources.posed.cameras import Pose, without_lost
 from data_pipelines.sources.posed.pictures import Frame, assemble
 from data_pipelines.sources.posed.scene import PosedSettings, Scene, Unusable, View
 from data_pipelines.sources.posed.source import check
+from data_pipelines.sources.qa.frames import Frames, same_picture
 from data_pipelines.sources.qa.problems import RowError
 
 _OF_THE_JOIN = (  # settings that have no meaning for single frames, or that the questions' own arguments decide
@@ -29,6 +30,14 @@ class Stated(NamedTuple):
     layout: str
     settings: str  # as it was written: "camera=58,58,32,24:tolerance=0.1"
     folder: str
+
+
+class _Opened(NamedTuple):
+    """A scene with what belongs to it; None, {}, None where its folder cannot be used."""
+
+    scene: Scene | None
+    poses: Mapping[int, Pose]
+    frames: Frames | None
 
 
 def stated_parts(text: str, layouts: Mapping[str, object]) -> list[Stated]:
@@ -66,7 +75,7 @@ class Geometry:
         self._found: dict[str, tuple[object, Path, PosedSettings]] = {}  # by the scene's folder
         self._names: dict[str, set[str]] = {}  # name -> folders
         self._own: dict[str, str] = {}  # folder -> the scene's own name
-        self._open: dict[str, tuple[Scene | None, Mapping[int, Pose]]] = {}
+        self._open: dict[str, _Opened] = {}
         layouts = {key: source for key, source in sources.items() if source.layout is not None}
         self.stated = stated_parts(stated, layouts)
         for part in self.stated:
@@ -122,25 +131,36 @@ class Geometry:
 
     def scene(self, key: str) -> Scene | None:
         """The opened scene, None if its folder cannot be used."""
-        return self._opened(key)[0]
+        return self._opened(key).scene
 
-    def view_of(self, key: str, path: str) -> View | None:
-        """The scene's frame that a picture's file names: the same name, that name behind the scene's, or the same last number."""
-        scene = self.scene(key)
-        if scene is None:
-            return None
-        file = PurePosixPath(path.replace("\\", "/"))
-        stem = file.stem
-        names = (stem, file.name, stem.removeprefix(f"{scene.name}_"))
-        digits = re.findall(r"\d+", stem)
-        for view in scene.views:
-            if view.name in names or (view.name == str(view.number) and digits and int(digits[-1]) == view.number):
-                return view
-        return None
+    def view_of(self, key: str, path: str, file: Path | None) -> tuple[View | None, str]:
+        """The scene's frame that a picture is, or (None, what it is counted as).
+
+        Args:
+          key: the scene's.
+          path: of the picture, as its row names it.
+          file: the picture; None where it lies in the row itself.
+
+        Raises:
+          OSError: the file cannot be read.
+        """
+        scene, _, frames = self._opened(key)
+        if frames is None or file is None:
+            return None, "of_no_frame"
+        if view := frames.of_file(file):
+            return view, ""
+        if (view := frames.named(path)) is None:
+            return None, "of_no_frame"
+        layout, _, settings = self._found[key]
+        try:
+            own = layout.read(scene, view, settings).colour
+        except Unusable:
+            return view, ""  # `frame` says why
+        return (view, "") if same_picture(file.read_bytes(), own, scene.turns) else (None, "unlike_their_frame")
 
     def frame(self, key: str, view: View) -> tuple[Frame | None, float, str]:
         """(frame, metres per depth step, "") or (None, 0, why)."""
-        scene, poses = self._opened(key)
+        scene, poses, _ = self._opened(key)
         layout, _, settings = self._found[key]
         try:
             raw = layout.read(scene, view, settings)
@@ -161,12 +181,16 @@ class Geometry:
                 lines += [f"{scene.name} {line}" for line in (own, *self._found[name][0].states(scene))]
         return lines
 
-    def _opened(self, name: str) -> tuple[Scene | None, Mapping[int, Pose]]:
+    def _opened(self, name: str) -> _Opened:
         if name not in self._open:
             layout, folder, settings = self._found[name]
             found = layout.open(folder, settings)
             scene = found if isinstance(found, Scene) else None
-            self._open[name] = (scene, without_lost(layout.poses(scene, settings)) if scene else {})
+            self._open[name] = (
+                _Opened(scene, without_lost(layout.poses(scene, settings)), Frames(layout, scene))
+                if scene
+                else _Opened(None, {}, None)
+            )
             while len(self._open) > 8:
                 self._open.pop(next(iter(self._open)))
         return self._open[name]

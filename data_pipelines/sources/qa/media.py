@@ -34,6 +34,7 @@ class Shown:
     pose_valid: bool
     depth_unit: float
     notes: tuple[str, ...] = ()
+    scene: str = ""  # key of the posed scene that gave depth and camera
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Showing:
 def show(row: Row, showing: Showing, geometry: Geometry) -> list[Shown]:
     """All pictures of a row in prompt order.
 
+    Depth and cameras of several scenes have no common world: such rows keep their pictures alone.
+
     Raises:
       RowError: media that are missing, broken, too large, or lead out of the folder.
       PrepareError: PyAV is missing.
@@ -65,7 +68,18 @@ def show(row: Row, showing: Showing, geometry: Geometry) -> list[Shown]:
         elif picture := checks(_picture, one.source, row, showing, geometry, field, marks):
             found.append(picture)
     checks.close()
+    if len({one.scene for one in found if one.scene}) > 1:
+        return [_without_geometry(one) if one.scene else one for one in found]
     return found
+
+
+def _without_geometry(shown: Shown) -> Shown:
+    """A frame's picture without its depth and pose."""
+    notes = [note for note in shown.notes if note not in ("with_geometry", "without_geometry")]
+    return dataclasses.replace(
+        shown, depth=b"", camera_to_world=np.eye(4), pose_valid=False, depth_unit=0.0, scene="",
+        notes=(*notes, "of_several_scenes", "without_geometry"),
+    )  # fmt: skip
 
 
 def missing(one: Media, scene: str, showing: Showing, geometry: Geometry) -> str:
@@ -104,23 +118,24 @@ def below(showing: Showing, path: str) -> Path:
 
 def _picture(path: str, row: Row, showing: Showing, geometry: Geometry, field: str, marks: list) -> Shown:
     scene = geometry.scene_of(path, row.scene) if len(geometry) else ""
-    view = geometry.view_of(scene, path) if scene else None
-    if view is not None:
-        frame, unit, reason = geometry.frame(scene, view)
-        if frame is None:
-            raise RowError(field, f"frame {view.name} of scene {geometry.name_of(scene)}: {reason}", "bad_picture")
-        shown = _of_frame(frame, unit)
-        if not marks:
-            return shown
-        marked = _plain(frame.image, view.name, 0, field, path[:80], marks)
-        return dataclasses.replace(shown, image=marked.image, notes=(*shown.notes, "marks_drawn"))
+    embedded = path.startswith("data:")
     try:
-        data = _data_url(path) if path.startswith("data:") else below(showing, path).read_bytes()
+        file = None if embedded else below(showing, path)
+        view, why = geometry.view_of(scene, path, file) if scene else (None, "")
+        data = b"" if view is not None else _data_url(path) if embedded else file.read_bytes()
     except (OSError, PrepareError, ValueError) as error:
         raise RowError(field, f"'{path[:80]}' cannot be read: {error}", "missing_media") from error
-    return _plain(
-        data, Path(path).stem if not path.startswith("data:") else field, showing.max_size, field, path[:80], marks
-    )
+    if view is None:
+        shown = _plain(data, field if embedded else Path(path).stem, showing.max_size, field, path[:80], marks)
+        return dataclasses.replace(shown, notes=(*shown.notes, why)) if why else shown
+    frame, unit, reason = geometry.frame(scene, view)
+    if frame is None:
+        raise RowError(field, f"frame {view.name} of scene {geometry.name_of(scene)}: {reason}", "bad_picture")
+    shown = _of_frame(frame, unit, scene)
+    if not marks:
+        return shown
+    marked = _plain(frame.image, view.name, 0, field, path[:80], marks)
+    return dataclasses.replace(shown, image=marked.image, notes=(*shown.notes, "marks_drawn"))
 
 
 def _plain(data: bytes, name: str, max_size: int, field: str, path: str, marks: list) -> Shown:
@@ -190,17 +205,17 @@ def _of_scene(key: str, showing: Showing, geometry: Geometry, field: str) -> lis
             frame, unit, _ = geometry.frame(key, view)
             last = scene.views.index(view)
             if frame is not None:
-                shown.append(_of_frame(frame, unit))
+                shown.append(_of_frame(frame, unit, key))
                 break
     if not shown:
         raise RowError(field, f"no frame of scene {name} can be used", "bad_video")
     return shown
 
 
-def _of_frame(frame, unit: float) -> Shown:
+def _of_frame(frame, unit: float, scene: str) -> Shown:
     return Shown(
         frame.view.name, frame.image, frame.depth, frame.intrinsics, frame.camera_to_world, frame.pose_valid, unit,
-        ("with_geometry",) if frame.depth and frame.pose_valid else ("without_geometry",),
+        ("with_geometry",) if frame.depth and frame.pose_valid else ("without_geometry",), scene,
     )  # fmt: skip
 
 

@@ -14,9 +14,11 @@ from data_pipelines.sources.qa.rows import Row
 from data_pipelines.sources.qa.settings import QaSettings
 
 # Names of scans that stand in paths of published data sets, wherever their pictures and videos lie: ScanNet, Hypersim,
-# ScanNet++, ARKitScenes.
+# ScanNet++, ARKitScenes. ScanNet++'s are ten hexadecimal digits, as a Unix time is: such a name is a scan's where it is that of
+# a folder or video, and has a letter or stands in data/.
 _SCANS = re.compile(
-    r"(?:^|/)(scene\d{4}_\d\d(?=[/_.]|$)|ai_\d{3}_\d{3}(?=[/_.]|$)|[0-9a-f]{10}(?=/|\.\w+$)|4\d{7}(?=/|\.(?:mp4|mov)$))"
+    r"(?:^|/)(scene\d{4}_\d\d(?=[/_.]|$)|ai_\d{3}_\d{3}(?=[/_.]|$)|(?:(?=\d*[a-f])|(?<=data/))[0-9a-f]{10}(?=/|\.(?:mp4|mov)$)"
+    r"|4\d{7}(?=/|\.(?:mp4|mov)$))"
 )
 # Folders inside a scene's folder.
 _INNER = re.compile(
