@@ -136,7 +136,6 @@ def recipe(name: str, family: str) -> ConfigDict:
     config.lifting.update(width=1024, channels=(256, 512, 1024, 1024), features=256, dtype="bfloat16")
     # What keeps lifting and 3D losses below a tenth of text-only fine-tuning (docs/sharding.md).
     config.lifting.update(refine="folded", remat="full", chunk_views=1, loop_heads=True)
-    config.losses.remat = True
     config.optimizer.update(name="adamw", vision=0.0, language=1e-5, adapters=1e-4, projector=1e-5, lifting=1e-5)
     config.data.sources = {"train": common.source("data/train", per_batch=16)}
     config.data.update(questions=4, question_tokens=192, answer_tokens=32, label_size=(224, 224))
@@ -151,7 +150,6 @@ def small(config: ConfigDict) -> None:
     """Heads, batches and steps for two cores and a small model."""
     config.lifting.update(width=32, channels=(16, 32, 32, 32), features=16, dtype="float32")
     config.lifting.update(refine="full", remat="none", chunk_views=0, loop_heads=False)
-    config.losses.remat = False
     config.optimizer.update(vision=1e-3, language=1e-3, projector=1e-3, lifting=1e-3)
     config.data.sources.train.update(per_batch=2, views=2)
     config.data.update(questions=2, question_tokens=160, answer_tokens=16, views=2, label_size=(16, 16))
