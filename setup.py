@@ -39,6 +39,7 @@ setup(
         "gguf": ["gguf>=0.19"],
         "video": ["av>=14"],
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
+        "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "wandb": ["wandb>=0.17"],
         "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
