@@ -16,12 +16,19 @@ HEAD_TOLERANCE = 0.25  # the same for points that another head predicts: far bel
 
 
 def agreement(labels: LabelFile) -> float | None:
-    """Share of the valid pixels that another view sees whose depth it confirms within `AGREEMENT`; None if none is seen."""
-    cameras = (labels.depth, labels.intrinsics, labels.camera_to_world, labels.valid)
-    agreed = geometry.multi_view_filter(*cameras, threshold=AGREEMENT)
-    contradicted = labels.valid & ~geometry.multi_view_filter(
-        *cameras, threshold=AGREEMENT, keep_unless_contradicted=True
+    """Share of the valid pixels that another view sees whose depth it confirms within `AGREEMENT`; None if none is seen.
+
+    Views without a camera see nothing and are not seen.
+    """
+    posed = labels.pose_valid[:, None, None]
+    valid = labels.valid & posed
+    intrinsics, poses = (
+        np.where(posed, labels.intrinsics, np.eye(3)),
+        np.where(posed, labels.camera_to_world, np.eye(4)),
     )
+    cameras = (labels.depth, intrinsics, poses, valid)
+    agreed = geometry.multi_view_filter(*cameras, threshold=AGREEMENT)
+    contradicted = valid & ~geometry.multi_view_filter(*cameras, threshold=AGREEMENT, keep_unless_contradicted=True)
     seen = int(agreed.sum()) + int(contradicted.sum())
     return int(agreed.sum()) / seen if seen else None
 
