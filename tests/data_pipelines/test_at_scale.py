@@ -260,7 +260,9 @@ class Dying:
                 os.kill(os.getpid(), signal.SIGKILL)
             views = len(record.view_ids)
             steps = dict(depth=np.full((views, 4, 4), 2.0), confidence=np.ones((views, 4, 4)), valid=np.ones((views, 4, 4), bool))  # fmt: skip
-            cameras = dict(intrinsics=record.intrinsics / 6, camera_to_world=record.camera_to_world)
+            cameras = dict(
+                intrinsics=np.diag([1 / 6, 1 / 6, 1]) @ record.intrinsics, camera_to_world=record.camera_to_world
+            )
             affine = np.broadcast_to([[6.0, 0, 0], [0, 6, 0]], (views, 2, 3))
             texts = dict(view_ids=record.view_ids, teacher=self.teacher, checkpoint=self.checkpoint, images_hash=images_hash(record.images))  # fmt: skip
             yield record, LabelFile(**steps, **cameras, label_affine=affine, **texts), {}
