@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import importlib.metadata
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,13 +20,12 @@ import tensorflow_datasets as tfds
 
 from data_pipelines import manifest as manifest_lib
 from data_pipelines import shards
+from data_pipelines.begun import BEGUN, arguments_of, begun_with, made_with
 from data_pipelines.manifest import DATASET_NAME, MANIFEST_NAME, PROGRESS_NAME, SHARD_SUFFIX, PrepareError
 from data_pipelines.paths import as_path, is_remote, remove_tree
 from data_pipelines.records import FORMAT_VERSION
 from data_pipelines.serialization import features
 from data_pipelines.sources.base import Plan
-
-_VERSIONED = ("numpy", "pillow", "tensorflow-datasets", "array-record", "trimesh", "embreex")
 
 
 class SpatialRecords(tfds.core.DatasetBuilder, skip_registration=True):
@@ -148,26 +145,10 @@ def finished_manifest(plan: Plan, directory: Path) -> dict | None:
     if not (directory / MANIFEST_NAME).exists():
         return None
     manifest = manifest_lib.read_manifest(directory)
-    _refuse_others(directory, manifest["arguments"], _arguments(plan))
+    _refuse_others(directory, manifest["arguments"], arguments_of(plan))
     manifest_lib.check_shards(directory, manifest, tuple(manifest["splits"]))
     remove_tree(directory / PROGRESS_NAME)
     return manifest
-
-
-def _arguments(plan: Plan) -> dict:
-    return json.loads(
-        json.dumps({**plan.arguments, "source": plan.source, "source_version": plan.version, "format": FORMAT_VERSION})
-    )
-
-
-def _begun_with(plan: Plan) -> dict:
-    """What shards of one data set must have in common: arguments, and the code and packages that act on them."""
-    return {**_arguments(plan), **{f"made_with {name}": value for name, value in _made_with(plan).items()}}
-
-
-def _made_with(plan: Plan) -> dict[str, str]:
-    packages = {name: _version(name) for name in _VERSIONED}
-    return {"python": sys.version.split()[0], **packages, "code_sha256": plan.code}
 
 
 def _refuse_others(directory: Path, there: dict, asked: dict) -> None:
@@ -184,7 +165,7 @@ def _refuse_foreign(directory: Path) -> None:
         raise PrepareError(f"{directory} is a file. Choose another --out.")
     if not directory.is_dir() or (directory / MANIFEST_NAME).exists():
         return
-    if (directory / PROGRESS_NAME / "arguments.json").exists():
+    if (directory / PROGRESS_NAME / BEGUN).exists():
         return
     foreign = sorted(path.name for path in directory.iterdir() if path.name != PROGRESS_NAME)
     if foreign:
@@ -198,15 +179,15 @@ def _refuse_foreign(directory: Path) -> None:
 def _claim(plan: Plan, directory: Path) -> Iterator[None]:
     """Takes the folder for this preparation alone, if nothing was begun there with other arguments."""
     progress = directory / PROGRESS_NAME
-    begun = progress / "arguments.json"
+    begun = progress / BEGUN
     try:
         progress.mkdir(parents=True, exist_ok=True)
         with _lock(progress / "lock"):
             made_something = any(progress.glob(f"{DATASET_NAME}-*.json"))
             if begun.exists() and made_something:
-                _refuse_others(directory, json.loads(begun.read_text(encoding="utf-8")), _begun_with(plan))
+                _refuse_others(directory, json.loads(begun.read_text(encoding="utf-8")), begun_with(plan))
             else:
-                manifest_lib.write_atomically(begun, manifest_lib.to_json(_begun_with(plan)).encode())
+                manifest_lib.write_atomically(begun, manifest_lib.to_json(begun_with(plan)).encode())
             for leftover in progress.glob("*.tmp"):
                 leftover.unlink()
             yield
@@ -280,18 +261,11 @@ def _manifest(plan: Plan, summaries: dict[str, list[dict]]) -> dict:
         "format_version": FORMAT_VERSION,
         "dataset": DATASET_NAME,
         "generator": {"source": plan.source, "version": plan.version},
-        "arguments": _arguments(plan),
+        "arguments": arguments_of(plan),
         "origin": dict(plan.origin),
-        "made_with": _made_with(plan),
+        "made_with": made_with(plan),
         "data_sha256": manifest_lib.fingerprint(data),
         "scenes_shared_between_splits": plan.scenes_shared,
         "vocabulary": list(plan.vocabulary),
         "splits": splits,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

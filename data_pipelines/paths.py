@@ -13,6 +13,9 @@ from etils import epath
 fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
 
 
+_usable: set[str] = set()  # kinds of store whose package was found
+
+
 def as_path(path: str | os.PathLike) -> Path:
     """A `pathlib.Path`, or for `gs://bucket/...` an `epath.Path`, which has the same methods.
 
@@ -22,13 +25,16 @@ def as_path(path: str | os.PathLike) -> Path:
     text = os.fspath(path)
     if "://" not in text:
         return Path(text)
-    place = epath.Path(text)
+    place, kind = epath.Path(text), text.partition("://")[0]
+    if kind in _usable:  # a store is asked once, not for every path
+        return place
     try:
         place.exists()
     except ImportError as error:
         raise ValueError(
             f"{text} needs a package that is not installed: pip install 'spatialsv-jax[gcs]' ({error})."
         ) from error
+    _usable.add(kind)
     return place
 
 

@@ -81,7 +81,7 @@ class SampleMaker:
         self._processor, self._feature_folder, self._labelled = processor, feature_folder, labelled
         self._vision, self._missing = vision, missing or {}
         self._place = functools.lru_cache(maxsize=None)(self._place_of)
-        self._label_kinds: dict[str, tuple] = {}  # folder -> what its first file was made by
+        self._label_kinds: dict[str, tuple] = {}  # folder -> what its first file was made by, and how
 
     def prepare(self, record: Record, views: tuple[int, ...]) -> Sample:
         """Decodes and labels the chosen views of a record.
@@ -245,11 +245,17 @@ class SampleMaker:
         found = label_files.read_labels(folder, record.id, view_ids=record.view_ids, images=record.images)
         width = 0 if found.features is None else found.features.shape[-1]
         kind = (found.teacher, found.checkpoint, width)
-        first = self._label_kinds.setdefault(folder, kind)
-        if kind != first:
+        first = self._label_kinds.setdefault(folder, (*kind, found.metric, label_files.method(found)))
+        if kind != first[:3]:
             raise label_files.LabelError(
                 f"{label_files.label_path(folder, record.id)}: teacher, checkpoint and feature width are {kind}, of "
-                f"other files of this folder {first}. One folder holds the labels of one teacher; make them again."
+                f"other files of this folder {first[:3]}. One folder holds the labels of one teacher; make them again."
+            )
+        made = (found.metric, label_files.method(found))
+        if made != first[3:]:
+            raise label_files.LabelError(
+                f"{label_files.label_path(folder, record.id)}: metric and settings are {made}, of other files of this folder "
+                f"{first[3:]}. One folder holds labels made in one way; make them again, all with the same options."
             )
         return found
 

@@ -30,6 +30,7 @@ from etils import epath
 from PIL import Image
 from tqdm import tqdm
 
+from data_pipelines.begun import check_begun, mark
 from data_pipelines.manifest import (
     PROGRESS_NAME,
     PrepareError,
@@ -40,6 +41,7 @@ from data_pipelines.manifest import (
     write_atomically,
 )
 from data_pipelines.paths import file_size, is_remote
+from data_pipelines.raw_copies import check_copies
 from data_pipelines.records import Record
 from data_pipelines.serialization import encode_record
 from data_pipelines.sources import SOURCES
@@ -69,6 +71,8 @@ def read_summary(directory: Path, plan: Plan, split: str, index: int) -> dict | 
     if not path.is_file() or not (directory / name).is_file():
         return None
     summary = json.loads(path.read_text(encoding="utf-8"))
+    if summary.get("begun_with") != mark(plan):  # of another plan, or of a process with other packages
+        return None
     shard = directory / name
     if file_size(shard) != summary["bytes"] or sha256_of(shard) != summary["sha256"]:
         return None
@@ -82,7 +86,8 @@ def write_shard(
 
     Raises:
       StorageError: the disk is full or refuses the write.
-      PrepareError: the source found its input unusable.
+      PrepareError: the source found its input unusable, copies of raw data are no longer those of the plan, or the folder
+        is not being prepared with this plan and these packages.
       SourceError: the source failed in a way it does not explain; names the item.
     """
     name = shard_name(split, index, shard_count(plan, split))
@@ -94,6 +99,9 @@ def write_shard(
     tally = Tally(on_step)
     rows: list[dict] = []
     types_: dict[str, collections.Counter] = collections.defaultdict(collections.Counter)
+    with storage_errors(directory / name):
+        check_begun(plan, directory)
+        check_copies(plan.copies)
     try:
         with storage_errors(directory / name):
             writer = array_record_module.ArrayRecordWriter(str(temporary), WRITER_OPTIONS)
@@ -115,12 +123,15 @@ def write_shard(
                 "records": len(rows),
                 "bytes": temporary.stat().st_size,
                 "sha256": sha256_of(temporary),
+                "begun_with": mark(plan),
                 "steps": tally.steps,
                 "counts": dict(tally.counts),
                 "skipped": tally.skipped,
                 "question_types": {group: dict(counts) for group, counts in types_.items()},
                 "rows": rows,
             }
+            check_copies(plan.copies)  # again: to make it took a while
+            check_begun(plan, directory)
             if is_remote(directory):
                 epath.Path(temporary).copy(directory / name, overwrite=True)
             else:

@@ -18,7 +18,15 @@ import numpy as np
 
 from data_pipelines.labels.arrival import check_arrival
 from data_pipelines.labels.exports import NAMES, export_file, has_pictures, read_export
-from data_pipelines.labels.files import LabelError, LabelFile, images_hash, label_path, read_labels, write_labels
+from data_pipelines.labels.files import (
+    LabelError,
+    LabelFile,
+    images_hash,
+    impossible_camera,
+    label_path,
+    read_labels,
+    write_labels,
+)
 from data_pipelines.labels.pictures import RESIZES, SIDES
 from data_pipelines.manifest import sha256_of
 from data_pipelines.paths import as_path
@@ -223,7 +231,11 @@ class Rooms:
         fit = solve_camera(found["ray"].astype(np.float64), found["ray_confidence"].astype(np.float64))
         for row, record in enumerate(records):
             features = found["teacher_features"][row]
+            size = found["depth"].shape[-2:]
+            cameras = zip(fit.intrinsics[row], fit.camera_to_world[row], strict=True)
             ok = np.asarray(fit.ok[row])
+            # Rays of a poor teacher may fit no lens that there is; the depth comes from another head.
+            possible = ok & [not impossible_camera(*camera, size) for camera in cameras]
             labels = LabelFile(
                 depth=np.where(ok[:, None, None], found["depth"][row], 0.0).astype(np.float32),
                 confidence=found["depth_confidence"][row],
@@ -235,7 +247,7 @@ class Rooms:
                 teacher="rooms",
                 checkpoint=self.checkpoint,
                 images_hash=images_hash(record.images),
-                pose_valid=ok,
+                pose_valid=possible,
                 features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
             )
             yield record, labels, {}

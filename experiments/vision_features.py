@@ -6,7 +6,9 @@ import base64
 import dataclasses
 import hashlib
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from spatialsv_jax.assembly import Settings
 from spatialsv_jax.training import sharding
 
 _PICTURES = 8  # of a device at a time
+_LOOK_S = 20.0  # seconds in which a shared file system shows every host what another wrote
 _SPARE = 2**28  # bytes of disk that are left for checkpoints and logs
 _JPEG = base64.b64decode(  # 28 x 20 colours, halved chroma: how such a picture is decoded is part of the preprocessing
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABcQERQRDhcUEhQaGBcbIjklIh8fIkYyNSk5UkhXVVFIUE5bZoNvW2F8Yk5QcptzfIeLkpSSWG2grJ"
@@ -84,9 +87,10 @@ class Filler:
         """The filled cache of every bucket.
 
         Raises:
-          ValueError: a disk with too little room, or a picture that cannot be decoded.
+          ValueError: hosts that do not see one folder, a disk with too little room, or a picture that cannot be decoded.
           VisionCacheError: a damaged cache.
         """
+        _check_shared(self._root)
         caches = []
         for number, bucket in enumerate(choice.buckets):
             encoder = _Encoder(self._model, self._params, at_size(self._processor, bucket.image_size))
@@ -223,6 +227,30 @@ class _Encoder:
         features = np.asarray(self._encode(self._params, self._batch([pixels for _, pixels in pictures])))
         for (name, _), own in zip(pictures, features, strict=False):
             cache.write(name, own)
+
+
+def _check_shared(root: Path) -> None:
+    """Looks, on every host, for a file that the first writes: each encodes a share of the pictures and reads all.
+
+    Raises:
+      ValueError: on every host, where one does not see it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    if jax.process_count() == 1:
+        return
+    number = int(multihost_utils.broadcast_one_to_all(np.int32(secrets.randbits(31))))
+    sign = root / f".seen-{number:08x}"  # a new name, of which no file system remembers that it was missing
+    hosts.on_first(lambda: write_atomically(sign, b""))
+    behind = time.monotonic() + _LOOK_S
+    while not (seen := sign.exists()) and time.monotonic() < behind:
+        time.sleep(0.1)
+    blind = np.flatnonzero(multihost_utils.process_allgather(np.int32(seen)) == 0)
+    hosts.on_first(lambda: sign.unlink(missing_ok=True))
+    if blind.size:
+        raise ValueError(
+            f"config.data.vision_cache: {root} must be one folder that all hosts see, but processes {blind.tolist()} do not see "
+            "what the first writes there. Name a folder on a shared file system, or set it to ''."
+        )
 
 
 def _on_host(leaf: jax.Array) -> np.ndarray:

@@ -16,8 +16,12 @@ HEAD_TOLERANCE = 0.25  # the same for points that another head predicts: far bel
 
 
 def agreement(labels: LabelFile) -> float | None:
-    """`agreement_of` a teacher's labels."""
-    return agreement_of(labels.depth, labels.intrinsics, labels.camera_to_world, labels.valid)
+    """`agreement_of` a teacher's labels. Views without a camera see nothing and are not seen."""
+    posed = labels.pose_valid[:, None, None]
+    intrinsics = np.where(posed, labels.intrinsics, np.eye(3))
+    return agreement_of(
+        labels.depth, intrinsics, np.where(posed, labels.camera_to_world, np.eye(4)), labels.valid & posed
+    )
 
 
 def agreement_of(depth, intrinsics, camera_to_world, valid) -> float | None:

@@ -9,7 +9,8 @@ import: the export's hash, how pictures were resized, ...).
 Arrays of a file: depth float32[V,H,W] z-depth in the teacher's unit, 0 where not valid; confidence
 float32[V,H,W]; valid bool[V,H,W]; intrinsics float64[V,3,3] in pixels of the H x W map, centres at
 +0.5; camera_to_world float64[V,4,4] OpenCV; pose_valid bool[V], False where the teacher gave no camera
-(what intrinsics and camera_to_world hold there means nothing); label_affine float64[V,2,3], label pixel -> original
+(what intrinsics and camera_to_world hold there means nothing; elsewhere they must be a camera for such a map and a rigid
+motion); label_affine float64[V,2,3], label pixel -> original
 pixel; features float16[V,gh,gw,F] on the teacher's own grid of patches, or on fewer cells that average
 them, and feature_affine float64[V,2,3], cells of that grid -> original pixel (both absent if the teacher
 gives none); metric, whether lengths are metres; view_ids, record_id, teacher, checkpoint, images_hash, settings,
@@ -126,12 +127,27 @@ def images_hash(images: Sequence[bytes]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(image).digest() for image in images)).hexdigest()
 
 
+def method(labels: LabelFile) -> str:
+    """The settings that files of one folder must share: all but the record's own export."""
+    try:
+        facts = json.loads(labels.settings)
+    except ValueError:
+        return labels.settings
+    if not isinstance(facts, dict):
+        return labels.settings
+    return json.dumps({name: value for name, value in facts.items() if name != "export_sha256"}, sort_keys=True)
+
+
 def label_path(directory: str | os.PathLike, record_id: str) -> Path:
     """Where a record's labels lie; any text is a legal record id."""
+    return as_path(directory) / _file_name(record_id)
+
+
+def _file_name(record_id: str) -> str:
     name = urllib.parse.quote(record_id, safe=" ")
     if len(name) > _LONGEST_NAME:  # '+' never occurs in a quoted name
         name = f"{name[:100]}+{hashlib.sha256(record_id.encode()).hexdigest()[:32]}"
-    return as_path(directory) / f"{name}.npz"
+    return f"{name}.npz"
 
 
 def missing_labels(directory: str | os.PathLike, record_ids: Sequence[str]) -> frozenset[str]:
@@ -142,10 +158,10 @@ def missing_labels(directory: str | os.PathLike, record_ids: Sequence[str]) -> f
     """
     folder = as_path(directory)
     names = {path.name for path in folder.glob("*.npz")} if folder.is_dir() else set()
-    missing = frozenset(name for name in record_ids if label_path(folder, name).name not in names)
+    missing = frozenset(record for record in record_ids if _file_name(record) not in names)
     if record_ids and len(missing) == len(set(record_ids)):
         raise LabelError(
-            f"{folder} holds labels of none of the {len(missing)} records in use, e.g. no {label_path(folder, record_ids[0]).name}. "
+            f"{folder} holds labels of none of the {len(missing)} records in use, e.g. no {_file_name(record_ids[0])}. "
             "Run python -m experiments.label on this data set, or name the folder that it wrote."
         )
     return missing
@@ -312,4 +328,24 @@ def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
     for name, value in arrays.items():
         if not np.isfinite(value).all():
             raise LabelError(f"{where}: field '{name}' has NaN, inf or values too large for {value.dtype}.")
+    for view in np.flatnonzero(labels.pose_valid):
+        camera = arrays["intrinsics"][view], arrays["camera_to_world"][view]
+        if problem := impossible_camera(*camera, arrays["depth"].shape[1:]):
+            raise LabelError(
+                f"{where}: view '{labels.view_ids[view]}', field {problem}. Make the labels again, with intrinsics in pixels of the "
+                "depth map, and pose_valid False for a view without a camera."
+            )
     return arrays
+
+
+def impossible_camera(intrinsics: np.ndarray, camera_to_world: np.ndarray, size: tuple[int, int]) -> str:
+    """Which field, and why, cannot be that of a camera whose map is (height, width); "" if both can."""
+    from data_pipelines.sources.posed.cameras import (
+        check_pose,
+        impossible,
+    )  # not above: its package imports all sources
+
+    if problem := impossible(intrinsics, (size[1], size[0])):
+        return f"'intrinsics': {problem}"
+    problem = check_pose(camera_to_world).problem
+    return f"'camera_to_world': {camera_to_world.tolist()} is {problem.replace('_', ' ')}" if problem else ""

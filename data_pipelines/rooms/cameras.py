@@ -226,7 +226,7 @@ def sample_poses(
         if candidates is None:
             break
         clear = is_clear(scene, candidates.centre.reshape(-1, 3)).reshape(-1, length)
-        if setting == "walk":
+        if setting == "walk" and length > 1:
             between = (candidates.centre[:, 1:] + candidates.centre[:, :-1]) / 2
             clear[:, 1:] &= is_clear(scene, between.reshape(-1, 3), 0.2).reshape(-1, length - 1)
         for number in range(_SEQUENCES):

@@ -31,7 +31,7 @@ class Plan:
     state: object = None  # picklable, for `make`
     scenes_shared: bool = False  # True if splits may share scenes (stated in the report)
     vocabulary: tuple[str, ...] = ()  # words of questions that the generator's own language lacks
-    copies: tuple[tuple[str, str], ...] = ()  # (remote folder, its copy that items are made of), see `raw_copies`
+    copies: tuple = ()  # `raw_copies.Copy` of each remote folder that items are made of
 
 
 class Tally:

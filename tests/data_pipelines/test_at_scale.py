@@ -176,6 +176,17 @@ def test_the_driver_reads_every_shard_once(tmp_path, monkeypatch):
     assert sorted(read) == sorted(path.name for path in (tmp_path / "rooms").glob("*array_record*"))
 
 
+def test_a_worker_with_another_copy_of_the_package_refuses(tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam", reason="the extra beam is not installed")
+    from data_pipelines.beam import shards
+
+    plan = SOURCES["rooms"].plan(SOURCES["rooms"].settings(**ROOMS))
+    step = shards._WriteShard(plan, tmp_path)
+    monkeypatch.setattr(shards, "_own_code", lambda: "older")
+    with pytest.raises(PrepareError, match="another copy of this package"):
+        step.do(("train", 0))
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_a_pipeline_ends_with_its_driver(tmp_path, by):
     pytest.importorskip("apache_beam", reason="the extra beam is not installed")
@@ -249,7 +260,9 @@ class Dying:
                 os.kill(os.getpid(), signal.SIGKILL)
             views = len(record.view_ids)
             steps = dict(depth=np.full((views, 4, 4), 2.0), confidence=np.ones((views, 4, 4)), valid=np.ones((views, 4, 4), bool))  # fmt: skip
-            cameras = dict(intrinsics=record.intrinsics / 6, camera_to_world=record.camera_to_world)
+            cameras = dict(
+                intrinsics=np.diag([1 / 6, 1 / 6, 1]) @ record.intrinsics, camera_to_world=record.camera_to_world
+            )
             affine = np.broadcast_to([[6.0, 0, 0], [0, 6, 0]], (views, 2, 3))
             texts = dict(view_ids=record.view_ids, teacher=self.teacher, checkpoint=self.checkpoint, images_hash=images_hash(record.images))  # fmt: skip
             yield record, LabelFile(**steps, **cameras, label_affine=affine, **texts), {}

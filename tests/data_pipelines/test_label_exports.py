@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -116,6 +117,30 @@ def test_scenes_whose_views_disagree_are_masked_and_counted(exported, data, tmp_
     assert not read_labels(tmp_path / "out", record.id).valid.any()
     lines = [json.loads(line) for line in (tmp_path / "out/agreement.jsonl").read_text().splitlines()]
     assert lines[0]["id"] == record.id and lines[0]["agreement"] < 0.7
+
+
+def test_intrinsics_of_the_original_pictures_are_refused(exported, data, tmp_path):
+    teacher, exports, record, place = exported
+    values = dict(np.load(place))
+    name = "intrinsics" if teacher == "da3" else "intrinsic"
+    values[name] = values[name] * np.array([[4.0], [4.0], [1.0]], np.float32)
+    values.pop("world_points_from_depth", None)
+    np.savez(place, **values)
+    with pytest.raises(LabelError, match="view '.*', field 'intrinsics': cx = .* does not fit .* another size"):
+        label.label_exports(teacher, exports, data, tmp_path / "out", ["train"], "w")
+    assert not list((tmp_path / "out").glob("*.npz"))
+
+
+def test_a_view_without_a_camera_has_no_part_in_the_agreement():
+    texts = dict(view_ids=tuple("abcd"), checkpoint="w", images_hash="i")
+    whole = read_export(
+        LAYOUTS / "teachers/da3_results.npz", "da3", [(70, 56)] * 4, "upper_bound_resize", process_res=70, **texts
+    )
+    cameras = {name: getattr(whole, name).copy() for name in ("intrinsics", "camera_to_world")}
+    cameras["intrinsics"][1], cameras["camera_to_world"][1, :3, 3] = 0, [0.9, -0.7, 0.8]
+    labels = dataclasses.replace(whole, **cameras, pose_valid=np.array([True, False, True, True]))
+    others = {name: getattr(whole, name)[[0, 2, 3]] for name in (*cameras, "depth", "confidence", "valid", "label_affine", "pose_valid")}  # fmt: skip
+    assert agreement(labels) == agreement(dataclasses.replace(whole, **others, view_ids=tuple("acd"))) > 0.9
 
 
 @pytest.mark.parametrize("field", ["world_points_from_depth", "world_points"])

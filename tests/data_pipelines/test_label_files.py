@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from loader_fakes import pose
 
 from data_pipelines.labels import files
 from data_pipelines.labels.files import (
@@ -22,8 +23,8 @@ def labels(views=3, height=4, width=6, **changes):
     made = LabelFile(
         depth=np.where(valid, rng.uniform(1, 3, valid.shape), 0).astype(np.float32),
         confidence=rng.uniform(1, 9, valid.shape).astype(np.float32),
-        intrinsics=rng.standard_normal((views, 3, 3)),
-        camera_to_world=rng.standard_normal((views, 4, 4)),
+        intrinsics=np.array([[[5.0 + view, 0.1, width / 2], [0, 6.0, height / 2], [0, 0, 1]] for view in range(views)]),
+        camera_to_world=np.stack([pose(0.3 * view, rng.standard_normal(3)) for view in range(views)]),
         valid=valid,
         label_affine=rng.standard_normal((views, 2, 3)),
         view_ids=tuple(f"b/{view}" for view in range(views)),
@@ -109,6 +110,29 @@ def test_wrong_fields_are_named_and_nothing_is_written(tmp_path, field, value, m
     with pytest.raises(LabelError, match=f"record 'r': .*{message}|record 'r'.*{message}"):
         write_labels(tmp_path, "r", labels(**{field: value}))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("field, value, message", [
+    ("intrinsics", [[-3, 0, 3], [0, 6, 2], [0, 0, 1]], "fx = -3 is no focal length of a picture of 6 x 4"),
+    ("intrinsics", [[6, 0, 3], [0, 0.001, 2], [0, 0, 1]], "fy = 0.001 is no focal length"),
+    ("intrinsics", [[24, 0, 12], [0, 24, 8], [0, 0, 1]], "cx = 12 does not fit a picture of 6 x 4: a camera for another size?"),
+    ("camera_to_world", np.diag([7.0, 7, -7, 0]), ".* is not a rigid motion"),
+    ("camera_to_world", np.diag([1.0, 1, -1, 1]), ".* is not a rigid motion"),
+    ("camera_to_world", np.zeros((4, 4)), ".* is all zero"),
+])  # fmt: skip
+def test_cameras_that_cannot_be_are_neither_written_nor_read(tmp_path, field, value, message):
+    made = labels()
+    wrong = getattr(made, field).copy()
+    wrong[1] = value
+    with pytest.raises(LabelError, match=f"record 'r': view 'b/1', field '{field}': {message}"):
+        write_labels(tmp_path, "r", dataclasses.replace(made, **{field: wrong}))
+    path = write_labels(tmp_path, "r", made)
+    np.savez(path, **{**dict(np.load(path)), field: wrong})
+    with pytest.raises(LabelError, match=f"r.npz: view 'b/1', field '{field}': {message}"):
+        read_labels(tmp_path, "r")
+    ok = np.array([True, False, True])  # a view without a camera may say anything
+    write_labels(tmp_path, "r", dataclasses.replace(made, **{field: wrong}, pose_valid=ok))
+    assert read_labels(tmp_path, "r").pose_valid.tolist() == ok.tolist()
 
 
 def test_depth_is_zero_where_not_valid(tmp_path):

@@ -138,6 +138,17 @@ def test_label_files_replace_measured_geometry(tmp_path):
     write_labels(tmp_path, RECORDS[1].id, other)
     with pytest.raises(LabelError, match="teacher, checkpoint and feature width are.*'second'"):
         make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
+    write_labels(tmp_path, RECORDS[1].id, dataclasses.replace(other, teacher="fake"))
+    make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
+    for index, record in enumerate(RECORDS):  # of exports of their own, all made in one way
+        own = f'{{"export_sha256": "{index}", "resize": "crop"}}'
+        write_labels(tmp_path, record.id, dataclasses.replace(read_labels(tmp_path, record.id), settings=own))
+    make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
+    imported = read_labels(tmp_path, RECORDS[1].id)
+    for change in ({"metric": True}, {"settings": '{"resize": "pad"}'}, {"settings": ""}, {"settings": "[1]"}):
+        write_labels(tmp_path, RECORDS[1].id, dataclasses.replace(imported, **change))
+        with pytest.raises(LabelError, match="metric and settings are .*, of other files of this folder .*crop"):
+            make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[RECORDS])
     changed = [dataclasses.replace(record, images=record.images[::-1]) for record in RECORDS]
     with pytest.raises(LabelError, match="images_hash is"):
         make_loader(one_source(labels=str(tmp_path)), PROCESSOR, records=[fakes.Records(changed)])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -13,15 +15,17 @@ import pytest
 from etils import epath
 from scale_data import ROOMS, exported_scene, files_of, local_rooms
 
-from data_pipelines import raw_copies
-from data_pipelines.labels.files import LabelError, read_labels
+from data_pipelines import paths, raw_copies, shards
+from data_pipelines.builder import SpatialRecords
+from data_pipelines.labels.files import LabelError, missing_labels, read_labels
 from data_pipelines.manifest import PrepareError
 from data_pipelines.paths import as_path
+from data_pipelines.shards import write_shard
 from data_pipelines.sources import SOURCES
 from data_pipelines.storage import open_split
 from experiments import label, train
 from experiments.configs import common
-from experiments.prepare import look, prepare, prepare_rooms
+from experiments.prepare import look, planned, prepare, prepare_rooms
 from spatialsv_jax import loading
 
 STORE = Path(__file__).parent / "store"
@@ -94,7 +98,7 @@ def prepare_captures(raw, out, **changes):
     return prepare("nerfstudio", settings, out, workers=None, progress=False)
 
 
-def test_raw_data_in_an_object_store(bucket, tmp_path):
+def test_raw_data_in_an_object_store(bucket, tmp_path, monkeypatch):
     """Copied once, prepared as local files are, looked at again by every command."""
     shutil.copytree(CAPTURES, bucket / "raw/captures")
     here, there = (
@@ -119,12 +123,123 @@ def test_raw_data_in_an_object_store(bucket, tmp_path):
     with pytest.raises(PrepareError, match="content_of_raw"):
         prepare_captures("gs://raw/captures", tmp_path / "there")
     assert not (copy / "new.txt").exists()
+    copies = (raw_copies.Copy("gs://raw/captures", str(copy), (copy / ".listing").read_text()),)
+    there = files_of(copy)
     shutil.rmtree(copy)  # as on another machine
+    raw_copies.make_copies(copies)
+    assert files_of(copy) == there
+    monkeypatch.setattr(raw_copies.fsspec.core, "url_to_fs", lambda remote: pytest.fail("the store was asked"))
+    raw_copies.make_copies(copies)  # the second time nothing is looked at
+
+
+@pytest.fixture
+def answers(bucket):
+    """Writes the one answer of a question file in the bucket."""
+    file = bucket / "raw/q.jsonl"
+    file.parent.mkdir(parents=True)
+
+    def write(answer: str, at: int) -> None:
+        turns = [dict(role="user", content="Which?"), dict(role="assistant", content=answer)]
+        file.write_text(json.dumps(dict(messages=turns)) + "\n")
+        os.utime(file, (at, at))
+
+    write("left1", 1000)
+    return write
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_workers_make_records_of_what_the_plan_was_made_of_or_none(answers, tmp_path, elsewhere):
+    settings = SOURCES["messages"].settings(raw="gs://raw")
+    plan = planned("messages", settings, False)
+    (copy,) = plan.copies
+    if elsewhere:
+        shutil.rmtree(copy.local)
+    raw_copies.make_copies(plan.copies)
+    raw_copies.check_copies(plan.copies)
+
+    def build(plan, directory):
+        answers("rig22", 2000)  # as long, and another
+        if elsewhere:
+            shutil.rmtree(copy.local)
+            with pytest.raises(PrepareError, match="gs://raw changed while data were prepared from it. Run again"):
+                raw_copies.make_copies(plan.copies)
+            assert not list(Path(copy.local).rglob("*.jsonl"))
+        else:  # the copy is as it was, whatever the store holds, until another command on this machine looks
+            raw_copies.make_copies(plan.copies)
+            raw_copies.check_copies(plan.copies)
+            planned("messages", settings, False)
+        write_shard(plan, "train", 0, directory)
+
+    with pytest.raises(PrepareError, match="the copy of gs://raw, changed while data were prepared from it"):
+        SpatialRecords(data_dir=tmp_path / "out", plan=plan).download_and_prepare(build=build)
+    assert not list((tmp_path / "out").glob("*array_record*"))
+    SpatialRecords(data_dir=tmp_path / "new", plan=planned("messages", settings, False)).download_and_prepare(
+        workers=None
+    )
+    assert open_split(tmp_path / "new", "train")[0].questions[0].answer == "rig22"
+
+
+def test_a_copy_that_changes_while_a_shard_is_made_makes_none(answers, tmp_path, monkeypatch):
+    settings = SOURCES["messages"].settings(raw="gs://raw")
+    made = shards._made
+
+    def changing(*given):
+        yield from made(*given)
+        answers("rig22", 2000)
+        planned("messages", settings, False)
+
+    monkeypatch.setattr(shards, "_made", changing)
+    with pytest.raises(PrepareError, match="changed while data were prepared from it"):
+        prepare("messages", settings, tmp_path / "out", workers=None, progress=False)
+    assert not list((tmp_path / "out").glob("*array_record*"))
+
+
+def test_a_copy_that_was_stopped_keeps_nothing_that_is_gone(bucket, monkeypatch, tmp_path):
+    raw, copy, fetch, fetched = bucket / "raw", tmp_path / "copy", raw_copies._fetch, []
+    for name in ("gone/a.jpg", "b.jpg", "c.jpg"):
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).write_bytes(b"x" * 9)
+
+    def stop(store, path, *given):
+        if path.endswith("c.jpg"):
+            raise KeyboardInterrupt
+        fetch(store, path, *given)
+        fetched.append(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(raw_copies, "_fetch", stop)
+        patch.setattr(raw_copies, "_THREADS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            raw_copies.refresh("gs://raw", copy, progress=False)
+    assert len(fetched) == 2 and (copy / "gone/a.jpg").is_file() and not (copy / ".listing").exists()
+    (copy / ".0123.tmp").touch()  # as a kill leaves it
+    shutil.rmtree(raw / "gone")
     for _ in range(2):
-        raw_copies.refresh_once((("gs://raw/captures", str(copy)),))
-        assert (copy / ".copied.json").is_file()
-        (copy / ".copied.json").unlink()
-        (copy / ".copied.json").touch()  # the second time nothing is looked at
+        raw_copies.refresh("gs://raw", copy, progress=False)
+        shown = {path.name for path in copy.rglob("*")}
+        assert shown == {"b.jpg", "c.jpg", ".copied.json", ".listing", ".lock"}
+
+
+def test_addresses_with_blanks_are_folders_and_files_are_refused(bucket):
+    for name in ("my scans", "more"):
+        (bucket / "raw" / name).mkdir(parents=True)
+        (bucket / "raw" / name / "q.jsonl").write_text("{}")
+    settings = dataclasses.make_dataclass("Settings", ["raw", "files"], frozen=True)
+    found, copies = raw_copies.localised(settings("gs://raw/my scans/", ("a=gs://raw/more, gs://raw/my scans",)), False)
+    assert [copy.remote for copy in copies] == ["gs://raw/my scans", "gs://raw/more"]
+    assert (Path(found.raw) / "q.jsonl").is_file() and found.files == (f"a={copies[1].local}, {copies[0].local}",)
+    with pytest.raises(PrepareError, match="gs://raw/more/q.jsonl is a file, not a folder"):
+        raw_copies.localised(settings("gs://raw/more/q.jsonl", ()), False)
+
+
+def test_a_store_is_not_asked_for_every_path(bucket, monkeypatch):
+    (bucket / "labels").mkdir(parents=True)
+    (bucket / "labels/r0.npz").touch()
+    monkeypatch.setattr(paths, "_usable", set())
+    asked, exists = [], type(epath.Path("gs://labels")).exists
+    monkeypatch.setattr(type(epath.Path("gs://labels")), "exists", lambda self: asked.append(self) or exists(self))
+    missing = missing_labels("gs://labels", [f"r{number}" for number in range(100)])
+    assert missing == {f"r{number}" for number in range(1, 100)} and len(asked) == 1
 
 
 def test_copies_of_raw_data_are_refused_or_said_to_fail(bucket, monkeypatch, tmp_path):
@@ -161,6 +276,7 @@ def test_a_store_without_its_package_is_named(monkeypatch):
     def missing(self):
         raise ImportError("no gcsfs")
 
+    monkeypatch.setattr(paths, "_usable", set())
     monkeypatch.setattr(type(epath.Path("gs://bucket")), "exists", missing)
     with pytest.raises(ValueError, match=r"gs://bucket/data needs a package .* pip install 'spatialsv-jax\[gcs\]'"):
         as_path("gs://bucket/data")

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_pipelines import begun, shards
 from data_pipelines.manifest import PrepareError, read_manifest
 from data_pipelines.sources import posed_rgbd, rooms
 from data_pipelines.sources.posed import source as posed_source
@@ -324,3 +325,50 @@ def test_real_rooms_in_worker_processes(tmp_path):
     assert len(record.images) == 2 and all(record.depths) and record.metadata["room_size"]
     again = prepare.prepare_rooms(tmp_path / "out", workers=2, progress=False, **settings)
     assert again == manifest
+
+
+def small_rooms(seed):
+    return rooms.plan(rooms.RoomsSettings(scenes=2, views=2, size=24, validation=0, test=0, ood=0, seed=seed))
+
+
+def test_a_shard_of_another_plan_is_neither_written_nor_taken(tmp_path, monkeypatch):
+    """A job of a command that was stopped goes on elsewhere, after another command took the folder."""
+    late, plan = small_rooms(1), small_rooms(2)
+
+    def build(plan, folder):
+        with pytest.raises(PrepareError, match=r"seed: 2 there, 1 asked. Nothing was written. .* stop it"):
+            shards.write_shard(late, "train", 0, folder)
+        assert not list(folder.glob("*array_record*"))
+        with monkeypatch.context() as patch:
+            patch.setattr(begun, "_version", lambda package: "other")
+            with pytest.raises(PrepareError, match="made_with pillow: .* there, 'other' asked"):
+                shards.write_shard(plan, "train", 0, folder)
+        with monkeypatch.context() as patch:  # the folder was taken after it had looked
+            patch.setattr(shards, "check_begun", lambda *given: None)
+            shards.write_shard(late, "train", 0, folder)
+        return shards.build(plan, folder, None, False)
+
+    prepare.SpatialRecords(data_dir=tmp_path / "out", plan=plan).download_and_prepare(build=build)
+    prepare.SpatialRecords(data_dir=tmp_path / "own", plan=plan).download_and_prepare(workers=None, progress=False)
+    assert contents(tmp_path / "out") == contents(tmp_path / "own")
+    with pytest.raises(PrepareError, match="No preparation goes on in .* any more"):
+        shards.write_shard(late, "train", 0, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "own")
+
+
+def test_a_folder_that_is_taken_while_a_shard_is_made_does_not_get_it(tmp_path, monkeypatch):
+    plan = small_rooms(1)
+    progress = tmp_path / ".preparing"
+    progress.mkdir()
+    asked = progress / begun.BEGUN
+    asked.write_text(json.dumps(begun.begun_with(plan)))
+    made = shards._made
+
+    def taken(*given):
+        asked.write_text(json.dumps(begun.begun_with(small_rooms(2))))
+        yield from made(*given)
+
+    monkeypatch.setattr(shards, "_made", taken)
+    with pytest.raises(PrepareError, match="seed: 2 there, 1 asked"):
+        shards.write_shard(plan, "train", 0, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".preparing"] and list(progress.iterdir()) == [asked]

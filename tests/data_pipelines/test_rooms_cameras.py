@@ -66,6 +66,11 @@ def test_every_view_is_upright_clear_and_shows_objects(rooms, setting):
     assert len({view.intrinsics[0, 0] for view in views}) == 1, "one camera per record"
 
 
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_one_view_is_a_sequence_too(rooms, setting):
+    _sequences(rooms, setting, count=1)
+
+
 def test_rotation_turns_on_the_spot(rooms):
     for _, poses in _sequences(rooms, "rotation"):
         assert np.ptp(poses[:, :3, 3], axis=0).max() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -9,12 +10,13 @@ import time
 import numpy as np
 import pytest
 
-from data_pipelines.labels.files import read_labels
+from data_pipelines.labels.files import read_labels, write_labels
 from data_pipelines.storage import open_split
 from data_pipelines.transforms.decode import decode_image
-from experiments import label, train
+from experiments import label, label_makers, train
 from experiments.configs import rooms_run
 from spatialsv_jax import loading
+from spatialsv_jax.geometry import solve_camera
 
 SCALE = rooms_run.Scale(
     scenes=8, test=0, other=0, image=32, labels=16, patch=4, spatial_steps=2, teacher_steps=2, rows=8, width=32,
@@ -65,6 +67,25 @@ def test_a_second_run_writes_what_is_missing_only(labelled, capsys):
     assert [file.read_bytes() for file in files] == content
 
 
+def test_a_view_whose_rays_fit_no_lens_has_no_camera(labelled, tmp_path, monkeypatch):
+    def without_first(*given):
+        fit = solve_camera(*given)
+        intrinsics, poses = (
+            np.broadcast_to(eye, array.shape).copy()
+            for eye, array in zip((np.diag([16, 16, 1]), np.eye(4)), fit[:2], strict=True)
+        )
+        intrinsics[..., :2, 2] = 8.0
+        intrinsics[:, 0, 0, 2] = 80.0
+        return fit._replace(intrinsics=intrinsics, camera_to_world=poses, ok=np.ones_like(fit.ok))
+
+    monkeypatch.setattr(label_makers, "solve_camera", without_first)
+    data = labelled / "data" / "rooms"
+    manifest = label.label_rooms(labelled / "teacher", data, tmp_path, ("train",))
+    found = read_labels(tmp_path, open_split(data, "train").ids[0])
+    assert found.pose_valid.tolist() == [False, True, True, True] and found.valid.all()
+    assert manifest["written"] == manifest["views_without_camera"] == 8
+
+
 def test_a_model_that_is_no_teacher_is_refused(tiny_run, tmp_path):
     command = ["--model", str(tiny_run), "--data", str(tiny_run / "data" / "rooms"), "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match="is a 'mllm', not a teacher"):
@@ -72,6 +93,11 @@ def test_a_model_that_is_no_teacher_is_refused(tiny_run, tmp_path):
 
 
 def test_reuse_takes_over_data_and_finished_phases(labelled, tmp_path):
+    for record in open_split(labelled / "data" / "rooms", "train"):  # two steps teach no camera: the true ones
+        found = read_labels(labelled / "label", record.id)
+        cameras = dict(intrinsics=np.diag([0.5, 0.5, 1.0]) @ record.intrinsics, camera_to_world=record.camera_to_world)
+        seen = dataclasses.replace(found, **cameras, pose_valid=np.ones(4, bool))
+        write_labels(labelled / "label", record.id, seen)
     config = _teacher_run()
     config.reuse = str(labelled)
     full = rooms_run.spatial_phase(SCALE, "full", init_from="")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import importlib
 import json
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import ml_dtypes
@@ -240,3 +243,41 @@ def test_bfloat16_is_kept_bit_for_bit_and_wrong_files_are_named(tmp_path):
     (cache.folder / vision_cache.MANIFEST).write_text("{")
     with pytest.raises(VisionCacheError, match="cannot be read"):
         open_cache(tmp_path, identity, (1, 3, 2), "bfloat16", (8, 8))
+
+
+def test_hosts_that_do_not_see_one_folder_are_refused_before_anything_is_encoded(tmp_path, monkeypatch):
+    """Two threads as two hosts."""
+    own, meeting, values = threading.local(), threading.Barrier(2, timeout=20), [None, None]
+
+    def gathered(value):
+        values[own.index] = value
+        meeting.wait()
+        found = np.array(values)
+        meeting.wait()
+        return found
+
+    def on_first(work):
+        if own.index == 0:
+            work()
+        meeting.wait()
+
+    between = SimpleNamespace(process_allgather=gathered, broadcast_one_to_all=lambda value: gathered(value)[0])
+    monkeypatch.setattr(vision_features, "multihost_utils", between)
+    monkeypatch.setattr(vision_features.hosts, "on_first", on_first)
+    monkeypatch.setattr(vision_features, "_LOOK_S", 0.2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def fill(index: int, root: Path) -> str:
+        own.index, filler = index, vision_features.Filler.__new__(vision_features.Filler)
+        filler._root = root
+        try:
+            assert filler(SimpleNamespace(buckets=()), (), ()) == []
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(fill, (0, 1), (tmp_path / "a", tmp_path / "a"))) == ["", ""]
+        said = list(pool.map(fill, (0, 1), (tmp_path / "a", tmp_path / "b")))
+    assert all("must be one folder that all hosts see, but processes [1] do not" in text for text in said)
+    assert not list((tmp_path / "a").iterdir()) and not list((tmp_path / "b").iterdir())
