@@ -208,7 +208,12 @@ def main() -> None:
     parser.add_argument("--size", choices=tuple(SIZES), default="small", help="of the model")
     parser.add_argument("--scenes", type=int, default=1, help="of a step")
     parser.add_argument("--views", type=int, default=4)
-    parser.add_argument("--side", type=int, default=168, help="of the pictures in pixels, a multiple of 28")
+    parser.add_argument(
+        "--side",
+        type=int,
+        default=224,
+        help="of the pictures in pixels, a multiple of 28; others than of 112 pad windows",
+    )
     parser.add_argument("--questions", type=int, default=8, help="about each scene")
     parser.add_argument(
         "--dtype", choices=tuple(TOLERANCE), default="float32", help="of the arithmetic; weights are float32"
