@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import random
 import re
 import signal
@@ -73,7 +74,21 @@ app.run(train.main, flags_parser=train.parse_flags)
 """
 
 
-def _run(
+def _run(folder: Path, processes: int, **more) -> tuple[list[int], list[str]]:
+    """`_run_once`, and once more where the processes did not meet.
+
+    JAX gives them 30 s for that on CPUs, which is short on a busy machine (a compilation each comes before it).
+    """
+    fresh = not (folder / "run").exists()
+    codes, logs = _run_once(folder, processes, **more)
+    if any("Gloo context initialization failed" in log for log in logs):
+        if fresh:
+            shutil.rmtree(folder / "run")
+        codes, logs = _run_once(folder, processes, **more)
+    return codes, logs
+
+
+def _run_once(
     folder: Path, processes: int, disturbed: int = 0, others: dict[str, str] | None = None, **disturbance: str
 ) -> tuple[list[int], list[str]]:
     """Exit codes and what was printed, of a job in FOLDER/run with eight devices in all.
