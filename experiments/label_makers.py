@@ -17,17 +17,18 @@ import jax
 import numpy as np
 
 from data_pipelines.labels.arrival import check_arrival
+from data_pipelines.labels.cameras import impossible_camera
 from data_pipelines.labels.exports import NAMES, export_file, has_pictures, read_export
 from data_pipelines.labels.files import (
     LabelError,
     LabelFile,
     images_hash,
-    impossible_camera,
     label_path,
     read_labels,
     write_labels,
 )
 from data_pipelines.labels.pictures import RESIZES, SIDES
+from data_pipelines.labels.views import differing_views
 from data_pipelines.manifest import sha256_of
 from data_pipelines.paths import as_path
 from data_pipelines.records import Record
@@ -135,24 +136,6 @@ class Exports:
                     "than the data set holds now. Write the pictures into a new folder and run the teacher on them."
                 )
         return found
-
-
-def views_of(record: Record) -> dict:
-    """What views.json says of a record's pictures, beside their files."""
-    return {"record_id": record.id, "view_ids": list(record.view_ids), "images_hash": images_hash(record.images)}
-
-
-def differing_views(file: Path, record: Record) -> list[str]:
-    """Names of the fields in which a views.json differs from the record.
-
-    Raises:
-      LabelError: it is no such file.
-    """
-    try:
-        there = json.loads(file.read_text(encoding="utf-8"))
-        return [name for name, value in views_of(record).items() if there.get(name) != value]
-    except (ValueError, AttributeError) as error:
-        raise LabelError(f"{file} is no views.json of experiments.label --pictures ({error}).") from error
 
 
 def _decoded(record: Record) -> list[np.ndarray]:

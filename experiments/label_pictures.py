@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 
 from data_pipelines.labels.files import label_path
+from data_pipelines.labels.views import differing_views, views_of
 from data_pipelines.manifest import write_atomically
 from data_pipelines.storage import open_split
-from experiments.label_makers import differing_views, views_of
 
 PNG = b"\x89PNG"  # how such a file begins
 

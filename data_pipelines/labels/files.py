@@ -37,6 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.labels.cameras import impossible_camera
 from data_pipelines.paths import as_path, is_remote
 
 LABEL_VERSION = 4
@@ -336,16 +337,3 @@ def _checked(labels: LabelFile, where: str) -> dict[str, np.ndarray]:
                 "depth map, and pose_valid False for a view without a camera."
             )
     return arrays
-
-
-def impossible_camera(intrinsics: np.ndarray, camera_to_world: np.ndarray, size: tuple[int, int]) -> str:
-    """Which field, and why, cannot be that of a camera whose map is (height, width); "" if both can."""
-    from data_pipelines.sources.posed.cameras import (
-        check_pose,
-        impossible,
-    )  # not above: its package imports all sources
-
-    if problem := impossible(intrinsics, (size[1], size[0])):
-        return f"'intrinsics': {problem}"
-    problem = check_pose(camera_to_world).problem
-    return f"'camera_to_world': {camera_to_world.tolist()} is {problem.replace('_', ' ')}" if problem else ""
