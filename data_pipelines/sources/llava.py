@@ -16,7 +16,7 @@ from data_pipelines.sources.qa.fields import clip_of, learned, unread
 from data_pipelines.sources.qa.files import question_files
 from data_pipelines.sources.qa.markers import FIELDS, marks_of
 from data_pipelines.sources.qa.problems import Checks, RowError
-from data_pipelines.sources.qa.rows import Media, Row, in_order, media_paths, plain, turns_of, video_paths
+from data_pipelines.sources.qa.rows import Media, Row, in_order, listed_media, plain, turns_of
 from data_pipelines.sources.qa.settings import QaSettings
 from data_pipelines.sources.qa.source import qa_source
 
@@ -47,16 +47,7 @@ class Llava:
         """See `Form`."""
         checks = Checks()
         extra = checks(_spar_info, fields, default={})
-        listed = {
-            "image": [
-                path for name in ("image", "images") for path in checks(media_paths, fields.get(name), name, default=[])
-            ],
-            "video": [
-                video
-                for name in ("video", "videos")
-                for video in checks(video_paths, fields.get(name), name, default=[])
-            ],
-        }
+        listed = listed_media(checks, fields, ("image", "images"), ("video", "videos"))
         media, found = [Media(kind, one) for kind, values in listed.items() for one in values], None
         known_media = not checks.found
         messages = checks(_messages, fields.get("conversations"), default=None)

@@ -20,6 +20,7 @@ from data_pipelines.sources.qa.rows import (
     Row,
     escaped,
     in_order,
+    listed_media,
     media_paths,
     plain,
     text_of,
@@ -56,16 +57,7 @@ class Messages:
     def row(self, fields: dict, settings: QaSettings) -> Row:
         """See `Form`."""
         checks = Checks()
-        listed = {
-            "image": [
-                path for name in ("images", "image") for path in checks(media_paths, fields.get(name), name, default=[])
-            ],
-            "video": [
-                video
-                for name in ("videos", "video")
-                for video in checks(video_paths, fields.get(name), name, default=[])
-            ],
-        }
+        listed = listed_media(checks, fields, ("images", "image"), ("videos", "video"))
         beside = [Media(kind, one) for kind, values in listed.items() for one in values]
         parts: list[Media] = []
         messages, found = checks(_messages, fields.get("messages"), parts), None

@@ -104,6 +104,15 @@ def plain(value: object, field: str) -> str:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
 
 
+def listed_media(checks: Checks, fields: Mapping, pictures: Sequence[str], videos: Sequence[str]) -> dict[str, list]:
+    """Paths by kind that a row's fields of these names hold, in this order; problems go to `checks`."""
+    read = {"image": (media_paths, pictures), "video": (video_paths, videos)}
+    return {
+        kind: [path for name in names for path in checks(paths, fields.get(name), name, default=[])]
+        for kind, (paths, names) in read.items()
+    }
+
+
 def media_paths(value: object, field: str) -> list[str]:
     """Paths of a field that holds one or a list of them; nothing for null.
 
