@@ -24,7 +24,7 @@ from experiments import plan_step, startup
 from experiments.plan_changes import Change, changes, mesh_sizes
 from spatialsv_jax import target
 from spatialsv_jax.losses.objective import TERMS
-from spatialsv_jax.planning import hlo, memory
+from spatialsv_jax.planning import hlo, libtpu_log, memory
 from spatialsv_jax.planning.chips import Topology, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
 from spatialsv_jax.planning.plan import NOT_VERIFIED, Plan, gib, is_lifting
@@ -122,14 +122,15 @@ def _without_lifting(costs: dict, planned) -> dict:
 def _compiled(traced, known, available: int, mesh):
     """(memory, bytes that a device has, collectives or None) of a traced step."""
     try:
-        with jax.set_mesh(mesh):
+        with libtpu_log.captured() as log, jax.set_mesh(mesh):
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         refused = memory.refused(known, str(error))
         if refused is None:
             raise
         return *refused, None
-    return memory.compiled(known, compiled.memory_analysis()), available, hlo.collectives(compiled.as_text(), mesh.size)
+    found = memory.compiled(known, compiled.memory_analysis(), libtpu_log.gaps(log.text))
+    return found, available, hlo.collectives(compiled.as_text(), mesh.size)
 
 
 def _update_bytes(planned) -> float:

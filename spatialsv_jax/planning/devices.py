@@ -7,6 +7,7 @@ import os
 import jax
 from jax.experimental import topologies
 
+from spatialsv_jax.planning import libtpu_log
 from spatialsv_jax.planning.chips import Topology
 
 
@@ -48,6 +49,7 @@ def abstract_devices(topology: Topology) -> list:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    libtpu_log.ask()
     # A host of these slices holds 4 chips, or the one of a single-chip slice.
     axes = len(topology.shape)
     hosts = {} if topology.devices > 1 else {"chips_per_host_bounds": [1] * max(axes, 3)}

@@ -50,9 +50,9 @@ def compiler_said():
 def found(compiler_said):
     compiled = memory.compiled
 
-    def heard(known, stats):
+    def heard(known, stats, gaps):
         compiler_said.append(stats)
-        return compiled(known, stats)
+        return compiled(known, stats, gaps)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "compiled", heard)
