@@ -3,8 +3,8 @@
     python -m benchmarks.scaling_table [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
 
 One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
-tries the slices of a chip from the smallest that could hold the state and stops at the first that fits, with the next
-larger one beside it. Each compilation is a process of its own (two to eight minutes of two cores, up to 6 GB).
+tries the slices of a chip from the smallest that could hold the state and stops at the first that fits; when all rows have
+theirs, the next larger slice is added to each. Each compilation is a process of its own (two to eight minutes of two cores, up to 6 GB).
 `--table` writes the table into docs/scaling.md from the rows that are there.
 """
 
@@ -98,15 +98,15 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, sk
     return {name: found[name] for name in KEPT}
 
 
-def make(name: str) -> None:
-    """Makes one row, going on from what its file holds."""
+def make(name: str, larger: bool) -> None:
+    """Makes one row, with the next larger slice or without, going on from what its file holds."""
     model, chip, batch = name.rsplit("-", 2)
     batch = int(batch[1:])
     path = PLANS / f"{name}.json"
     row = (
         json.loads(path.read_text()) if path.exists() else {"model": model, "chip": chip, "batch": batch, "slices": {}}
     )
-    if row.get("finished"):
+    if row.get("finished") or ("smallest" in row and not larger):
         return
     print(f"  {name}", flush=True)
     smallest = None
@@ -122,6 +122,8 @@ def make(name: str) -> None:
             break
         if any(one["fits"] for one in found["plans"]):
             smallest = row["smallest"] = str(topology)
+            if not larger:
+                return
     row["finished"] = True
     path.write_text(json.dumps(row, indent=1) + "\n")
 
@@ -198,10 +200,11 @@ def main() -> None:
     if not arguments.table and find_spec("libtpu") is None:  # else every row would say so
         sys.exit("error: plans for TPUs need libtpu: python -m pip install -e '.[tpu_programs]'")
     PLANS.mkdir(parents=True, exist_ok=True)
-    for name in () if arguments.table else rows():
-        if not arguments.only or name.startswith(tuple(arguments.only)):
+    wanted = [name for name in rows() if not arguments.only or name.startswith(tuple(arguments.only))]
+    for larger in () if arguments.table else (False, True):
+        for name in wanted:
             try:
-                make(name)
+                make(name, larger)
             except RuntimeError as error:  # one row that cannot be made does not stop the others
                 print(f"    {name} failed: {error}", flush=True)
     write_table()

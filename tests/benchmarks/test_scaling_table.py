@@ -27,7 +27,7 @@ def test_a_refused_plan_is_a_row_with_its_reason(tmp_path, monkeypatch, said, re
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
     name = f"{MODEL}-v5p-b16"
     if recorded:
-        scaling_table.make(name)
+        scaling_table.make(name, True)
         row = json.loads((tmp_path / f"{name}.json").read_text())
         assert row["finished"] and {found["why_not"] for found in row["slices"].values()} >= {
             said.removeprefix("error: ")
@@ -35,7 +35,7 @@ def test_a_refused_plan_is_a_row_with_its_reason(tmp_path, monkeypatch, said, re
         assert f"| no: {said.removeprefix('error: ')} |" in scaling_table.table()
     else:
         with pytest.raises(RuntimeError):
-            scaling_table.make(name)
+            scaling_table.make(name, True)
         assert not list(tmp_path.iterdir())
 
 
@@ -46,7 +46,28 @@ def test_an_estimate_may_leave_open_whether_a_step_fits(tmp_path, monkeypatch):
     }  # fmt: skip
     monkeypatch.setattr(scaling_table, "plan", lambda *_: found)
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
-    scaling_table.make(f"{MODEL}-h100-b16")
+    scaling_table.make(f"{MODEL}-h100-b16", True)
     row = json.loads((tmp_path / f"{MODEL}-h100-b16.json").read_text())
     assert "smallest" not in row and {one["why_not"] for one in row["slices"].values()} == {""}
     assert "| not known: 32.0 of 64.0 (estimate) |" in scaling_table.table()
+
+
+def test_the_next_larger_slice_is_added_to_a_row_that_has_its_smallest(tmp_path, monkeypatch):
+    """No plan is made twice, and a row stops at the slice behind the first that fits."""
+    asked = []
+
+    def plan(model, topology, batch, mesh, passes, limit):
+        asked.append(str(topology))
+        return {"fits": topology.devices >= 8}
+
+    monkeypatch.setattr(scaling_table, "plan", plan)
+    monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
+    name = f"{MODEL}-v5e-b16"
+    scaling_table.make(name, False)
+    scaling_table.make(name, False)
+    assert asked[-1] == "v5e:2x4" and asked.count("v5e:2x4") == 1
+    before = len(asked)
+    scaling_table.make(name, True)
+    assert asked[before:] == ["v5e:4x4"]
+    row = json.loads((tmp_path / f"{name}.json").read_text())
+    assert row["smallest"] == "v5e:2x4" and row["finished"] and [*row["slices"]][-1] == "v5e:4x4"
