@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -69,7 +70,8 @@ def load(
 
     Args:
       path: the model.
-      mesh: how to split its parameters over the devices, for models that one device cannot hold; None = one device.
+      mesh: how to split its parameters over the devices; None = one device, or all of this process where they take more
+        than half of one's memory.
       dtype: "float32" or "bfloat16" parameters; None = as they are stored.
       on_host: leave the parameters of a model of ours in the host's memory, as NumPy arrays.
 
@@ -99,16 +101,36 @@ def load(
         trained_sizes(location.workdir, own),
     )
 
-    devices = sharding.make_mesh(mesh) if mesh else None
+    devices = None
 
     def place(saved: dict) -> dict | None:
+        nonlocal devices
         _check_shapes(loaded, saved)
-        wanted = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype)
-        return None if on_host else _placed(loaded, jax.tree.map(wanted, saved), devices)
+        if on_host:
+            return None
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype), saved)
+        devices = _mesh_for(wanted, mesh)
+        return _placed(loaded, wanted, devices)
 
     checkpoints = Checkpoints(location.workdir / "checkpoints", create=False)
     params, meta, step = checkpoints.restore_params(location.step, place)
     return dataclasses.replace(loaded, params=params, meta=meta, step=step, mesh=devices)
+
+
+def _mesh_for(shapes: dict, mesh: sharding.MeshConfig | None) -> jax.sharding.Mesh | None:
+    """The devices that parameters are split over; None = this process's first one, which holds them."""
+    if mesh is not None:
+        return sharding.make_mesh(mesh)
+    own, memory = jax.local_devices(), _device_memory()
+    needed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
+    if len(own) == 1 or memory is None or needed <= memory / 2:  # the other half is for activations and caches
+        return None
+    return sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=len(own)), own)
+
+
+def _device_memory() -> int | None:
+    """Bytes that programs may use of a device of this process; None where it does not say, as a CPU."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def _placed(loaded: LoadedModel, shapes: dict, mesh: jax.sharding.Mesh | None) -> dict:
@@ -146,8 +168,10 @@ def _load_checkpoint(checkpoint: hub.Checkpoint, mesh: sharding.MeshConfig | Non
         {},
     )
     batch = loaded.inputs([np.zeros((8, 8, 3), np.uint8)], ())
-    devices = sharding.make_mesh(mesh) if mesh else None
-    shapes = _placed(loaded, hub.parameter_shapes(loaded.model, batch, label_hw), devices)
+    shapes = hub.parameter_shapes(loaded.model, batch, label_hw)
+    typed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+    devices = _mesh_for(typed, mesh)
+    shapes = _placed(loaded, shapes, devices)
     params, _, _ = hf_models.read_parameters(checkpoint, shapes, dtype)
     return dataclasses.replace(loaded, params=params, mesh=devices)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import spatialsv_jax
+from spatialsv_jax import loading
 from spatialsv_jax.training.checkpoints import CheckpointError
 from spatialsv_jax.training.sharding import MeshConfig
 
@@ -39,6 +40,18 @@ def test_host_mesh_and_type(loaded, tiny_run):
     assert (host.step, host.meta) == (loaded.step, loaded.meta)
     with pytest.raises(ValueError, match="dtype is 'int8'; choose"):
         spatialsv_jax.load(tiny_run, dtype="int8")
+
+
+def test_a_model_that_one_device_cannot_hold_goes_over_all_of_this_process(loaded, tiny_run, monkeypatch):
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.params))
+    monkeypatch.setattr(loading, "_device_memory", lambda: 2 * size)
+    assert spatialsv_jax.load(tiny_run).mesh is None
+    monkeypatch.setattr(loading, "_device_memory", lambda: 2 * size - 2)
+    split = spatialsv_jax.load(tiny_run)
+    assert dict(split.mesh.shape)["fsdp"] == len(jax.local_devices())
+    assert sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(split.params)) < 0.7 * size
+    assert spatialsv_jax.load(tiny_run, dtype="bfloat16").mesh is None  # half as large
+    np.testing.assert_allclose(split.reconstruct(PICTURES).depth, loaded.reconstruct(PICTURES).depth, rtol=1e-5)
 
 
 def test_a_config_of_another_size_is_refused(tiny_run, tmp_path):

@@ -11,6 +11,7 @@ import spatialsv_jax
 from data_pipelines.packing import QuestionSet
 from data_pipelines.records import Question
 from experiments.evaluate import evaluate_run
+from spatialsv_jax import loading
 from spatialsv_jax.generation import decoding
 from spatialsv_jax.training.sharding import MeshConfig
 
@@ -37,6 +38,13 @@ def test_a_model_without_heads_says_so(loaded):
 def test_split_over_devices_it_answers_the_same(loaded):
     split = spatialsv_jax.load(GOLDEN, MeshConfig(data=1, fsdp=4, tensor=2))
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(split.params))
+    assert split.answer(PICTURES, QUESTIONS, 8) == loaded.answer(PICTURES, QUESTIONS, 8)
+
+
+def test_a_folder_that_one_device_cannot_hold_goes_over_all_of_this_process(loaded, monkeypatch):
+    monkeypatch.setattr(loading, "_device_memory", lambda: sum(leaf.nbytes for leaf in jax.tree.leaves(loaded.params)))
+    split = spatialsv_jax.load(GOLDEN)
+    assert dict(split.mesh.shape)["fsdp"] == len(jax.local_devices())
     assert split.answer(PICTURES, QUESTIONS, 8) == loaded.answer(PICTURES, QUESTIONS, 8)
 
 
