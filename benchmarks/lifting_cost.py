@@ -1,25 +1,21 @@
-"""What the lifting costs beside text-only fine-tuning: FLOPs by part and by head, and memory on a TPU slice.
+"""What the lifting costs beside text-only fine-tuning: FLOPs by part and by head.
 
 python -m benchmarks.lifting_cost [--model qwen2_5_vl_3b] [--views 4] [--size 448] [--section.key=value ...]
-python -m benchmarks.lifting_cost --topology v5e:4x4 [--rows 16] [--heads depth,ray,points] [--section.key=value ...]
 
 Nothing runs. FLOPs are counted on the traced training step (spatialsv_jax.training.flops), rematerialisation included.
-With --topology the step is compiled ahead of time for a TPU slice (one scene a chip by default, mesh.fsdp = all chips;
-needs libtpu) and its bytes per chip are printed, with --heads "" those of text-only fine-tuning. Other arguments change
-the recipe: --lifting.refine=full --language.remat=dots.
+Other arguments change the recipe: --lifting.refine=full --language.remat=dots. Bytes: experiments.plan.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import math
 
 import jax
 import numpy as np
 
 from experiments.train import model_functions
-from spatialsv_jax import assembly, target
+from spatialsv_jax import assembly
 from spatialsv_jax.model import SpatialMLLM
 from spatialsv_jax.spec import BATCH, OPTIONAL
 from spatialsv_jax.training import flops, sharding, state, step
@@ -53,18 +49,18 @@ def with_heads(changes: dict[str, dict], heads: tuple[str, ...]) -> dict[str, di
     }
 
 
-def abstract_batch(settings, views: int, size: int, rows: int = 1, questions: int = 1, length: int = 192) -> dict:
-    """A global batch of `rows` scenes, of zeros that take no memory."""
+def abstract_batch(settings, views: int, size: int, questions: int = 1, length: int = 192) -> dict:
+    """A batch of one scene, of zeros that take no memory."""
     unit = settings.vision.patch_size * settings.vision.merge
     tokens = (size // unit) ** 2
     sizes = dict(
-        B=rows, V=views, X=views, H=size, W=size, P=tokens, S=views * (tokens + AROUND) + FRAME, Q=questions, T=length, A=32,
+        B=1, V=views, X=views, H=size, W=size, P=tokens, S=views * (tokens + AROUND) + FRAME, Q=questions, T=length, A=32,
         K=settings.language.position_axes,
     )  # fmt: skip
     shape = lambda field: tuple(int(a) if a.isdigit() else sizes[a] for a in field.shape if a != "*")
     zeros = lambda shape, dtype: np.broadcast_to(np.zeros((), dtype), shape)
     batch = {name: zeros(shape(field), field.dtype) for name, field in BATCH.items() if name not in OPTIONAL}
-    return {**batch, "pixel_values": zeros((rows, views, size, size, 3), np.float32)}
+    return {**batch, "pixel_values": zeros((1, views, size, size, 3), np.float32)}
 
 
 def abstract_step(settings, batch: dict, mesh):
@@ -87,20 +83,6 @@ def counted(settings, batch: dict) -> dict[str, int]:
     return dict(flops.count(lambda s, b: step.train_step(parts, s, b), shapes, abstract))
 
 
-def compiled_for(topology: str, settings, batch: dict):
-    """The memory analysis of the step compiled for a TPU slice, its parameters split over all chips."""
-    from jax.experimental import topologies
-
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    mesh = sharding.make_mesh(settings.mesh, list(devices))
-    layout = sharding.batch_sharding(mesh)
-    abstract = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout) for name, x in batch.items()}
-    with target.compiling_for("tpu"):  # layers choose their form by the machine that compiles
-        parts, shapes, _ = abstract_step(settings, batch, mesh)
-        with jax.set_mesh(mesh):
-            return step.jit_step(parts, shapes).lower(shapes, abstract).compile().memory_analysis()
-
-
 def changes_of(arguments: list[str]) -> dict[str, dict]:
     """["--lifting.refine=full"] as {"lifting": {"refine": "full"}}."""
     changes: dict[str, dict] = {}
@@ -113,28 +95,13 @@ def changes_of(arguments: list[str]) -> dict[str, dict]:
 
 
 def main() -> None:
-    """Prints the table, or the bytes of one program."""
+    """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2_5_vl_3b")
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=448)
-    parser.add_argument("--rows", type=int, default=0)
-    parser.add_argument("--topology", default="")
-    parser.add_argument("--heads", default="depth,ray,points")
     known, others = parser.parse_known_args()
     changes = changes_of(others)
-    if known.topology:
-        chosen = tuple(name for name in known.heads.split(",") if name)
-        settings = settings_of(known.model, known.size, with_heads(changes, chosen))
-        rows = known.rows or math.prod(int(side) for side in known.topology.split(":")[1].split("x"))
-        batch = abstract_batch(settings, known.views, known.size, rows)
-        found = compiled_for(known.topology, settings, batch)
-        kinds = ("peak_memory", "argument_size", "output_size", "alias_size", "temp_size")
-        bytes_of = {kind: getattr(found, f"{kind}_in_bytes") for kind in kinds}
-        print(
-            known.topology, f"heads {chosen}", changes, {kind: f"{n / 2**30:.3f} GiB" for kind, n in bytes_of.items()}
-        )
-        return
     base = None
     heads = {"text only": (), "depth": ("depth",), "ray": ("ray",), "points": ("points",)}
     for name, chosen in {**heads, "all three": ("depth", "ray", "points")}.items():
