@@ -135,8 +135,9 @@ def try_slice(model: str, topology: Topology, batch: int) -> dict:
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
     for place, (mesh, passes) in enumerate(options):
-        # The estimate is rough: only what is far too large is not compiled, less of it where a smaller pass can be tried.
-        limit = 1.6 if place == len(options) - 1 else 1.15
+        # Estimates are low, not high: what is estimated above the memory is not compiled, nor what is near it where a
+        # smaller pass can be tried.
+        limit = 1.0 if place == len(options) - 1 else 0.8
         try:
             tried.append(plan(model, topology, batch, mesh, passes, limit))
         except Refused as error:
