@@ -53,12 +53,18 @@ def _true_change(line: Line) -> dict[str, float]:
         raise line.error("ground_truth", message) from None
 
 
-def sparbench(lines: Sequence[Line], fixed: bool) -> Plan:
+def sparbench(lines: Sequence[Line], fixed: bool, lmms: bool = False) -> Plan:
     """The published scorer, and its repair.
 
     As published: a choice is right if it equals the truth, is contained in it (so an empty answer is right), or its
     first character is the truth; the change of view is scored relative to the prediction, and the middle group has no
     view_change_infer. Fixed: an empty answer is wrong, relative to the truth, and the group is complete.
+
+    Args:
+      lines: the predictions.
+      fixed: the repair.
+      lmms: as published by lmms-eval 0.7.3, where every number question scores 0: its file lacks an import, and the
+        error that follows is taken for a missing number.
     """
     known(lines, (*LOW, *MIDDLE, *HIGH), "SPAR-Bench")
     items = []
@@ -66,9 +72,8 @@ def sparbench(lines: Sequence[Line], fixed: bool) -> Plan:
         kind, text = line.question_type, line.prediction
         if kind in LOW:
             said, true = quantities.spar_number(text, last=kind.endswith("_mv")), line.number()
-            items.append(
-                _item(line, 0.0 if said is None else quantities.relative_accuracy(said, true), said is not None)
-            )
+            none = said is None or (lmms and not fixed)
+            items.append(_item(line, 0.0 if none else quantities.relative_accuracy(said, true), said is not None))
         elif kind == VIEW_CHANGE:
             true = _true_change(line)
             try:
