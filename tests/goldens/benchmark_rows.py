@@ -68,7 +68,9 @@ SPATIAL457_LEVELS = ["L1_single", "L2_objects", "L3_2d_spatial", "L4_occ", "L4_p
 
 def _fuzz(count: int, seed: int) -> list[str]:
     rng = random.Random(seed)
-    return ["".join(rng.choice(_PIECES) + rng.choice(["", " "]) for _ in range(rng.randint(1, 7))) for _ in range(count)]
+    return [
+        "".join(rng.choice(_PIECES) + rng.choice(["", " "]) for _ in range(rng.randint(1, 7))) for _ in range(count)
+    ]
 
 
 def _row(number: int, kind: str, text: str, truth: str, options=None, dataset=None, name=None) -> dict:
@@ -97,19 +99,35 @@ def rows() -> dict[str, list[dict]]:
     """Lines of predictions by benchmark."""
     levels = [f"object_rel_direction_{level}" for level in ("easy", "medium", "hard")]
     vsi = _letter_rows([*levels, "object_rel_distance", "route_planning", "obj_appearance_order"], 0)
-    vsi += _number_rows(["object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation"], 1000)
+    vsi += _number_rows(
+        ["object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation"], 1000
+    )
     spb = _letter_rows(["object_rel_direction", "object_rel_distance"], 1)
     spb += _number_rows(["object_counting", "object_abs_distance", "object_size_estimation"], 1000)
-    depth = [f"{kind}_prediction_{pair}{view}" for kind in ("depth", "distance") for pair in ("oc", "oo") for view in ("", "_mv")]
-    high = [f"spatial_imagination_{pair}{view}" for pair in ("oc", "oo") for view in ("", "_mv")] + ["distance_infer_center_oo"]
+    depth = [
+        f"{kind}_prediction_{pair}{view}"
+        for kind in ("depth", "distance")
+        for pair in ("oc", "oo")
+        for view in ("", "_mv")
+    ]
+    high = [f"spatial_imagination_{pair}{view}" for pair in ("oc", "oo") for view in ("", "_mv")] + [
+        "distance_infer_center_oo"
+    ]
     spar = _letter_rows([*high, "position_matching", "camera_motion_infer"], 2) + _number_rows(depth, 1000)
     spar += [_row(2000 + n, "view_change_infer", text, CHANGES[n % 2]) for n, text in enumerate(CHANGES)]
     qids = lambda n: f"QID{n // 4:05d}" + ("", "-1", "-flip", "-flip-1")[n % 4]
-    threed = _letter_rows(["location_above"] * 4 + ["height_higher"] * 4 + ["multi_object_facing"] * 4, 3, name=qids, letters="AB")
+    threed = _letter_rows(
+        ["location_above"] * 4 + ["height_higher"] * 4 + ["multi_object_facing"] * 4, 3, name=qids, letters="AB"
+    )
     for number, row in enumerate(threed):  # some groups that are right as a whole
         if (number // 4) % 5 == 0:
             row["prediction"] = row["ground_truth"]
-    mm = _letter_rows(["spatial_relationship"] * 3 + ["attribute"] * 3, 4, name=lambda n: str(n // 3 + n % 3 * 1_000_000), letters="AB")
+    mm = _letter_rows(
+        ["spatial_relationship"] * 3 + ["attribute"] * 3,
+        4,
+        name=lambda n: str(n // 3 + n % 3 * 1_000_000),
+        letters="AB",
+    )
     for number, row in enumerate(mm):
         if (number // 3) % 5 == 0:
             row["prediction"] = row["ground_truth"]

@@ -17,92 +17,19 @@ The file: {"versions", "fields", "values", "rows": {benchmark: [[place in values
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
-import importlib.abc
-import importlib.util
 import json
 import math
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from benchmark_rows import rows as make_rows
+from harness_stubs import STORE, Finder, file_module, keep, kept, run_all
 
 HERE = Path(__file__).parent
-STORE: dict[str, object] = {}  # what the kit "saves"
-
-
-class Nothing:
-    """Stands for any class or function of a package that is not there."""
-
-    def __init__(self, *args, **kwargs): ...
-
-    def __call__(self, *args, **kwargs):
-        return self
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return Nothing()
-
-
-class Empty(types.ModuleType):
-    """A module of which every name is `Nothing`."""
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return type(name, (Nothing,), {})
-
-
-class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Real modules for `real`, packages without their __init__ for their parents, empty ones for the rest of `roots`."""
-
-    def __init__(self, roots: dict[str, Path | None], real: set[str]):
-        self.roots, self.real = roots, real
-
-    def find_spec(self, name, path=None, target=None):
-        root = name.split(".")[0]
-        if root not in self.roots:
-            return None
-        base = self.roots[root]
-        if name in self.real:
-            file = base / (name.replace(".", "/") + ".py")
-            return importlib.util.spec_from_file_location(name, file)
-        return importlib.util.spec_from_loader(name, self, is_package=True)
-
-    def create_module(self, spec):
-        return Empty(spec.name)
-
-    def exec_module(self, module): ...
-
-
-def keep(value, path, *args, **kwargs):
-    """The kit's dump."""
-    STORE[str(path)] = value.copy() if hasattr(value, "copy") else value
-
-
-def kept(path, *args, **kwargs):
-    """The kit's load."""
-    return STORE[str(path)]
-
-
-def run_all(func, tasks, save=None, keys=None, **_):
-    """The kit's track_progress_rich, one task after the other."""
-    found = [func(**task) for task in tasks]
-    if save is not None:
-        keep(dict(zip(keys, found, strict=True)), save)
-    return found
-
-
-def file_module(path: Path):
-    """A single file as a module."""
-    spec = importlib.util.spec_from_file_location(path.parent.name.replace("-", "_") + path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def numbers(scores, **more) -> dict:
@@ -114,8 +41,22 @@ def numbers(scores, **more) -> dict:
 
 def of_lmms(root: Path, rows: dict) -> dict:
     """What lmms-eval says."""
-    names = ["vsibench", "sparbench", "mindcube", "cv_bench", "blink", "mmsi_bench", "viewspatial", "embspatial", "3dsrbench", "spatial457"]
-    real = {f"lmms_eval.tasks.{name}.utils" for name in names} | {"lmms_eval.tasks.mmbench.mmbench_evals", "lmms_eval.tasks._task_utils.mcq_extract"}
+    names = [
+        "vsibench",
+        "sparbench",
+        "mindcube",
+        "cv_bench",
+        "blink",
+        "mmsi_bench",
+        "viewspatial",
+        "embspatial",
+        "3dsrbench",
+        "spatial457",
+    ]
+    real = {f"lmms_eval.tasks.{name}.utils" for name in names} | {
+        "lmms_eval.tasks.mmbench.mmbench_evals",
+        "lmms_eval.tasks._task_utils.mcq_extract",
+    }
     sys.meta_path.insert(0, Finder({"lmms_eval": root, "datasets": None}, real))
     task = {name: importlib.import_module(f"lmms_eval.tasks.{name}.utils") for name in names}
     result = {}
@@ -125,28 +66,45 @@ def of_lmms(root: Path, rows: dict) -> dict:
     for doc in docs:
         u.vsibench_process_results(doc, [doc["prediction"]])
     scores = [doc["accuracy"] if "accuracy" in doc else doc["MRA:.5:.95:.05"] for doc in docs]
-    found = {name.rsplit("_", 1)[0]: value for name, value in u._compute_all_subscores(docs).items() if name != "overall"}
+    found = {
+        name.rsplit("_", 1)[0]: value for name, value in u._compute_all_subscores(docs).items() if name != "overall"
+    }
     result["vsibench"] = numbers(scores, overall=u._compute_all_subscores(docs)["overall"], per_type=found)
 
     u = task["sparbench"]
-    docs = [{**row, "task": row["question_type"], "answer": row["ground_truth"]} for row in rows["sparbench"]]
-    for doc in docs:
-        u.sparbench_process_results(doc, [doc["prediction"]])
-    keys = ("accuracy", "MRA:.5:.95:.05", "vci_metric")
-    scores = [next(doc[key] for key in keys if key in doc) for doc in docs]
-    found = u._compute_all_subscores(docs)
-    result["sparbench"] = numbers(scores, overall=found["overall"], groups={k: found[k] for k in ("low", "middle", "high")})
+
+    def spar() -> dict:
+        docs = [{**row, "task": row["question_type"], "answer": row["ground_truth"]} for row in rows["sparbench"]]
+        for doc in docs:
+            u.sparbench_process_results(doc, [doc["prediction"]])
+        keys = ("accuracy", "MRA:.5:.95:.05", "vci_metric")
+        scores = [next(doc[key] for key in keys if key in doc) for doc in docs]
+        found = u._compute_all_subscores(docs)
+        return numbers(scores, overall=found["overall"], groups={k: found[k] for k in ("low", "middle", "high")})
+
+    result["sparbench"] = spar()
+    u.partial = functools.partial  # the import that its file lacks, without which every number scores 0
+    mended = spar()
 
     u = task["mindcube"]
-    out = [u.mindcube_process_results({"gt_answer": r["ground_truth"], "id": r["id"]}, [r["prediction"]]) for r in rows["mindcube"]]
-    by = {k: getattr(u, f"mindcube_aggregate_{k}_results")([x[f"{k}_accuracy"] for x in out]) for k in ("among", "around", "rotation")}
+    out = [
+        u.mindcube_process_results({"gt_answer": r["ground_truth"], "id": r["id"]}, [r["prediction"]])
+        for r in rows["mindcube"]
+    ]
+    by = {
+        k: getattr(u, f"mindcube_aggregate_{k}_results")([x[f"{k}_accuracy"] for x in out])
+        for k in ("among", "around", "rotation")
+    }
     overall = [x["overall_accuracy"] for x in out]
-    result["mindcube"] = numbers([x["score"] for x in overall], overall=u.mindcube_aggregate_results(overall), per_type=by)
+    result["mindcube"] = numbers(
+        [x["score"] for x in overall], overall=u.mindcube_aggregate_results(overall), per_type=by
+    )
 
     u = task["cv_bench"]
     out = [
         u.cv_bench_process_results(
-            {"answer": f"({r['ground_truth']})", "idx": 0, "type": "", "task": "", "source": r["dataset"]}, [r["prediction"]]
+            {"answer": f"({r['ground_truth']})", "idx": 0, "type": "", "task": "", "source": r["dataset"]},
+            [r["prediction"]],
         )["cv_bench_acc"]
         for r in rows["cvbench"]
     ]
@@ -166,14 +124,18 @@ def of_lmms(root: Path, rows: dict) -> dict:
 
     u = task["mmsi_bench"]
     out = [
-        u.msr_process_results({"answer": r["ground_truth"], "question_type": "t", "id": 0}, [r["prediction"]])["average"]
+        u.msr_process_results({"answer": r["ground_truth"], "question_type": "t", "id": 0}, [r["prediction"]])[
+            "average"
+        ]
         for r in rows["mmsi"]
     ]
     result["mmsi"] = numbers([x["score"] for x in out], overall=u.msr_aggregate_results(out))
 
     u = task["viewspatial"]
     out = [
-        u.viewspatial_process_results({"answer": r["ground_truth"], "question_type": "t"}, [r["prediction"]])["overall_accuracy"]
+        u.viewspatial_process_results({"answer": r["ground_truth"], "question_type": "t"}, [r["prediction"]])[
+            "overall_accuracy"
+        ]
         for r in rows["viewspatial"]
     ]
     result["viewspatial"] = numbers([x["score"] for x in out], overall=u.viewspatial_aggregate_results(out))
@@ -181,16 +143,21 @@ def of_lmms(root: Path, rows: dict) -> dict:
     u = task["embspatial"]
     out = [
         u.embspatial_process_results(
-            {"answer": "ABCD".index(r["ground_truth"]), "question_id": 0, "relation": "", "data_source": r["dataset"]}, [r["prediction"]]
+            {"answer": "ABCD".index(r["ground_truth"]), "question_id": 0, "relation": "", "data_source": r["dataset"]},
+            [r["prediction"]],
         )["embspatial_acc"]
         for r in rows["embspatial"]
     ]
     sources = {name: u._aggregate_by_source(out, name) for name in u.DATA_SOURCES}
-    result["embspatial"] = numbers([x["is_correct"] for x in out], overall=u.embspatial_aggregate_results(out), groups=sources)
+    result["embspatial"] = numbers(
+        [x["is_correct"] for x in out], overall=u.embspatial_aggregate_results(out), groups=sources
+    )
 
     u = task["3dsrbench"]
     out = [
-        u.process_results({"answer": r["ground_truth"], "category": r["question_type"], "index": 0, "qid": r["id"]}, [r["prediction"]])
+        u.process_results(
+            {"answer": r["ground_truth"], "category": r["question_type"], "index": 0, "qid": r["id"]}, [r["prediction"]]
+        )
         for r in rows["3dsrbench"]
     ]
     out = [x["vanilla_accuracy"] for x in out]
@@ -200,7 +167,9 @@ def of_lmms(root: Path, rows: dict) -> dict:
 
     u = task["spatial457"]
     out = [
-        u.spatial457_process_results({"answer": r["ground_truth"], "category": r["question_type"]}, [r["prediction"]])["spatial457_accuracy"]
+        u.spatial457_process_results({"answer": r["ground_truth"], "category": r["question_type"]}, [r["prediction"]])[
+            "spatial457_accuracy"
+        ]
         for r in rows["spatial457"]
     ]
     result["spatial457"] = numbers([x["is_correct"] for x in out], overall=u.spatial457_aggregate_results(out))
@@ -218,7 +187,9 @@ def of_lmms(root: Path, rows: dict) -> dict:
     overall, by, _ = u.eval_result(docs, "static")
     alone = [u.eval_sub_data(pd.DataFrame([doc]), {doc["index"]: doc["answer"]}, static_only=True) for doc in docs]
     result["mmbench"] = numbers(alone, overall=overall, per_type=by)
-    return {name: {"lmms_eval_0_7_3": entry} for name, entry in result.items()}
+    found = {name: {"lmms_eval_0_7_3": entry} for name, entry in result.items()}
+    found["sparbench"]["original"] = mended
+    return found
 
 
 def frame(rows: list[dict]) -> pd.DataFrame:
@@ -249,7 +220,10 @@ def of_kit(root: Path, rows: dict) -> dict:
     smp, utils = importlib.import_module("vlmeval.smp"), importlib.import_module("vlmeval.utils")
     smp.load, smp.dump = kept, keep
     smp.istype = lambda value, kind: isinstance(value, (int, np.integer))
-    smp.get_pred_file_format, smp.get_intermediate_file_path = (lambda: "x"), (lambda path, suffix, kind="": f"{path}{suffix}")
+    smp.get_pred_file_format, smp.get_intermediate_file_path = (
+        (lambda: "x"),
+        (lambda path, suffix, kind="": f"{path}{suffix}"),
+    )
     smp.cn_string, smp.timestr = (lambda text: False), (lambda: "now")
     smp.listinstr = lambda words, text: any(word in text for word in words)
     importlib.import_module("vlmeval.smp.vlm").build_option_str = str
@@ -264,7 +238,11 @@ def of_kit(root: Path, rows: dict) -> dict:
         table = frame(rows[name])
         mask = table["question_type"].isin(numeric)
         first, second = cal.compute_mcq_score(table[~mask]), cal.compute_na_score(table[mask])
-        scores = pd.concat([first["hit"], second["MRA:.5:.95:.05"]]).sort_index().tolist() if numeric else first["hit"].tolist()
+        scores = (
+            pd.concat([first["hit"], second["MRA:.5:.95:.05"]]).sort_index().tolist()
+            if numeric
+            else first["hit"].tolist()
+        )
         return first, second, scores
 
     vsi_numbers = ["object_counting", "object_abs_distance", "object_size_estimation", "room_size_estimation"]
@@ -276,10 +254,16 @@ def of_kit(root: Path, rows: dict) -> dict:
     spar = object.__new__(importlib.import_module(f"{d}.sparbench").SparBench)
     table = frame(rows["sparbench"])
     kind = table["task"].apply(spar.get_task_type)
-    parts = [cal.compute_mcq_score(table[kind == "MCQ"]), cal.compute_na_score(table[kind == "NA"]), spar.compute_special_score(table[kind == "SPECIAL"])]
+    parts = [
+        cal.compute_mcq_score(table[kind == "MCQ"]),
+        cal.compute_na_score(table[kind == "NA"]),
+        spar.compute_special_score(table[kind == "SPECIAL"]),
+    ]
     scores = pd.concat([parts[0]["hit"], parts[1]["MRA:.5:.95:.05"], parts[2]["vci_metric"]]).sort_index()
     found = spar._aggregate(*parts)
-    result["sparbench"] = numbers(scores, overall=found["overall"], groups={k.lower(): found[k] for k in ("Low", "Middle", "High")})
+    result["sparbench"] = numbers(
+        scores, overall=found["overall"], groups={k.lower(): found[k] for k in ("Low", "Middle", "High")}
+    )
 
     for name in ("mindcube", "mmsi", "viewspatial", "embspatial"):
         _, _, scores = table_of(name, [])
@@ -321,7 +305,9 @@ def of_kit(root: Path, rows: dict) -> dict:
     table["index"] = [int(row["id"]) for row in rows["mmbench"]]
     STORE.clear()
     done = multiple.mcq_circular_eval(None, table, table, 1, "result")
-    result["mmbench"] = numbers(hits(table), overall=done["hit"].mean(), per_type=done.groupby("category")["hit"].mean().to_dict())
+    result["mmbench"] = numbers(
+        hits(table), overall=done["hit"].mean(), per_type=done.groupby("category")["hit"].mean().to_dict()
+    )
 
     STORE.clear()
     STORE["in.x"] = frame(rows["spatial457"])
@@ -356,7 +342,9 @@ def of_authors(root: Path, rows: dict) -> dict:
             text = text.split("<answer>")[1].split("</answer>")[0]
         if choice(row):
             return s.exact_match(s.fuzzy_matching(text.replace("Answer:", "")), row["ground_truth"])
-        return s.mean_relative_accuracy(s.to_float(s.fuzzy_matching_num(text)), s.to_float(row["ground_truth"]), 0.5, 0.95, 0.05)
+        return s.mean_relative_accuracy(
+            s.to_float(s.fuzzy_matching_num(text)), s.to_float(row["ground_truth"]), 0.5, 0.95, 0.05
+        )
 
     clean = file_module(root / "zd11024/Video-3D-LLM/eval_sqa3d.py").clean_answer
     cross = file_module(root / "Hokhim2/CVBench/utils.py").extract_characters_regex
@@ -389,9 +377,16 @@ def main() -> None:
         name: [[values.setdefault(json.dumps(row[field]), len(values)) for field in fields] for row in found]
         for name, found in rows.items()
     }
-    content = {"versions": versions, "fields": fields, "values": [json.loads(value) for value in values], "rows": places}
+    content = {
+        "versions": versions,
+        "fields": fields,
+        "values": [json.loads(value) for value in values],
+        "rows": places,
+    }
     content["expected"] = expected
-    (HERE / "benchmarks.json").write_text(json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8")
+    (HERE / "benchmarks.json").write_text(
+        json.dumps(content, separators=(",", ":"), ensure_ascii=False) + "\n", "utf-8"
+    )
 
 
 if __name__ == "__main__":

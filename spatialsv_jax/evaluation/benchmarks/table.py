@@ -81,7 +81,7 @@ BENCHMARKS: dict[str, dict[str, Cell]] = {
         "original": Cell("exact", "Hokhim2/CVBench a70c231", letter_benchmarks.crossvideo, True),
     },
     "sparbench": {
-        "original": Cell("ours", f"the authors' scorer as {LMMS} has it", sparbench.sparbench, True),
+        "original": Cell("exact", f"the authors' scorer as {LMMS} has it, with the import that lacks there", sparbench.sparbench, True),
         "lmms_eval_0_7_3": Cell("exact", f"{LMMS}, whose number questions all score 0 as published", partial(sparbench.sparbench, lmms=True), True),
         "vlmevalkit": _kit(sparbench.sparbench_vlmevalkit),
     },

@@ -63,5 +63,8 @@ def test_every_exact_cell_of_a_harness_is_compared():
         if cell.kind == "exact"
     }
     # The debiased set has the scorers of vsibench; MMBench's authors' harness is the kit; captions have their own test.
-    same = {("vsibench_debiased", dialect) for dialect in table.DIALECTS} | {("mmbench", "original"), ("scanqa", "original")}
+    same = {("vsibench_debiased", dialect) for dialect in table.DIALECTS} | {
+        ("mmbench", "original"),
+        ("scanqa", "original"),
+    }
     assert exact - same == set(CELLS)
