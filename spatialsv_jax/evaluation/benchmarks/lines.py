@@ -100,12 +100,16 @@ def read(path: Path | str) -> list[Line]:
     """Reads a predictions file: one JSON object per line with the fields of `NEEDED`, and scene and dataset.
 
     Raises:
-      LineError: an empty file, a line that is no JSON object, a field that is missing or of a wrong type, an id twice.
+      LineError: no UTF-8 text, an empty file, a line that is no JSON object, a field that is missing or of a wrong type, an id twice.
       OSError: the file cannot be read.
     """
     lines: list[Line] = []
     seen: dict[str, str] = {}
-    for number, text in enumerate(Path(path).read_text("utf-8-sig").split("\n"), 1):
+    try:
+        content = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LineError(f"{path}: not UTF-8 text (byte {error.start}); expected one JSON object per line.") from None
+    for number, text in enumerate(content.split("\n"), 1):
         if not text.strip():
             continue
         line = _line(text, f"{path}, line {number}")

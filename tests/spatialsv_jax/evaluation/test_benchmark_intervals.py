@@ -115,6 +115,12 @@ def test_what_each_benchmark_needs_is_named(tmp_path):
         scoring.score("mmsi", _write(tmp_path / "p.jsonl", ["", " "]))
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b"\x89PNG\xff")
+    with pytest.raises(lines.LineError, match="p.jsonl: not UTF-8 text .byte 0."):
+        lines.read(tmp_path / "p.jsonl")
+
+
 def test_option_letters_before_the_texts_are_taken_off(tmp_path):
     def choices(options):
         (line,) = lines.read(_write(tmp_path / "p.jsonl", [{**ROW, "options": options}]))

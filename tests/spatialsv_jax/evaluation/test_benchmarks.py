@@ -143,6 +143,8 @@ def test_topviewrs_partial_match(scored):
     assert result["overall"] == 0.25 and result["groups"]["partial_match"]["score"] == pytest.approx(
         (0.5 + 1 + 0 + 0) / 4
     )
+    longer = scored("topviewrs", [("r", "A", "B", ["left", "top left"])])
+    assert longer["groups"]["partial_match"]["score"] == 0.5  # one shared word of two
     # The kit looks up the last word of the raw answer.
     kit = scored("topviewrs", [("r", "A", "A. top left", options), ("r", "A", "A.", options)], "vlmevalkit")
     assert kit["overall"] == 1 and kit["groups"]["partial_match"]["score"] == 0.5
