@@ -65,6 +65,7 @@ def test_sparbench_as_published_and_fixed(scored):
     published, fixed = (scored("sparbench", rows, "original", variant) for variant in scoring.VARIANTS)
     assert published["variant"] == "as_published" and fixed["variant"] == "fixed"
     assert scored("sparbench", rows)["variant"] == "as_published"
+    assert (published["scorer"]["kind"], fixed["scorer"]["kind"]) == ("exact", "ours")
     assert published["per_type"]["position_matching"]["score"] == pytest.approx(2 / 3)
     assert fixed["per_type"]["position_matching"]["score"] == pytest.approx(1 / 3)
     scores = {name: entry["score"] for name, entry in fixed["per_type"].items()}
