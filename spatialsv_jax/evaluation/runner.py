@@ -74,7 +74,7 @@ def question_rows(outcome: Outcome, depth_rmse: float | None) -> list[tuple[dict
             "scene": record.scene,
             "question_type": question.type,
             "question": spoken(question.text),
-            "options": list(question.options),
+            "options": list(question.options) or None,
             "prediction": answer,
             "ground_truth": question.answer,
             "correct": answer_scores.score(question.form, answer, question.answer),

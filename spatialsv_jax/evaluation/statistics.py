@@ -62,6 +62,58 @@ def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool 
     return result
 
 
+BOOTSTRAP_METHOD = (
+    "95 % interval: 2.5 and 97.5 % quantiles (linear interpolation) of the same rule on resamples that draw G of the G "
+    "clusters with replacement (NumPy's default_rng, seed 0). A resample in which a needed mean has no item is left out; "
+    "no interval if that is more than half of them, or if fewer than two clusters hold its items. Where every item is right, or every "
+    "one wrong, the Wilson bound with n = G."
+)
+
+
+def bootstrap_intervals(
+    values: Sequence[float], members: np.ndarray, clusters: Sequence[str], rules: np.ndarray, resamples: int = 2000
+) -> list[list[float] | None]:
+    """Cluster bootstrap of numbers that are weighted sums of means (`BOOTSTRAP_METHOD`).
+
+    Args:
+      values: one number per item; length N.
+      members: bool[N,K], which of K means an item enters.
+      clusters: what is drawn together; length N.
+      rules: float[R,K], the weights of the means in each of R numbers; a mean with weight 0 is not needed.
+      resamples: how many are drawn.
+
+    Returns:
+      For each rule [low, high] or None.
+    """
+    values, members, rules = np.asarray(values, np.float64), np.asarray(members, bool), np.asarray(rules, np.float64)
+    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    groups = int(index.max()) + 1 if len(index) else 0
+    sums, counts = np.zeros((groups, members.shape[1])), np.zeros((groups, members.shape[1]))
+    np.add.at(sums, index, members * values[:, None])
+    np.add.at(counts, index, members)
+    rng, drawn = np.random.default_rng(0), []
+    for start in range(0, resamples if groups > 1 else 0, 200):
+        shares = np.full(groups, 1 / groups)
+        weights = rng.multinomial(groups, shares, size=min(200, resamples - start)).astype(np.float64)
+        total = weights @ counts
+        means = np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
+        needed = np.where(rules[None] != 0, means[:, None], 0.0)
+        drawn.append((needed * rules[None]).sum(-1))
+    found = np.concatenate(drawn) if drawn else np.empty((0, len(rules)))
+    result: list[list[float] | None] = []
+    for place, rule in enumerate(rules):
+        whole = found[~np.isnan(found[:, place]), place]
+        inside = members[:, rule != 0].any(1)
+        own = len(np.unique(index[inside]))
+        if own < 2 or 2 * len(whole) < resamples:
+            result.append(None)
+        elif np.unique(values[inside]).tolist() in ([0.0], [1.0]):
+            result.append(list(_wilson(float(values[inside][0]), own)))
+        else:
+            result.append(np.quantile(whole, [0.025, 0.975]).tolist())
+    return result
+
+
 def _t_quantile(degrees: int) -> float:
     from scipy.special import stdtrit
 

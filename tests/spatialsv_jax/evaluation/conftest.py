@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from data_pipelines.loader import DataConfig
 from data_pipelines.records import Question, Record
 from spatialsv_jax import geometry
+from spatialsv_jax.evaluation.benchmarks import scoring
 from spatialsv_jax.evaluation.predictions import Engine
 from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer
 
@@ -103,3 +105,20 @@ def make_engine(processor):
         return Engine(lift if heads else None, answer if talks else None, processor.decode, dark)
 
     return make
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """score(benchmark, rows, ...) on rows (type, truth, prediction[, options[, id[, dataset[, scene]]]])."""
+
+    def run(benchmark, rows, dialect="original", variant=None):
+        keys = ("question_type", "ground_truth", "prediction", "options", "id", "dataset", "scene")
+        filled = []
+        for number, row in enumerate(rows):
+            line = dict(zip(keys, (*row, *(None,) * (len(keys) - len(row))), strict=True))
+            filled.append({**line, "id": line["id"] or f"q{number}"})
+        path = tmp_path / "p.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in filled), "utf-8")
+        return scoring.score(benchmark, path, dialect, variant, resamples=200)
+
+    return run

@@ -13,6 +13,7 @@ from data_pipelines.loader import evaluation_batches
 from experiments.evaluation_groups import Subset, fit_constant
 from experiments.scene_figures import _spread, scene_figure
 from spatialsv_jax.evaluation import runner, statistics
+from spatialsv_jax.evaluation.benchmarks import lines
 from spatialsv_jax.evaluation.predictions import outcomes
 from spatialsv_jax.report import page
 
@@ -58,6 +59,17 @@ def test_every_question_has_its_line_and_scores_follow_from_them(evaluated, reco
     parts = result.scores["breakdown"]["setting"]
     assert {name: part["records"] for name, part in parts.items()} == {"walk": 4, "rotation": 2}
     assert sum(part["questions"]["n"] for part in parts.values()) == len(result.rows)
+
+
+def test_the_scorers_of_benchmarks_read_the_lines_as_they_are(evaluated, tmp_path):
+    result = evaluated()
+    statistics.write_json_lines(tmp_path / "predictions.jsonl", result.rows)
+    read = lines.read(tmp_path / "predictions.jsonl")
+    for line, row in zip(read, result.rows, strict=True):
+        names = ("id", "question_type", "prediction", "ground_truth", "scene", "dataset")
+        assert [getattr(line, name) for name in names] == [row[name] for name in names]
+        assert line.options == (None if row["options"] is None else tuple(row["options"]))
+    assert {line.options is None for line in read} == {True, False}
 
 
 def test_two_runs_give_the_same_numbers(evaluated):

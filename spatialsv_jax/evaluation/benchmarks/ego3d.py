@@ -1,0 +1,71 @@
+"""Ego3D-Bench (arXiv 2509.06266): eight categories by letter, two by the root mean squared error of a distance."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from spatialsv_jax.evaluation.benchmarks.lines import Line
+from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, cluster, known, mean_of, present
+
+DISTANCES = ("Ego_Centric_Absolute_Distance", "Object_Centric_Absolute_Distance")
+CHOICES = (
+    *(f"{name}_MultiChoice" for name in DISTANCES),
+    "Ego_Centric_Relative_Distance", "Object_Centric_Relative_Distance",
+    "Ego_Centric_Motion_Reasoning", "Object_Centric_Motion_Reasoning",
+    "Localization", "Travel_Time",
+)  # fmt: skip
+LIMIT_M = 100.0
+
+
+def _tagged(text: str) -> str:
+    match = re.search(r"<answer>(.*?)(?:</answer>|$)", text, re.DOTALL)
+    return (match.group(1) if match else text).strip()
+
+
+def _letter(line: Line, fixed: bool) -> str | None:
+    text = _tagged(line.prediction)
+    if not fixed:
+        return text.upper() if re.fullmatch(r"[A-Za-z]", text) else None
+    if match := re.match(r"\W*([A-H])(?:\W|$)", text) or re.fullmatch(r"\W*([a-h])\W*", text):
+        return match.group(1).upper()
+    said = text.strip(" .!,\n").lower()
+    named = [
+        name for name, option in (line.choices() if line.options else {}).items() if option.strip(" .").lower() == said
+    ]
+    return named[0] if len(named) == 1 else None
+
+
+def ego3d(lines: Sequence[Line], fixed: bool) -> Plan:
+    """Overall = unweighted mean accuracy of the letter categories; distances have an RMSE each.
+
+    As published the answer must be the bare letter, though three categories' prompts ask for yes or no, and a distance
+    without a number, or of 0, is left out of the RMSE. Fixed: a letter or the text of one option, yes and no among
+    them; 0 counts, and no number counts as the worse of 0 m and 100 m. Predictions are cut at 100 m in both.
+    """
+    known(lines, (*CHOICES, *DISTANCES), "Ego3D-Bench")
+    items, dropped = [], 0
+    for line in lines:
+        kind = line.question_type
+        if kind in CHOICES:
+            said = _letter(line, fixed)
+            items.append(Item(float(said == line.letter()), (ALL, kind), cluster(line), said is not None))
+            continue
+        match = re.search(r"[-+]?\d*\.?\d+", _tagged(line.prediction))
+        said, true = float(match.group()) if match else None, line.number()
+        if said is None and fixed:
+            error = max(abs(true), abs(LIMIT_M - true))
+        elif not said and not fixed:
+            dropped += 1
+            continue
+        else:
+            error = min(said, LIMIT_M) - true
+        items.append(Item(error**2, (kind,), cluster(line), said is not None))
+    types = present(lines, (*CHOICES, *DISTANCES))
+    letters = [name for name in types if name in CHOICES]
+    per_type = {
+        name: Rule({name: 1.0}, "RMSE in m", root=True) if name in DISTANCES else Rule({name: 1.0}) for name in types
+    }
+    left_out = {"distances without a number other than 0": dropped} if dropped else {}
+    words = "unweighted mean accuracy of the categories answered by letter; the RMSE of distances stands beside"
+    return Plan(items, mean_of(letters) if letters else Rule({ALL: 1.0}), words, per_type, {}, left_out)
