@@ -23,6 +23,7 @@ from pathlib import Path
 from experiments.configs.pretrained import PRESETS, finetune
 from experiments.plan_changes import mesh_sizes
 from spatialsv_jax.planning.chips import CHIPS, GIB, Topology, parse_topology
+from spatialsv_jax.planning.memory import ESTIMATES_HIGH
 
 ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "docs/plans"
@@ -135,9 +136,9 @@ def try_slice(model: str, topology: Topology, batch: int) -> dict:
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
     for place, (mesh, passes) in enumerate(options):
-        # Estimates are low, not high: what is estimated above the memory is not compiled, nor what is near it where a
-        # smaller pass can be tried.
-        limit = 1.0 if place == len(options) - 1 else 0.8
+        # What is estimated far above the memory is not compiled, nor what is just above it where a smaller pass can be
+        # tried.
+        limit = ESTIMATES_HIGH if place == len(options) - 1 else 1.0
         try:
             tried.append(plan(model, topology, batch, mesh, passes, limit))
         except Refused as error:

@@ -87,6 +87,9 @@ def changes(config: ConfigDict, devices: int, hosts: int = 1, most: int = 16) ->
       devices, hosts: of the slice.
       most: so many at most.
     """
+    now = dict(config.mesh.items())
+    known = math.prod(size for axis, size in now.items() if axis != "slices" and size != -1)
+    now = {axis: devices // known if size == -1 else size for axis, size in now.items()}
     cheap: list[tuple[str, object]] = []
     lifts = config.model == "mllm" and bool(config.lifting.heads)
     for section, key, value, wanted in (
@@ -106,13 +109,11 @@ def changes(config: ConfigDict, devices: int, hosts: int = 1, most: int = 16) ->
     found = list(base)
     if "microbatches" in config.training:
         rows = sum(source.per_batch for source in config.data.sources.values())
-        split = config.mesh.data * config.mesh.fsdp if -1 not in config.mesh.values() else 1
-        passes = config.training.microbatches * 2
+        split, passes = now["data"] * now["fsdp"], config.training.microbatches * 2
         while rows % (passes * max(split, 1)) == 0 and passes <= rows:
             one = Change((("training.microbatches", passes),))
             found += [one] + ([everything + one] if cheap else [])
             passes *= 2
-    now = {axis: size for axis, size in config.mesh.items()}
     try:
         meshes = mesh_sizes(config, devices, hosts)[:4]
     except ValueError:  # the config's own mesh splits further than these would

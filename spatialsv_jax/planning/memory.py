@@ -18,8 +18,9 @@ _USED = re.compile(rf"[Uu]sed {_SIZE}i?B? of {_SIZE}i?B? hbm")
 _TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \({_SIZE}\)")
 
 
-# Compiled peaks have been up to so many times the estimate (docs/scaling.md, "The estimate").
-ESTIMATES_LOW = 1.9
+# Compiled peaks have been up to so many times the estimate, and the estimate up to so many times the peak: a TPU's
+# compiler rematerialises of its own near the limit (docs/scaling.md, "The estimate").
+ESTIMATES_LOW, ESTIMATES_HIGH = 2.2, 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +47,14 @@ class Memory:
 def fits(found: Memory, available: int) -> bool | None:
     """Whether a step fits into `available` bytes per device.
 
-    None where that is not known: of a device of unknown memory (0), or of an estimate that is below it by less than
-    estimates have been wrong.
+    None where that is not known: of a device of unknown memory (0), or of an estimate that differs from it by less
+    than estimates have been wrong.
     """
     if found.source == "compiler refused":
         return False
-    if not available or (found.source == "estimate" and found.peak <= available < found.peak * ESTIMATES_LOW):
+    if not available:
+        return None
+    if found.source == "estimate" and found.peak / ESTIMATES_HIGH <= available < found.peak * ESTIMATES_LOW:
         return None
     return found.peak <= available
 
@@ -83,13 +86,11 @@ def compiled(known: tuple[int, int, int], stats, gaps: int | None = None) -> Mem
 
 def refused(known: tuple[int, int, int], message: str) -> tuple[Memory, int] | None:
     """From the compiler's message that a program does not fit: (memory, bytes that it had); None for another message."""
-    if match := _USED.search(message):
-        peak, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
-        return Memory(*known, max(peak - sum(known), 0), 0, peak, "compiler refused"), available
-    if match := _TEMPORARIES.search(message):
-        temporaries, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
-        return Memory(*known, temporaries, 0, temporaries + sum(known), "compiler refused"), available
-    return None
+    match = _USED.search(message) or _TEMPORARIES.search(message)  # "temporaries" there include the inputs
+    if match is None:
+        return None
+    peak, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
+    return Memory(*known, max(peak - sum(known), 0), 0, peak, "compiler refused"), available
 
 
 def _bytes(number: str, unit: str) -> int:

@@ -148,13 +148,24 @@ def test_changes_and_meshes():
     assert "training computes something else" in str(Change((("language.lora_rank", 16),), False))
 
 
+def test_no_change_is_offered_twice_or_changes_nothing():
+    """Of a mesh with a -1 too, which one device or more stand for."""
+    for devices, mesh in ((1, {"data": -1, "fsdp": 1}), (4, {"data": 1, "fsdp": -1}), (4, {"data": 2, "fsdp": 2})):
+        config = qwen2_5_vl_3b.get_config()
+        config.mesh.update(tensor=1, **mesh)
+        offered = [str(change) for change in changes(config, devices)]
+        assert len(set(offered)) == len(offered) and "" not in offered
+        plain = "--mesh fsdp=4" if devices > 1 else ""
+        assert (plain in offered) == (mesh["fsdp"] == 2)
+
+
 def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monkeypatch):
     """A step that does not fit: what fits stands first, and before it what leaves the training's result as it is."""
     chip = dataclasses.replace(CPU.chip, memory_bytes=1000, flops=1e12, memory_bandwidth=1e11, link_bandwidth=1e10)
     topology, compiled = dataclasses.replace(CPU, chip=chip), []
 
     def planned(config, topology, compile=True, **_):
-        peak = 2000 - 600 * (config.language.remat == "full") - 1500 * (config.language.lora_rank > 0)
+        peak = 2000 - 600 * (config.language.remat == "full") - 1600 * (config.language.lora_rank > 0)
         compiled.append(compile)
         known = dataclasses.replace(found.memory, peak=peak, source="compiler" if compile else "estimate")
         return dataclasses.replace(found, topology=topology, memory=known, available=1000, mesh=dict(config.mesh))
@@ -169,7 +180,7 @@ def test_the_command_writes_json_and_ranks_changes(found, tmp_path, capsys, monk
     assert values["fits"] is False and values["mesh"]["fsdp"] == 4 and values["bytes_free_per_device"] == -1000
     assert compiled == [True, False, False, False, True]  # the step, three guesses, the best of them
     peaks = [change["peak_bytes_per_device"] for change in values["changes"]]
-    assert peaks == [-100, 500, 1400] and [change["fits"] for change in values["changes"]] == [True, True, False]
+    assert peaks == [-200, 400, 1400] and [change["fits"] for change in values["changes"]] == [True, True, False]
     assert values["changes"][2]["same_result"] and "language.remat=full" in values["changes"][2]["change"]
     assert "It does not fit" in capsys.readouterr().out
 
