@@ -203,7 +203,7 @@ def _geometry(evaluation: Mapping) -> str:
         parts.append(f"<h3>Cameras, closed form from the ray maps</h3>{table(head, rows)}")
     shown = [(name, entry) for name, entry in points.items() if entry["n"]]
     if shown:
-        keys = ("accuracy_mean", "completeness_mean", "chamfer_sum", "f_score")
+        keys = ("accuracy_mean", "completeness_mean", "chamfer_sum", "f_score_0.05")
         rows = [
             [esc(name.replace("_", " ")), str(entry["n"]), *(number(entry[key]) for key in keys)]
             for name, entry in shown
