@@ -16,6 +16,7 @@ from spatialsv_jax.evaluation.baselines import ConstantPredictor
 from spatialsv_jax.evaluation.predictions import Outcome
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval
 from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
+from spatialsv_jax.metrics.depth import parse_alignment
 from spatialsv_jax.metrics.normals import NORMAL_NAMES
 from spatialsv_jax.metrics.points import point_names
 
@@ -38,7 +39,7 @@ CONVENTIONS = {
     "units": "scene scale (mean distance of a record's points from its first camera), frame of the first view",
     "depth": "over the valid pixels of all views of a record, then the mean over records with an interval clustered "
     "by scene; alignment 'none', 'median_ratio': one factor median(true) / median(predicted) per record, and others "
-    "as asked for (docs/geometry_metrics.md), each fitted to all views of a record together; depth_rmse in predictions.jsonl is the record's rmse without alignment",
+    "as asked for (docs/geometry_metrics.md), each fitted to all views of a record together, or '_per_image'; depth_rmse in predictions.jsonl is the record's rmse without alignment",
     "constant": "fitted on training records: depth = AbsRel-optimal (1/depth-weighted median) map per pixel and view "
     "slot; cameras = mean translation and chordal mean rotation per view slot, over all settings, and as "
     "'mean_pose_of_setting' on training records of the same setting; its points = its depth seen by its cameras",
@@ -72,8 +73,12 @@ class GeometryScores:
 
     Args:
       constants: the fitted constant predictors, one for each size of the maps; none without training records.
-      depth_alignments: of `metrics.ALIGNMENTS`, scored besides "none" and "median_ratio".
+      depth_alignments: as `metrics.depth.parse_alignment`, scored besides "none" and "median_ratio"; without
+        "_per_image" one alignment serves all views of a record.
       auc_thresholds: whole degrees; 30 is always among them.
+
+    Raises:
+      ValueError: an unknown alignment.
     """
 
     def __init__(
@@ -82,6 +87,8 @@ class GeometryScores:
         depth_alignments: Sequence[str] = (),
         auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG,
     ):
+        for name in depth_alignments:
+            parse_alignment(name)
         self._alignments = tuple(dict.fromkeys([*ALIGNMENTS, *depth_alignments]))
         self._auc_thresholds = tuple(sorted({*auc_thresholds, AUC_THRESHOLD_DEG}))
         self._constants = {constant.depth.shape[-2:]: (constant, constant.points()) for constant in constants}
@@ -137,7 +144,7 @@ def _depth(outcome: Outcome, constant: ConstantPredictor | None, alignments: Seq
         "constant": None if constant is None else constant.depth,
     }
     return {
-        name: {kind: metrics.depth_metrics(guess, truth, mask, kind) for kind in alignments}
+        name: {kind: metrics.depth_metrics(guess, truth, mask, *parse_alignment(kind)) for kind in alignments}
         for name, guess in guesses.items()
         if guess is not None
     }

@@ -55,6 +55,23 @@ ALIGNMENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+PER_IMAGE = "_per_image"
+
+
+def parse_alignment(name: str) -> tuple[str, str]:
+    """(alignment, per) for `depth_metrics` of a name as results carry it: "scale", or "scale_per_image".
+
+    Raises:
+      ValueError: an unknown alignment.
+    """
+    alignment = name.removesuffix(PER_IMAGE)
+    if alignment not in ALIGNMENTS:
+        raise ValueError(
+            f"Unknown depth alignment {name!r}. Known: {', '.join(ALIGNMENTS)}, each also with {PER_IMAGE} at its end."
+        )
+    return alignment, "sequence" if alignment == name else "image"
+
+
 def align_depth(prediction, target, mask, alignment: str) -> np.ndarray:
     """The whole prediction after the alignment that is fitted where `mask`, in float64.
 

@@ -167,8 +167,9 @@ def _geometry(evaluation: Mapping) -> str:
     parts = []
     if depth["model"]["none"]["n"]:
         rows = []
-        for alignment, label in (("none", "no alignment"), ("median_ratio", "one scale per record (median ratio)")):
-            rows.append([esc(label)])
+        labels = {"none": "no alignment", "median_ratio": "one scale per record (median ratio)"}
+        for alignment in depth["model"]:
+            rows.append([esc(labels.get(alignment, alignment.replace("_", " ")))])
             for name, shown in (("model", "model"), ("constant", "best constant map")):
                 entry = depth[name][alignment]
                 rows.append([shown, str(entry["n"]), number(entry["abs_rel"]) + interval(entry["abs_rel_interval_95"])])
