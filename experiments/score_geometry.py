@@ -25,7 +25,7 @@ from spatialsv_jax.metrics import SIMILARITIES
 CONVENTIONS = {
     "depth": "NAME: one alignment over all views and errors over all pixels; NAME_per_image: each view aligned and "
     "scored alone, then the mean over views",
-    "pose": "all pairs i < j; translation angle folded at 90 degrees, or with _unfolded not; max: per pair the larger error; "
+    "pose": "all pairs i < j; translation angles folded at 90 degrees, with _unfolded as they are; max: per pair the larger error; "
     "hist: integer-degree bins (VGGT's code); exact: area under the step curve; trapezoid: SuperGlue's code",
     "trajectory": "ate_rmse and rpe1 (neighbouring views) after sim3, se3 or none (Umeyama on camera centres)",
     "points": "sim3 and se3: Umeyama on corresponding pixels, no ICP; F-scores strictly below the threshold",
@@ -66,7 +66,6 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--f_score", nargs="+", type=_length, default=[0.05], help="thresholds in the truth's unit (default 0.05)"
     )
-    result.add_argument("--no_fold", action="store_true", help="do not fold translation angles at 90 degrees")
     result.add_argument(
         "--scene_scale", type=_length, default=1.0,
         help="length of which 1 %% is the shortest baseline that has a direction (default 1)",
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         scores = score_scene(
             read_scene(flags.prediction), read_scene(flags.truth), flags.depth_alignment, flags.pose_auc,
-            flags.alignment, flags.f_score, not flags.no_fold, flags.scene_scale,
+            flags.alignment, flags.f_score, flags.scene_scale,
         )  # fmt: skip
         result = {
             "prediction": flags.prediction, "truth": flags.truth, **scores,

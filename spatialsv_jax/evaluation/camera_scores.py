@@ -37,7 +37,7 @@ def pairs_with_failures(prediction: np.ndarray, target: np.ndarray, valid: np.nd
 def pooled_metrics(
     records: Sequence[PairErrors], scenes: Sequence[str], auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG
 ) -> dict:
-    """The numbers of `metrics.camera_metrics` over the pairs of all records together.
+    """The numbers of `metrics.camera_metrics` over the pairs of all records together, folded and `_unfolded`.
 
     Besides them the medians (`rotation_error_median_deg`, `translation_error_median_deg`) and an interval of the
     mean rotation error, clustered by scene. Shares count errors strictly below their threshold.
@@ -51,6 +51,7 @@ def pooled_metrics(
     pooled = PairErrors(*(np.concatenate(parts) for parts in zip(*[empty, *records], strict=True)))
     owners = [scene for scene, errors in zip(scenes, records, strict=True) for _ in errors.rotation_deg]
     return {
+        **pair_metrics(pooled, auc_thresholds, fold=False),
         **pair_metrics(pooled, auc_thresholds),
         "rotation_error_median_deg": _median(pooled.rotation_deg),
         "rotation_error_interval_95": mean_with_interval(pooled.rotation_deg, owners)["interval_95"],

@@ -44,12 +44,12 @@ CONVENTIONS = {
     "slot; cameras = mean translation and chordal mean rotation per view slot, over all settings, and as "
     "'mean_pose_of_setting' on training records of the same setting; its points = its depth seen by its cameras",
     "camera": "closed-form camera of each predicted ray map weighted by its confidence; all pairs i < j of a record's "
-    "posed views; translation error = angle between relative translations folded at 90 degrees; "
+    "posed views; translation error = angle between relative translations folded at 90 degrees, with _unfolded as it is; "
     "pairs of all records pooled before rates (strictly below) and AUC (per pair the larger error): aucT_hist_max "
     "averages the cumulative shares over integer-degree bins up to T (VGGT's code), aucT_exact_max is the exact area "
     "under the recall step curve / T, aucT_trapezoid_max the area under trapezoids / T (SuperGlue's code); "
     "pairs with a true baseline under 1 % of the scene scale count for rotation only; "
-    "where no camera fits a ray map its pairs count as 180 and 90 degrees",
+    "where no camera fits a ray map its pairs count as 180 and 90 degrees (180 unfolded)",
     "trajectory": "camera centres of a record's posed views that a camera fits, in view order, against the true ones "
     "after the least-squares similarity (sim3), rigid motion (se3) or as they are (none); ate_rmse over centres, rpe1 "
     "over neighbouring views; mean over records; 3, 2 or 1 views needed",

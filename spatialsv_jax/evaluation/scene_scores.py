@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spatialsv_jax import geometry, metrics
-from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
+from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG, pair_metrics
 from spatialsv_jax.metrics.depth import parse_alignment
 
 # Array -> its axes after the views; what `Scene.of` reads.
@@ -111,7 +111,6 @@ def score_scene(
     auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG,
     similarities: Sequence[str] = ("none", "sim3"),
     thresholds: Sequence[float] = (0.05,),
-    fold: bool = True,
     scene_scale: float = 1.0,
 ) -> dict:
     """Everything that both scenes have the arrays for; the name of each part or number says its convention.
@@ -120,7 +119,7 @@ def score_scene(
       prediction: of a model. Pixels and views without a prediction are left out and counted.
       truth: what is right.
       depth_alignments: as `parse_alignment`.
-      auc_thresholds, fold: as `metrics.camera_metrics`.
+      auc_thresholds: as `metrics.camera_metrics`, whose numbers come with folded and `_unfolded` translation angles.
       similarities: alignments of paths and of clouds (from corresponding pixels), of `metrics.SIMILARITIES`.
       thresholds: lengths of the F-score, in the truth's unit.
       scene_scale: length in the truth's unit of which 1 % is the shortest baseline with a direction.
@@ -154,7 +153,8 @@ def score_scene(
             raise ValueError(f"The prediction has {len(poses[0])} cameras, the truth {len(poses[1])}.")
         both = truth.camera_ok & prediction.camera_ok
         counts.update(views=int(truth.camera_ok.sum()), views_without_prediction=int((truth.camera_ok & ~both).sum()))
-        result["pose"] = metrics.camera_metrics(*poses, both, scene_scale, auc_thresholds, fold)
+        pairs = metrics.pairwise_errors(*poses, both, scene_scale)
+        result["pose"] = {**pair_metrics(pairs, auc_thresholds), **pair_metrics(pairs, auc_thresholds, fold=False)}
         result["trajectory"] = metrics.trajectory_metrics(*poses, both, similarities)
     clouds = prediction.cloud(), truth.cloud()
     if None not in clouds:

@@ -93,7 +93,7 @@ def test_a_scene_in_another_frame_and_unit_is_perfect_after_sim3(score, truth):
 def test_pixels_and_views_without_a_prediction_are_left_out_and_counted(score, truth):
     prediction = {**similar(truth, 1.0), "camera_ok": np.array([True, True, False, True])}
     prediction["depth"][0, :6] = np.nan
-    result, _ = score(prediction, "--no_fold")
+    result, _ = score(prediction)
     assert (
         result["counts"]["pixels_without_prediction"] == 6 * WIDTH and result["counts"]["views_without_prediction"] == 1
     )

@@ -133,6 +133,8 @@ def test_rays_that_no_camera_fits_count_as_the_worst_error(run):
     model = camera["model"]
     assert model["n_pairs"] == 18 and model["rotation_error_deg"] == pytest.approx(180 * 2 / 3, abs=0.01)
     assert model["rra_30"] == pytest.approx(1 / 3)
+    assert model["translation_error_deg"] == pytest.approx(90 * 2 / 3, abs=0.01)
+    assert model["translation_error_deg_unfolded"] == pytest.approx(180 * 2 / 3, abs=0.01)
 
 
 def test_point_scores_are_those_of_a_nearest_neighbour_search(run, records):
@@ -238,7 +240,10 @@ def test_further_conventions_stand_beside_the_usual_ones(run):
     assert summary["depth"]["model"]["scale_shift_per_image"]["abs_rel"] < 1e-5
     model = summary["camera"]["all"]["model"]
     assert {name for name in model if name.startswith("auc")} == {
-        f"auc{t}_{kind}_max" for t in (7, 30) for kind in ("hist", "exact", "trapezoid")
+        f"auc{t}_{kind}_max{end}"
+        for t in (7, 30)
+        for kind in ("hist", "exact", "trapezoid")
+        for end in ("", "_unfolded")
     }
     with pytest.raises(ValueError, match="Unknown depth alignment 'mean_per_image'"):
         GeometryScores((), ["mean_per_image"])
