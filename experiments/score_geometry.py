@@ -67,6 +67,10 @@ def parser() -> argparse.ArgumentParser:
         "--f_score", nargs="+", type=_length, default=[0.05], help="thresholds in the truth's unit (default 0.05)"
     )
     result.add_argument(
+        "--resize", choices=("prediction", "truth"),
+        help="bring its maps to the other's size by nearest pixels (same field of view; default: sizes must agree)",
+    )  # fmt: skip
+    result.add_argument(
         "--scene_scale", type=_length, default=1.0,
         help="length of which 1 %% is the shortest baseline that has a direction (default 1)",
     )  # fmt: skip
@@ -87,13 +91,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
     try:
+        prediction, truth = read_scene(flags.prediction), read_scene(flags.truth)
+        if flags.resize == "prediction" and truth.size:
+            prediction = prediction.resized(*truth.size)
+        elif flags.resize == "truth" and prediction.size:
+            truth = truth.resized(*prediction.size)
         scores = score_scene(
-            read_scene(flags.prediction), read_scene(flags.truth), flags.depth_alignment, flags.pose_auc,
+            prediction, truth, flags.depth_alignment, flags.pose_auc,
             flags.alignment, flags.f_score, flags.scene_scale,
         )  # fmt: skip
         result = {
             "prediction": flags.prediction, "truth": flags.truth, **scores,
-            "conventions": {**CONVENTIONS, "scene_scale": flags.scene_scale},
+            "conventions": {**CONVENTIONS, "scene_scale": flags.scene_scale, "resized": flags.resize},
         }  # fmt: skip
         if flags.out:
             Path(flags.out).parent.mkdir(parents=True, exist_ok=True)

@@ -51,8 +51,8 @@ def pooled_metrics(
     pooled = PairErrors(*(np.concatenate(parts) for parts in zip(*[empty, *records], strict=True)))
     owners = [scene for scene, errors in zip(scenes, records, strict=True) for _ in errors.rotation_deg]
     return {
-        **pair_metrics(pooled, auc_thresholds, fold=False),
         **pair_metrics(pooled, auc_thresholds),
+        **pair_metrics(pooled, auc_thresholds, fold=False),
         "rotation_error_median_deg": _median(pooled.rotation_deg),
         "rotation_error_interval_95": mean_with_interval(pooled.rotation_deg, owners)["interval_95"],
         "translation_error_median_deg": _median(pooled.translation_deg[pooled.has_translation]),

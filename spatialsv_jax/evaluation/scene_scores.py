@@ -78,6 +78,32 @@ class Scene:
             _check_rotations(name, found["camera_to_world"], found["camera_ok"])
         return Scene(**found)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) of the maps; None without any."""
+        return None if self.valid is None else self.valid.shape[1:]
+
+    def resized(self, height: int, width: int) -> Scene:
+        """The same views with maps of H x W: each pixel takes the one that its centre falls on. No value is mixed.
+
+        Right for maps of the same field of view only, not for crops. Intrinsics follow.
+        """
+        if self.size is None or self.size == (height, width):
+            return self
+        rows, columns = (
+            ((np.arange(new) + 0.5) * old / new).astype(np.int64)
+            for new, old in zip((height, width), self.size, strict=True)
+        )
+        maps = {
+            name: getattr(self, name)[:, rows[:, None], columns]
+            for name in ("depth", "points", "valid")
+            if getattr(self, name) is not None
+        }
+        if self.intrinsics is not None:
+            factors = np.array([width / self.size[1], height / self.size[0], 1.0])
+            maps["intrinsics"] = self.intrinsics * factors[:, None]
+        return dataclasses.replace(self, **maps)
+
     def cloud(self) -> tuple[np.ndarray, np.ndarray] | None:
         """World points [V, H, W, 3], given or from depth and cameras, and where they are; None without either."""
         if self.points is not None:
@@ -136,7 +162,7 @@ def score_scene(
     if len(set(maps)) > 1:
         raise ValueError(
             f"The prediction's maps have [views, height, width] {maps[0]}, the truth's {maps[1]}; "
-            "resize the prediction to the truth's size."
+            "resize one of them (--resize)."
         )
     result: dict = {"depth": None, "pose": None, "trajectory": None, "points": None, "normals": None}
     counts: dict[str, int] = {}

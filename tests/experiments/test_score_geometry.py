@@ -128,12 +128,36 @@ def test_little_or_nothing_in_common_is_null_not_nan(score, truth):
     assert only_depth["depth"]["median_ratio"]["abs_rel"] < 1e-12
 
 
+def test_maps_of_another_size_are_brought_to_the_others(score, truth):
+    """A plane that no view looks at askew: its depth is the same at any size, its points are on the plane."""
+    flat = {**truth, "depth": np.full((VIEWS, HEIGHT, WIDTH), 2.0)}
+    flat["depth"][1, 5, 6] = 8.0
+    small = {**flat, "depth": np.full((VIEWS, 4, 8), 2.0), "intrinsics": flat["intrinsics"] * [[0.5], [1 / 3], [1]]}
+    small["depth"][1, 1, 3] = 8.0  # its centre lies on pixel (4.5, 7), which is (4, 7) of the large map
+    text, code = score(small, truth=flat)
+    assert code == 2 and "(4, 4, 8), the truth's (4, 12, 16); resize one of them (--resize)" in text
+    large, _ = score(small, "--resize", "prediction", truth=flat)
+    assert large["counts"]["pixels"] == VIEWS * HEIGHT * WIDTH and large["conventions"]["resized"] == "prediction"
+    wrong = np.zeros((HEIGHT, WIDTH))  # 3 x 2 pixels take the small one; one of them is right
+    wrong[3:6, 6:8] = 3.0
+    wrong[5, 6] = 0.0
+    assert large["depth"]["none"]["abs_rel"] == pytest.approx(wrong.sum() / (VIEWS * HEIGHT * WIDTH))
+    reduced, _ = score(small, "--resize", "truth", truth=flat)
+    assert reduced["counts"]["pixels"] == VIEWS * 4 * 8
+    assert reduced["depth"]["none"]["abs_rel"] == pytest.approx(3.0 / (VIEWS * 4 * 8)), (
+        "(4, 7) is no outlier of the truth"
+    )
+    small["depth"][1, 1, 3] = flat["depth"][1, 5, 6] = 2.0
+    reduced, _ = score(small, "--resize", "truth", truth=flat)
+    assert reduced["points"]["none"]["chamfer_sum"] < 1e-9, "intrinsics follow the maps"
+
+
 def test_mistakes_name_the_file_and_the_field(score, truth, tmp_path, capsys):
     good = similar(truth)
     mirrored = good["camera_to_world"].copy()
     mirrored[1, :3, 0] *= -1
     for change, message in (
-        ({"depth": good["depth"][:, ::2]}, "resize the prediction"),
+        ({"depth": good["depth"][:, ::2]}, "resize one of them"),
         ({"depth": good["depth"][:3]}, "intrinsics has shape (4, 3, 3), expected (3, 3, 3)"),
         ({"camera_to_world": mirrored}, "camera_to_world of view 1 is no rigid motion"),
         ({"intrinsics": -good["intrinsics"]}, "focal lengths"),
