@@ -26,6 +26,7 @@ from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
 from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
+from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
 
 
 def evaluate_run(
@@ -43,6 +44,8 @@ def evaluate_run(
     dtype: str | None = None,
     fsdp: int = 0,
     tensor: int = 1,
+    depth_alignments: Sequence[str] = (),
+    pose_auc: Sequence[int] = AUC_THRESHOLDS_DEG,
 ) -> dict:
     """Evaluates, writes the files, and returns the contents of evaluation.json.
 
@@ -60,6 +63,7 @@ def evaluate_run(
       seed: of the choice of records.
       command: what to record as the command; by default this process's.
       dtype, fsdp, tensor: type of the parameters and the mesh that they are split over, see `placing`.
+      depth_alignments, pose_auc: further conventions of the geometry scores (docs/geometry_metrics.md).
 
     Raises:
       FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
@@ -86,7 +90,13 @@ def evaluate_run(
     chosen = choose(len(records), max_scenes, seed)
     groups = Groups(loaded, records, chosen, training, batch_size, seed)
     chosen = groups.indices
-    result = runner.evaluate(groups.outcomes(range(len(chosen)), blind), groups.constants, len(chosen))
+    result = runner.evaluate(
+        groups.outcomes(range(len(chosen)), blind),
+        groups.constants,
+        len(chosen),
+        depth_alignments=depth_alignments,
+        auc_thresholds=pose_auc,
+    )
     constant = groups.constants[0] if groups.constants else None
     scenes = [row["scene"] for row in records.rows]
     evaluation = {
@@ -186,7 +196,7 @@ def _summary(evaluation: dict, out: Path, report: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    from experiments import hosts, placing
+    from experiments import geometry_options, hosts, placing
 
     result = argparse.ArgumentParser(prog="python -m experiments.evaluate", description="Evaluates a model.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
@@ -201,6 +211,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--no_blind", action="store_true", help="skip the run with black pictures")
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
     result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
+    geometry_options.add_flags(result)
     placing.add_flags(result)
     hosts.add_arguments(result)
     return result
@@ -218,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
             flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed, None, flags.dtype, flags.fsdp, flags.tensor,
+            flags.depth_alignment, flags.pose_auc,
         )  # fmt: skip
 
     try:

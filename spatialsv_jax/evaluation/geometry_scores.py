@@ -15,30 +15,52 @@ from spatialsv_jax.evaluation import camera_scores
 from spatialsv_jax.evaluation.baselines import ConstantPredictor
 from spatialsv_jax.evaluation.predictions import Outcome
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval
+from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
+from spatialsv_jax.metrics.depth import parse_alignment
+from spatialsv_jax.metrics.normals import NORMAL_NAMES
+from spatialsv_jax.metrics.points import point_names
 
-ALIGNMENTS = ("none", "median_ratio")
+ALIGNMENTS = ("none", "median_ratio")  # always scored: the report shows them
+AUC_THRESHOLD_DEG = 30  # likewise
 POINT_THRESHOLD = 0.05
 MOST_POINTS = 4000  # of one record's cloud in the nearest-neighbour search
 MOST_PIXELS = 400  # of one record in the calibration
+SHARES = ("delta_", "f_score_", "precision_", "recall_", "within_", "normal_consistency_")
+NORMAL_CLOUDS = ("points_head", "depth_and_ray_heads", "constant")
 DEPTH_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta_1", "delta_2", "delta_3")
-POINT_NAMES = ("accuracy_mean", "accuracy_median", "completeness_mean", "completeness_median", "chamfer_sum", "f_score")
+POINT_NAMES = point_names((POINT_THRESHOLD,), normals=True)
+TRAJECTORY_NAMES = (
+    *(f"{name}_{kind}" for kind in ("sim3", "se3", "none") for name in ("ate_rmse", "rpe1_translation_rmse")),
+    "rpe1_rotation_rmse_deg",
+    "scale_sim3",
+)
 
 CONVENTIONS = {
     "units": "scene scale (mean distance of a record's points from its first camera), frame of the first view",
     "depth": "over the valid pixels of all views of a record, then the mean over records with an interval clustered "
-    "by scene; alignment 'none', or 'median_ratio': one factor median(true) / median(predicted) per record; "
-    "depth_rmse in predictions.jsonl is the record's rmse without alignment",
+    "by scene; alignment 'none', 'median_ratio': one factor median(true) / median(predicted) per record, and others "
+    "as asked for (docs/geometry_metrics.md), each fitted to all views of a record together, or '_per_image'; depth_rmse in predictions.jsonl is the record's rmse without alignment",
     "constant": "fitted on training records: depth = AbsRel-optimal (1/depth-weighted median) map per pixel and view "
     "slot; cameras = mean translation and chordal mean rotation per view slot, over all settings, and as "
     "'mean_pose_of_setting' on training records of the same setting; its points = its depth seen by its cameras",
     "camera": "closed-form camera of each predicted ray map weighted by its confidence; all pairs i < j of a record's "
-    "posed views; translation error = angle between relative translations folded at 90 degrees; "
-    "pairs of all records pooled before rates and AUC (per pair the larger error, thresholds to 30 degrees); "
+    "posed views; translation error = angle between relative translations folded at 90 degrees, with _unfolded as it is; "
+    "pairs of all records pooled before rates (strictly below) and AUC (per pair the larger error): aucT_hist_max "
+    "averages the cumulative shares over integer-degree bins up to T (VGGT's code), aucT_exact_max is the exact area "
+    "under the recall step curve / T, aucT_trapezoid_max the area under trapezoids / T (SuperGlue's code); "
     "pairs with a true baseline under 1 % of the scene scale count for rotation only; "
-    "where no camera fits a ray map its pairs count as 180 and 90 degrees",
+    "where no camera fits a ray map its pairs count as 180 and 90 degrees (180 unfolded)",
+    "trajectory": "camera centres of a record's posed views that a camera fits, in view order, against the true ones "
+    "after the least-squares similarity (sim3), rigid motion (se3) or as they are (none); ate_rmse over centres, rpe1 "
+    "over neighbouring views; mean over records; 3, 2 or 1 views needed",
     "points": f"nearest neighbours between at most {MOST_POINTS} points of a record per cloud (fixed stride), no "
-    f"alignment; f_score at {POINT_THRESHOLD} scene units, chamfer_sum = accuracy_mean + completeness_mean; "
-    "'points_head_umeyama' after one similarity per record on corresponding pixels",
+    f"alignment; f_score_{POINT_THRESHOLD}, precision and recall strictly below {POINT_THRESHOLD} scene units, "
+    "chamfer_sum = accuracy_mean + completeness_mean, chamfer_half_sum = half of it; normal_consistency_abs = mean "
+    "|n . n'| of nearest neighbours; "
+    "'points_head_umeyama' after one similarity (sim3) per record on corresponding pixels, 3 at least; no ICP",
+    "normals": "of point maps, from neighbour differences at pixels whose neighbours are valid; angles of 0 to 180 degrees "
+    "in the frame of the first view, no alignment; within_T = share strictly below T degrees; a predicted normal "
+    "without a direction counts as 90 degrees",
     "heads": "distance between the points head and t + depth * d of the ray and depth heads at valid pixels; "
     "'relative' divides by the true distance from the camera",
     "confidence": f"at most {MOST_PIXELS} pixels per record (fixed stride); error = |d - g| / g for depth, the norm of "
@@ -51,9 +73,24 @@ class GeometryScores:
 
     Args:
       constants: the fitted constant predictors, one for each size of the maps; none without training records.
+      depth_alignments: as `metrics.depth.parse_alignment`, scored besides "none" and "median_ratio"; without
+        "_per_image" one alignment serves all views of a record.
+      auc_thresholds: whole degrees; 30 is always among them.
+
+    Raises:
+      ValueError: an unknown alignment.
     """
 
-    def __init__(self, constants: Sequence[ConstantPredictor] = ()):
+    def __init__(
+        self,
+        constants: Sequence[ConstantPredictor] = (),
+        depth_alignments: Sequence[str] = (),
+        auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG,
+    ):
+        for name in depth_alignments:
+            parse_alignment(name)
+        self._alignments = tuple(dict.fromkeys([*ALIGNMENTS, *depth_alignments]))
+        self._auc_thresholds = tuple(sorted({*auc_thresholds, AUC_THRESHOLD_DEG}))
         self._constants = {constant.depth.shape[-2:]: (constant, constant.points()) for constant in constants}
         self.rows: list[dict] = []
 
@@ -64,9 +101,9 @@ class GeometryScores:
             "scene": outcome.record.scene,
             "dataset": outcome.record.dataset,
             "setting": outcome.record.setting,
-            "depth": _depth(outcome, constant),
-            "camera": _camera(outcome, constant),
-            "points": _points(outcome, points),
+            "depth": _depth(outcome, constant, self._alignments),
+            **_camera(outcome, constant),
+            **_points(outcome, points),
             "heads": _heads(outcome),
             "confidence": _confidences(outcome),
         }
@@ -79,21 +116,26 @@ class GeometryScores:
         """Everything over `rows` (all by default): depth, camera (by setting too), points, heads, confidence."""
         rows = self.rows if rows is None else rows
         settings = sorted({row["setting"] for row in rows})
-        camera = {"all": camera_scores.summarise(rows)}
+        camera = {"all": camera_scores.summarise(rows, self._auc_thresholds)}
         camera["by_setting"] = {
-            name: camera_scores.summarise([r for r in rows if r["setting"] == name]) for name in settings
+            name: camera_scores.summarise([r for r in rows if r["setting"] == name], self._auc_thresholds)
+            for name in settings
         }
         return {
             "records": len(rows),
-            "depth": _depth_summary(rows),
+            "depth": _depth_summary(rows, self._alignments),
             "camera": camera,
+            "trajectory": _means(rows, [row["trajectory"] for row in rows], TRAJECTORY_NAMES),
             "points": _points_summary(rows),
+            "normals": {
+                name: _means(rows, [row["normals"].get(name) for row in rows], NORMAL_NAMES) for name in NORMAL_CLOUDS
+            },
             "heads_agreement": _heads_summary(rows),
             "confidence": {name: _confidence_summary(rows, name) for name in ("depth", "ray", "points")},
         }
 
 
-def _depth(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
+def _depth(outcome: Outcome, constant: ConstantPredictor | None, alignments: Sequence[str]) -> dict:
     mask, truth = outcome.depth_mask, outcome.labels["depth"]
     if not mask.any():
         return {}
@@ -102,16 +144,18 @@ def _depth(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
         "constant": None if constant is None else constant.depth,
     }
     return {
-        name: {kind: metrics.depth_metrics(guess, truth, mask, kind) for kind in ALIGNMENTS}
+        name: {kind: metrics.depth_metrics(guess, truth, mask, *parse_alignment(kind)) for kind in alignments}
         for name, guess in guesses.items()
         if guess is not None
     }
 
 
 def _camera(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
+    """`camera` and `trajectory` of a record."""
     valid = outcome.labels["pose_valid"] & bool(outcome.labels["has_geometry"])
     truth = outcome.labels["camera_to_world"]
     found: dict = {"views": int(valid.sum())}
+    trajectory: dict = {}
     if "ray" in outcome.maps:
         fit = geometry.solve_camera(
             outcome.maps["ray"].astype(np.float64),
@@ -120,6 +164,8 @@ def _camera(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
         found["failed_views"] = int((valid & ~fit.ok).sum())
         found["model"] = camera_scores.pairs_with_failures(fit.camera_to_world, truth, valid, fit.ok)
         both = valid & fit.ok
+        trajectory = metrics.trajectory_metrics(fit.camera_to_world, truth, both)
+        trajectory["n"] = trajectory["n_frames"]
         focal = outcome.labels["intrinsics"][both][:, [0, 1], [0, 1]]
         found["focal_error"] = np.abs(fit.intrinsics[both][:, [0, 1], [0, 1]] / focal - 1).mean(-1).tolist()
     if constant is not None:
@@ -128,20 +174,20 @@ def _camera(outcome: Outcome, constant: ConstantPredictor | None) -> dict:
         own = constant.camera_of_setting.get(outcome.record.setting)
         if own is not None:
             found["mean_pose_of_setting"] = camera_scores.pairs_with_failures(own, truth, valid, everywhere)
-    return found
+    return {"camera": found, "trajectory": trajectory}
 
 
 def _points(outcome: Outcome, constant_points: np.ndarray | None) -> dict:
+    """`points` and `normals` of a record."""
     mask = outcome.points_mask
     if not mask.any():
-        return {}
+        return {"points": {}, "normals": {}}
     labels, maps = outcome.labels, outcome.maps
     truth = geometry.points_from_depth(
         labels["depth"].astype(np.float64),
         labels["intrinsics"].astype(np.float64),
         labels["camera_to_world"].astype(np.float64),
     )
-    truth = truth[mask][:: _stride(mask, MOST_POINTS)]
     clouds = {}
     if "points" in maps:
         clouds["points_head"] = maps["points"]
@@ -149,11 +195,30 @@ def _points(outcome: Outcome, constant_points: np.ndarray | None) -> dict:
         clouds["depth_and_ray_heads"] = geometry.points_from_rays(maps["ray"], maps["depth"])
     if constant_points is not None:
         clouds["constant"] = constant_points
-    clouds = {name: cloud[mask][:: _stride(mask, MOST_POINTS)].astype(np.float64) for name, cloud in clouds.items()}
-    if "points_head" in clouds:
-        rotation, translation, scale = geometry.umeyama(clouds["points_head"], truth)
-        clouds["points_head_umeyama"] = scale * clouds["points_head"] @ rotation.T + translation
-    return {name: metrics.point_metrics(cloud, truth, POINT_THRESHOLD) for name, cloud in clouds.items()}
+    # Normals come before the choice of points: they need a pixel's neighbours.
+    normals = {name: _surface(cloud, mask) for name, cloud in clouds.items()}
+    true_normals, step = _surface(truth, mask), _stride(mask, MOST_POINTS)
+    chosen = {
+        name: (cloud[mask][::step].astype(np.float64), normals[name][mask][::step]) for name, cloud in clouds.items()
+    }
+    true_cloud, true_directions = truth[mask][::step], true_normals[mask][::step]
+    if "points_head" in chosen:
+        cloud, directions = chosen["points_head"]
+        fitted = metrics.fit_similarity(cloud, true_cloud, "sim3")
+        if fitted is not None:
+            chosen["points_head_umeyama"] = fitted.points(cloud), fitted.normals(directions)
+    return {
+        "points": {
+            name: metrics.point_metrics(cloud, true_cloud, POINT_THRESHOLD, directions, true_directions)
+            for name, (cloud, directions) in chosen.items()
+        },
+        "normals": {name: metrics.normal_metrics(normals[name], true_normals, mask) for name in normals},
+    }
+
+
+def _surface(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Unit normals float64[V,H,W,3] of a point map, zero where there is none."""
+    return geometry.surface_normals(np.where(mask[..., None], points, 0.0).astype(np.float64), mask)[0]
 
 
 def _stride(mask: np.ndarray, limit: int) -> int:
@@ -166,18 +231,18 @@ def _means(rows: Sequence[Mapping], entries: Sequence[Mapping | None], names: Se
     result: dict = {"n": len(chosen), "pixels": int(sum(entry["n"] for _, entry in chosen))}
     for name in names:
         values = [(scene, entry[name]) for scene, entry in chosen if entry[name] is not None]
-        share = name.startswith("delta_") or name == "f_score"
+        share = name.startswith(SHARES)
         mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values], share)
         result[name], result[f"{name}_interval_95"] = mean["value"], mean["interval_95"]
     return result
 
 
-def _depth_summary(rows: Sequence[Mapping]) -> dict:
+def _depth_summary(rows: Sequence[Mapping], alignments: Sequence[str]) -> dict:
     result: dict = {}
     for name in ("model", "constant"):
         result[name] = {
             kind: _means(rows, [row["depth"].get(name, {}).get(kind) for row in rows], DEPTH_NAMES)
-            for kind in ALIGNMENTS
+            for kind in alignments
         }
     own, base = (result[name]["none"]["abs_rel"] for name in ("model", "constant"))
     result["abs_rel_over_constant"] = own / base if own is not None and base else None

@@ -18,8 +18,9 @@ from spatialsv_jax.evaluation.baselines import ConstantPredictor
 from spatialsv_jax.evaluation.geometry_scores import GeometryScores
 from spatialsv_jax.evaluation.predictions import Outcome, spoken
 from spatialsv_jax.evaluation.statistics import INTERVAL_METHOD
+from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: f_score is f_score_0.05; paths, normals, AUC in three conventions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,12 @@ class Evaluation:
 
 
 def evaluate(
-    found: Iterable[Outcome], constants: Sequence[ConstantPredictor], total: int, progress: bool = True
+    found: Iterable[Outcome],
+    constants: Sequence[ConstantPredictor],
+    total: int,
+    progress: bool = True,
+    depth_alignments: Sequence[str] = (),
+    auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG,
 ) -> Evaluation:
     """Scores what a model says of all records.
 
@@ -41,8 +47,9 @@ def evaluate(
       constants: the constant predictors fitted on training records, one for each size of the maps.
       total: number of records, for the progress bar.
       progress: whether to show a bar.
+      depth_alignments, auc_thresholds: as `GeometryScores`.
     """
-    geometry = GeometryScores(constants)
+    geometry = GeometryScores(constants, depth_alignments, auc_thresholds)
     rows: list[dict] = []
     scored: list[dict] = []
     quality: list[dict] = []

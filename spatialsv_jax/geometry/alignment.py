@@ -29,7 +29,8 @@ def umeyama(source, target, weights=None, with_scale: bool = True):
 
     Returns:
       (rotation [..., 3, 3], translation [..., 3], scale [...]). Where the clouds determine no scale
-      (all source points equal, or no covariance), scale = 1.
+      (all points of either equal up to rounding, or no covariance), scale = 1. Points on a line leave
+      the turn about it open; one of the equally good rotations is returned.
 
     Raises:
       ValueError: different shapes, no points; in NumPy also negative, non-finite or all-zero weights.
@@ -59,8 +60,11 @@ def umeyama(source, target, weights=None, with_scale: bool = True):
     covariance = contract(xp, "...ni,...nj->...ij", weights[..., None] * target, source)
     rotation, trace = nearest_rotation(covariance)
     if with_scale:
-        variance = (weights * (source * source).sum(-1)).sum(-1)
-        defined = (variance > 0) & (trace > 0)
+        variance, target_variance = ((weights * (array * array).sum(-1)).sum(-1) for array in (source, target))
+        # Equal points minus their rounded mean leave about eps of their size, which is no spread.
+        noise = (16 * np.finfo(source.dtype).eps) ** 2
+        defined = (trace > 0) & (variance > noise * (source_mean * source_mean).sum(-1))
+        defined = defined & (target_variance > noise * (target_mean * target_mean).sum(-1))
         scale = xp.where(defined, trace / xp.where(defined, variance, 1), 1)
     else:
         scale = xp.ones_like(trace)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-# Depths are not taken below this, before and after alignment: ratios and logarithms need it.
+# Depths are not taken below this, predictions before and after alignment: ratios and logarithms need it.
 DEPTH_FLOOR = 1e-6
 _KEYS = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta_1", "delta_2", "delta_3")
+PER = ("sequence", "image")
 
 
 def _none(prediction, target):
@@ -25,12 +26,13 @@ def _median_of_ratios(prediction, target):
 
 
 def _scale(prediction, target):
-    return prediction * ((prediction @ target) / (prediction @ prediction))
+    unit = prediction / prediction.max()  # the squares of very large numbers would not be finite
+    return unit * ((unit @ target) / (unit @ unit))
 
 
 def _scale_shift(prediction, target):
     # Of equal predictions the minimum-norm solution is taken: the mean target.
-    design = np.stack([prediction, np.ones_like(prediction)], axis=-1)
+    design = np.stack([prediction / prediction.max(), np.ones_like(prediction)], axis=-1)
     return design @ np.linalg.lstsq(design, target, rcond=None)[0]
 
 
@@ -53,6 +55,23 @@ ALIGNMENTS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
+PER_IMAGE = "_per_image"
+
+
+def parse_alignment(name: str) -> tuple[str, str]:
+    """(alignment, per) for `depth_metrics` of a name as results carry it: "scale", or "scale_per_image".
+
+    Raises:
+      ValueError: an unknown alignment.
+    """
+    alignment = name.removesuffix(PER_IMAGE)
+    if alignment not in ALIGNMENTS:
+        raise ValueError(
+            f"Unknown depth alignment {name!r}. Known: {', '.join(ALIGNMENTS)}, each also with {PER_IMAGE} at its end."
+        )
+    return alignment, "sequence" if alignment == name else "image"
+
+
 def align_depth(prediction, target, mask, alignment: str) -> np.ndarray:
     """The whole prediction after the alignment that is fitted where `mask`, in float64.
 
@@ -64,35 +83,55 @@ def align_depth(prediction, target, mask, alignment: str) -> np.ndarray:
     prediction, target, mask = _checked(prediction, target, mask, alignment)
     aligned = prediction.copy()
     if mask.any():
-        aligned[mask] = _aligned(prediction[mask], target[mask], alignment)
+        aligned[mask] = _aligned(prediction[mask], np.maximum(target[mask], DEPTH_FLOOR), alignment)
     return aligned
 
 
-def depth_metrics(prediction, target, mask, alignment: str = "none") -> dict[str, float | int | None]:
+def depth_metrics(
+    prediction, target, mask, alignment: str = "none", per: str = "sequence"
+) -> dict[str, float | int | None]:
     """Depth errors over the valid pixels of whatever is passed: an image, a sequence, a data set.
 
     abs_rel = mean |d - g| / g; sq_rel = mean (d - g)^2 / g; rmse; rmse_log (natural logarithm);
     log10 = mean |log10 d - log10 g|; delta_k = share with max(d / g, g / d) < 1.25^k. Predictions
-    are floored at 1e-6 before and after alignment.
+    are floored at 1e-6 before and after alignment, targets once.
 
     Args:
       prediction: depth d of any shape.
       target: depth g > 0, the same shape.
       mask: bool, the same shape. What lies outside is not read.
-      alignment: a name in `ALIGNMENTS`, fitted on these pixels together.
+      alignment: a name in `ALIGNMENTS`.
+      per: "sequence": one alignment is fitted to all pixels together, and errors are over all of them. "image": the
+        first axis counts images; each is aligned and scored by itself, and errors are the mean over the images that
+        have a valid pixel (so rmse is a mean of roots).
 
     Returns:
-      The eight errors (None without a valid pixel) and n, the number of valid pixels.
+      The eight errors (None without a valid pixel) and n, the number of valid pixels; with "image" also n_images.
 
     Raises:
-      ValueError: shapes that differ, an unknown alignment, non-finite predictions or non-positive
-        targets where `mask`.
+      ValueError: shapes that differ, an unknown alignment or `per`, "image" for arrays of fewer than three axes,
+        non-finite predictions or non-positive targets where `mask`.
     """
     prediction, target, mask = _checked(prediction, target, mask, alignment)
+    if per not in PER:
+        raise ValueError(f"'per' is {per!r}, expected one of {', '.join(PER)}.")
+    if per == "image":
+        if prediction.ndim < 3:
+            raise ValueError(
+                f"'prediction' has shape {prediction.shape}; per image it must be [images, height, width]."
+            )
+        images = [_errors(*image, alignment) for image in zip(prediction, target, mask, strict=True)]
+        scored = [image for image in images if image["n"]]
+        means = {key: float(np.mean([image[key] for image in scored])) if scored else None for key in _KEYS}
+        return {**means, "n": int(mask.sum()), "n_images": len(scored)}
+    return _errors(prediction, target, mask, alignment)
+
+
+def _errors(prediction, target, mask, alignment: str) -> dict[str, float | int | None]:
     number = int(mask.sum())
     if not number:
         return {**dict.fromkeys(_KEYS), "n": 0}
-    g = target[mask]
+    g = np.maximum(target[mask], DEPTH_FLOOR)
     d = _aligned(prediction[mask], g, alignment)
     ratio = np.maximum(d / g, g / d)
     log_error = np.log(d) - np.log(g)

@@ -167,8 +167,9 @@ def _geometry(evaluation: Mapping) -> str:
     parts = []
     if depth["model"]["none"]["n"]:
         rows = []
-        for alignment, label in (("none", "no alignment"), ("median_ratio", "one scale per record (median ratio)")):
-            rows.append([esc(label)])
+        labels = {"none": "no alignment", "median_ratio": "one scale per record (median ratio)"}
+        for alignment in depth["model"]:
+            rows.append([esc(labels.get(alignment, alignment.replace("_", " ")))])
             for name, shown in (("model", "model"), ("constant", "best constant map")):
                 entry = depth[name][alignment]
                 rows.append([shown, str(entry["n"]), number(entry["abs_rel"]) + interval(entry["abs_rel_interval_95"])])
@@ -203,7 +204,7 @@ def _geometry(evaluation: Mapping) -> str:
         parts.append(f"<h3>Cameras, closed form from the ray maps</h3>{table(head, rows)}")
     shown = [(name, entry) for name, entry in points.items() if entry["n"]]
     if shown:
-        keys = ("accuracy_mean", "completeness_mean", "chamfer_sum", "f_score")
+        keys = ("accuracy_mean", "completeness_mean", "chamfer_sum", "f_score_0.05")
         rows = [
             [esc(name.replace("_", " ")), str(entry["n"]), *(number(entry[key]) for key in keys)]
             for name, entry in shown

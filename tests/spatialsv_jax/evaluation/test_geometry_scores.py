@@ -18,8 +18,8 @@ from spatialsv_jax.evaluation.predictions import outcomes
 
 @pytest.fixture()
 def run(records, processor, data_config, make_engine):
-    def start(constant=None, change=None, **engine):
-        scores = GeometryScores([constant] if constant else [])
+    def start(constant=None, change=None, options=(), **engine):
+        scores = GeometryScores([constant] if constant else [], *options)
         for outcome in outcomes(make_engine(**engine), evaluation_batches(data_config, processor, records, 4), False):
             scores.add(outcome if change is None else change(outcome))
         return scores
@@ -133,6 +133,8 @@ def test_rays_that_no_camera_fits_count_as_the_worst_error(run):
     model = camera["model"]
     assert model["n_pairs"] == 18 and model["rotation_error_deg"] == pytest.approx(180 * 2 / 3, abs=0.01)
     assert model["rra_30"] == pytest.approx(1 / 3)
+    assert model["translation_error_deg"] == pytest.approx(90 * 2 / 3, abs=0.01)
+    assert model["translation_error_deg_unfolded"] == pytest.approx(180 * 2 / 3, abs=0.01)
 
 
 def test_point_scores_are_those_of_a_nearest_neighbour_search(run, records):
@@ -184,3 +186,103 @@ def test_models_without_heads_and_records_without_labels_are_defined(run):
     assert all(row["depth_rmse"] is None and row["abs_rel"] is None for row in scores.rows)
     assert scores.summary()["depth"]["model"]["none"]["n"] == 0
     assert GeometryScores().summary()["records"] == 0
+
+
+def test_paths_of_true_rays_are_right_and_short_ones_are_undefined(run):
+    """Poses off by one similarity: sim3 undoes it, se3 only the frame; records of a turn on the spot have no scale."""
+
+    def change(outcome):
+        ray = outcome.maps["ray"].copy()
+        ray[..., :3] *= 0.5
+        return dataclasses.replace(outcome, maps={**outcome.maps, "ray": ray})
+
+    path = run(change=change).summary()["trajectory"]
+    assert path["n"] == 6 and path["pixels"] == 18
+    assert path["ate_rmse_sim3"] < 1e-4 < path["ate_rmse_se3"] <= path["ate_rmse_none"]
+    assert path["rpe1_rotation_rmse_deg"] < 0.05 and path["rpe1_translation_rmse_sim3"] < 1e-3
+    assert path["scale_sim3"] == pytest.approx((4 * 2 + 2 * 1) / 6, rel=1e-3), "four walks, two turns"
+
+    def lose(count):
+        def change(outcome):
+            labels = {**outcome.labels, "pose_valid": np.arange(3) < count}
+            return dataclasses.replace(outcome, labels=labels)
+
+        return run(change=change).summary()["trajectory"]
+
+    two, one, none = lose(2), lose(1), lose(0)
+    assert two["n"] == 6 and two["ate_rmse_sim3"] is None and two["ate_rmse_se3"] is not None
+    assert one["ate_rmse_none"] is not None and one["rpe1_rotation_rmse_deg"] is None
+    assert none["n"] == 0 and none["ate_rmse_none"] is None
+
+
+def test_normals_of_scaled_points_are_right_and_of_turned_points_are_off_by_the_turn(run):
+    normals = run(depth_factor=1.0).summary()["normals"]
+    assert (
+        normals["depth_and_ray_heads"]["angle_mean_deg"] < 0.1 and normals["depth_and_ray_heads"]["within_11.25"] == 1
+    )
+    turn = Rotation.from_euler("y", 20, degrees=True).as_matrix().astype(np.float32)
+
+    def change(outcome):
+        return dataclasses.replace(outcome, maps={**outcome.maps, "points": outcome.maps["points"] @ turn.T})
+
+    scores = run(change=change).summary()
+    normals = scores["normals"]["points_head"]
+    vertical = 1 - normals["within_11.25"]  # floor and ceiling keep their normals
+    assert 0.2 < vertical < 1 and normals["within_22.5"] > 0.97
+    assert normals["angle_mean_deg"] == pytest.approx(20 * vertical, abs=0.7)
+    points = scores["points"]
+    assert points["points_head_umeyama"]["normal_consistency_abs"] > 0.995, "normals turn with their points"
+    assert points["points_head"]["normal_consistency_abs"] < 0.98
+
+
+def test_further_conventions_stand_beside_the_usual_ones(run):
+    summary = run(depth_factor=1.1, options=(["scale_shift_per_image", "scale"], [7])).summary()
+    assert list(summary["depth"]["model"]) == ["none", "median_ratio", "scale_shift_per_image", "scale"]
+    assert summary["depth"]["model"]["scale_shift_per_image"]["abs_rel"] < 1e-5
+    model = summary["camera"]["all"]["model"]
+    assert {name for name in model if name.startswith("auc")} == {
+        f"auc{t}_{kind}_max{end}"
+        for t in (7, 30)
+        for kind in ("hist", "exact", "trapezoid")
+        for end in ("", "_unfolded")
+    }
+    with pytest.raises(ValueError, match="Unknown depth alignment 'mean_per_image'"):
+        GeometryScores((), ["mean_per_image"])
+
+
+def numbers(value) -> list[float]:
+    """All floats anywhere in a result."""
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in numbers(part)]
+    if isinstance(value, list):
+        return [number for part in value for number in numbers(part)]
+    return [value] if isinstance(value, float) else []
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 2, 3])
+def test_records_with_hardly_a_pixel_are_scored_without_nan(run, pixels):
+    def change(outcome):
+        flags = np.zeros(outcome.labels["valid"].shape, bool)
+        flags.reshape(-1)[np.flatnonzero(outcome.labels["valid"])[:pixels]] = True
+        return dataclasses.replace(outcome, labels={**outcome.labels, "valid": flags})
+
+    scores = run(change=change, options=(list(metrics.ALIGNMENTS), [1])).summary()
+    umeyama, own = scores["points"]["points_head_umeyama"], scores["points"]["points_head"]
+    assert umeyama["n"] == (6 if pixels >= 3 else 0) and own["n"] == (6 if pixels else 0)
+    assert own["normal_consistency_abs"] is None and scores["normals"]["points_head"]["n"] == 0
+    assert np.isfinite(numbers(scores)).all()
+
+
+def test_rays_of_one_direction_and_points_in_one_place_are_scored_without_nan(run):
+    """A head that has collapsed: no variance anywhere."""
+
+    def change(outcome):
+        maps = {name: np.ones_like(value) for name, value in outcome.maps.items()}
+        return dataclasses.replace(outcome, maps=maps)
+
+    scores = run(change=change, options=(list(metrics.ALIGNMENTS), [1])).summary()
+    assert scores["camera"]["all"]["failed_views"] == 18 and scores["trajectory"]["n"] == 0
+    assert scores["normals"]["points_head"]["angle_mean_deg"] == 90
+    assert scores["points"]["points_head_umeyama"]["n"] == 6
+    assert scores["depth"]["model"]["scale_shift"]["abs_rel"] > 0
+    assert np.isfinite(numbers(scores)).all()

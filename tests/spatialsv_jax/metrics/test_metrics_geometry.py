@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from spatialsv_jax import metrics
+from spatialsv_jax.metrics import camera
 
 
 def depth_example(seed=0):
@@ -76,6 +77,39 @@ def test_depth_without_pixels_constant_and_with_mistakes():
         metrics.depth_metrics(target, 0 * target, mask, "none")
 
 
+def test_depth_per_image_is_the_mean_of_images_scored_alone():
+    prediction, target, mask = depth_example()
+    target *= np.array([0.5, 1, 3])[:, None, None]  # images that no common factor aligns
+    mask[1] = False
+    mask[2, 1:] = False
+    for alignment in metrics.ALIGNMENTS:
+        alone = [metrics.depth_metrics(prediction[v], target[v], mask[v], alignment) for v in (0, 2)]
+        result = metrics.depth_metrics(prediction, target, mask, alignment, per="image")
+        assert (result.pop("n"), result.pop("n_images")) == (mask.sum(), 2) and alone[0]["n"] != alone[1]["n"]
+        assert result == pytest.approx({key: (alone[0][key] + alone[1][key]) / 2 for key in result})
+        if alignment != "none":
+            pooled = metrics.depth_metrics(prediction, target, mask, alignment)
+            assert result["abs_rel"] < 0.7 * pooled["abs_rel"], alignment
+    empty = metrics.depth_metrics(prediction, target, np.zeros_like(mask), "scale", per="image")
+    assert (empty.pop("n"), empty.pop("n_images")) == (0, 0) and set(empty.values()) == {None}
+    with pytest.raises(ValueError, match="per image"):
+        metrics.depth_metrics(prediction[0], target[0], mask[0], per="image")
+    with pytest.raises(ValueError, match="'per' is 'view'"):
+        metrics.depth_metrics(prediction, target, mask, per="view")
+
+
+def test_depth_of_one_pixel_and_of_extreme_numbers_is_finite():
+    one = np.ones((1, 1), bool)
+    for alignment in metrics.ALIGNMENTS:
+        for d, g in ((2.0, 3.0), (-1.0, 3.0), (0.0, 5e-324), (1e38, 1e-30), (1e-30, 1e38)):
+            result = metrics.depth_metrics(np.full((1, 1), d), np.full((1, 1), g), one, alignment)
+            assert np.isfinite(list(result.values())).all(), (alignment, d, g)
+        if alignment != "none":
+            assert metrics.depth_metrics(np.full((1, 1), 2.0), np.full((1, 1), 3.0), one, alignment)["rmse"] < 1e-12
+    huge = metrics.depth_metrics(np.full((1, 4), 1e200), np.full((1, 4), 2.0), np.ones((1, 4), bool), "scale")
+    assert huge["rmse"] < 1e-12, "squares of 1e200 are not finite"
+
+
 def poses(number: int, seed: int = 0):
     pose = np.tile(np.eye(4), (number, 1, 1))
     pose[:, :3, :3] = Rotation.random(number, random_state=seed).as_matrix()
@@ -120,6 +154,60 @@ def test_camera_metrics_by_loops_with_scipy_rotations():
     recall = np.searchsorted(np.sort(largest), grid) / len(largest)
     assert result["auc30_exact_max"] == pytest.approx(recall.mean(), abs=1e-5)
     assert 0.1 < result["auc30_hist_max"] < 0.9
+
+
+@pytest.mark.parametrize("limit", [1, 3, 5, 15, 30, 90])
+def test_three_areas_by_their_own_definitions(limit):
+    """VGGT's histogram bin by bin, the step curve and SuperGlue's straight lines on a fine grid."""
+    largest = np.random.default_rng(limit).exponential(12, 23)
+    largest[:2] = 0.0, 29.5
+    zeros = np.zeros(23)
+    errors = camera.PairErrors(largest, zeros, zeros == 0, zeros)
+    result = camera.pair_metrics(errors, [limit])
+    shares = [np.mean([e < b for e in largest]) for b in range(1, limit + 1)]
+    assert result[f"auc{limit}_hist_max"] == pytest.approx(np.mean(shares))
+    grid = (np.arange(400_000) + 0.5) * limit / 400_000
+    recall = np.searchsorted(np.sort(largest), grid) / 23
+    assert result[f"auc{limit}_exact_max"] == pytest.approx(recall.mean(), abs=1e-5)
+    inside = np.sort(largest[largest < limit])
+    lines = np.interp(grid, [0, *inside], np.arange(len(inside) + 1) / 23)
+    assert result[f"auc{limit}_trapezoid_max"] == pytest.approx(lines.mean(), abs=1e-4)
+    assert result[f"auc{limit}_exact_max"] < result[f"auc{limit}_trapezoid_max"]
+    assert result[f"auc{limit}_trapezoid_max"] - result[f"auc{limit}_exact_max"] <= 0.5 / 23 + 1e-12
+
+
+def test_an_error_of_exactly_the_threshold_and_wrong_thresholds():
+    one = np.array([30.0])
+    result = camera.pair_metrics(camera.PairErrors(one, one, one > 0, one), [30])
+    assert result["auc30_hist_max"] == pytest.approx(1 / 30), "NumPy's last bin is closed, as in VGGT's code"
+    assert result["auc30_exact_max"] == result["auc30_trapezoid_max"] == result["rra_30"] == 0
+    for limit in (0, 2.5, -5):
+        with pytest.raises(ValueError, match="whole degrees"):
+            camera.pair_metrics(camera.PairErrors(one, one, one > 0, one), [limit])
+
+
+def test_unfolded_translations_have_names_of_their_own():
+    target = poses(6)
+    prediction = disturbed(target, size=0.05)
+    prediction[0, :3, 3] *= -1
+    folded, unfolded = (
+        metrics.camera_metrics(prediction, target, np.ones(6, bool), fold=fold) for fold in (True, False)
+    )
+    angles = []
+    for i in range(6):
+        for j in range(i + 1, 6):
+            a, b = ((np.linalg.inv(p[i]) @ p[j])[:3, 3] for p in (prediction, target))
+            angles.append(np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b))))
+    assert max(angles) > 90
+    assert unfolded["translation_error_deg_unfolded"] == pytest.approx(np.mean(angles))
+    assert folded["translation_error_deg"] == pytest.approx(np.mean(np.minimum(angles, 180 - np.array(angles))))
+    assert unfolded["rta_30_unfolded"] == np.mean([a < 30 for a in angles])
+    changed = set(unfolded) - set(folded)
+    assert all(name.endswith("_unfolded") for name in changed) and len(changed) == 1 + 3 + 4 * 3
+    still = target.copy()
+    still[:, :3, 3] = 1.0
+    result = metrics.camera_metrics(still, target, np.ones(6, bool), fold=False)
+    assert result["translation_error_deg_unfolded"] == pytest.approx(90)
 
 
 def test_camera_metrics_ignore_a_common_similarity_and_fold_translations():
@@ -174,19 +262,57 @@ def test_point_metrics_by_brute_force():
         "completeness_mean": completeness.mean(),
         "completeness_median": np.median(completeness),
         "chamfer_sum": accuracy.mean() + completeness.mean(),
-        "f_score": 2 * precision * recall / (precision + recall),
+        "chamfer_half_sum": (accuracy.mean() + completeness.mean()) / 2,
+        "precision_0.4": precision,
+        "recall_0.4": recall,
+        "f_score_0.4": 2 * precision * recall / (precision + recall),
         "n": 120,
     }
     assert metrics.point_metrics(prediction, target, 0.4) == pytest.approx(expected, rel=1e-12)
 
 
+def test_f_scores_at_several_thresholds_and_normals_by_brute_force():
+    rng = np.random.default_rng(5)
+    clouds = [rng.normal(size=(70, 3)), rng.normal(size=(50, 3))]
+    normals = [rng.normal(size=cloud.shape) for cloud in clouds]
+    normals[0][3] = normals[1][7] = 0
+    result = metrics.point_metrics(*clouds, (0.2, 0.4), *normals)
+    assert result["f_score_0.2"] < result["f_score_0.4"] == metrics.point_metrics(*clouds, 0.4)["f_score_0.4"]
+    found = []
+    for own, other in ((0, 1), (1, 0)):
+        values = []
+        for point, normal in zip(clouds[own], normals[own], strict=True):
+            nearest = normals[other][np.argmin(((clouds[other] - point) ** 2).sum(-1))]
+            if normal.any() and nearest.any():
+                values.append(abs(normal @ nearest) / np.linalg.norm(normal) / np.linalg.norm(nearest))
+        found.append(values)
+    assert result["n_normals"] == len(found[0]) + len(found[1]) < 120
+    for name, values in zip(("accuracy", "completeness"), found, strict=True):
+        assert result[f"normal_consistency_abs_{name}_mean"] == pytest.approx(np.mean(values))
+        assert result[f"normal_consistency_abs_{name}_median"] == pytest.approx(np.median(values))
+    assert result["normal_consistency_abs"] == pytest.approx((np.mean(found[0]) + np.mean(found[1])) / 2)
+    opposite = metrics.point_metrics(clouds[0], clouds[0], 0.1, normals[0], -2 * normals[0])
+    assert opposite["normal_consistency_abs"] == pytest.approx(1)
+    unknown = metrics.point_metrics(*clouds, 0.1, 0 * normals[0], normals[1])
+    assert unknown["normal_consistency_abs"] is None and unknown["n_normals"] == 0 and unknown["n"] == 70
+    assert list(unknown) == list(result)[:6] + list(unknown)[6:9] + list(result)[12:]
+    empty = metrics.point_metrics(clouds[0][:0], clouds[1], 0.1, normals[0][:0], normals[1])
+    assert sorted(empty) == sorted(unknown) and set(empty.values()) == {None, 0}
+    with pytest.raises(ValueError, match="both clouds or of neither"):
+        metrics.point_metrics(*clouds, 0.1, normals[0])
+    with pytest.raises(ValueError, match="50 'prediction_normals' for 70 points"):
+        metrics.point_metrics(*clouds, 0.1, normals[1], normals[1])
+    with pytest.raises(ValueError, match="must be positive"):
+        metrics.point_metrics(*clouds, (0.1, 0.0))
+
+
 def test_point_metrics_limits():
     points = np.random.default_rng(1).normal(size=(50, 3))
-    assert metrics.point_metrics(points, points, 0.1)["f_score"] == 1
+    assert metrics.point_metrics(points, points, 0.1)["f_score_0.1"] == 1
     far = metrics.point_metrics(points, points + 100, 0.1)
-    assert far["f_score"] == 0 and far["chamfer_sum"] > 300
+    assert far["f_score_0.1"] == 0 and far["chamfer_sum"] > 300
     one = metrics.point_metrics([[0.0, 0, 0]], [[0.5, 0, 0]], 0.5)
-    assert one["f_score"] == 0 and one["chamfer_sum"] == 1, "the threshold is strict, the sum is whole"
+    assert one["f_score_0.5"] == 0 and one["chamfer_sum"] == 1, "the threshold is strict, the sum is whole"
     for pair in ((points, points[:0]), (points[:0], points)):
         empty = metrics.point_metrics(*pair, 0.1)
         assert empty.pop("n") == 0 and set(empty.values()) == {None}
