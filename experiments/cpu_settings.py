@@ -7,6 +7,8 @@ Measured on two cores, see docs/performance.md.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import sys
@@ -55,3 +57,13 @@ def apply() -> None:
     if new:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **new})
+
+
+def release() -> None:
+    """Gives the memory that is free now back to the kernel, once, where the C library is glibc.
+
+    For the moment between compiling and the steps: with the settings above glibc would keep what the compiler needed.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
