@@ -4,8 +4,9 @@
 
 The quickstart on a few rooms, its spatial phase `--steps` long. The first start has an empty compilation cache and is
 stopped by SIGTERM in the base phase; the second goes on to the end. Printed: seconds from the start (of the second; from
-the data's end of the first) to the first step, resident memory of the process and its children against the step with its
-slope behind the first fifth, step time, share of waiting for data, stall of a save. Run it on a machine that does nothing else.
+the data's end of the first) to the first step, resident memory of the process and its children against the step, anonymous
+(heap, stacks) and of files (libraries, data) apart, with its slopes behind the first fifth and in the second half, step time,
+share of waiting for data, stall of a save. Run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
@@ -46,15 +48,43 @@ def lines(path: Path) -> list[dict]:
     )
 
 
-def resident(pid: int) -> int:
-    """Bytes of a process and its children."""
-    total = 0
+def resident(pid: int) -> dict[str, int]:
+    """Resident bytes of a process and its children: "anonymous" memory, and pages of "files" (shared memory among them)."""
+    total = {"anonymous": 0, "files": 0}
     for one in (pid, *(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
         try:
-            total += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except FileNotFoundError:  # it has ended meanwhile
+            status = Path(f"/proc/{one}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             continue
+        for kind, kilobytes in re.findall(r"^Rss(Anon|File|Shmem):\s+(\d+) kB$", status, re.MULTILINE):
+            total["anonymous" if kind == "Anon" else "files"] += int(kilobytes) * 1024
     return total
+
+
+def memory_rows(memory: list[tuple[int, dict[str, int]]], steps: int) -> dict[str, dict[str, float]]:
+    """Megabytes behind the first fifth, and slopes in MB per 1,000 steps, by kind of memory and of their "total".
+
+    Args:
+      memory: (step, `resident`), in order.
+      steps: of the whole run.
+    """
+    at = np.array([step for step, _ in memory], np.float64)
+    kinds = {kind: np.array([found[kind] for _, found in memory]) / 1e6 for kind in ("anonymous", "files")}
+    kinds["total"] = kinds["anonymous"] + kinds["files"]
+
+    def slope(values: np.ndarray, first: float) -> float:
+        return float(np.polyfit(at[at >= first], values[at >= first], 1)[0] * 1000)
+
+    return {
+        kind: {
+            "at_a_fifth_mb": float(values[at >= steps // 5][0]),
+            "at_the_end_mb": float(values[-1]),
+            "largest_mb": float(values[at >= steps // 5].max()),
+            "slope": slope(values, steps // 5),
+            "slope_of_second_half": slope(values, steps / 2),
+        }
+        for kind, values in kinds.items()
+    }
 
 
 def first_start(work: Path, steps: int, environment: dict) -> float:
@@ -74,8 +104,8 @@ def first_start(work: Path, steps: int, environment: dict) -> float:
     return seconds
 
 
-def second_start(work: Path, steps: int, environment: dict) -> tuple[float, list[tuple[int, int]]]:
-    """Seconds to the first step from the cache, and (step of the spatial phase, resident bytes) once a second to the end."""
+def second_start(work: Path, steps: int, environment: dict) -> tuple[float, list[tuple[int, dict[str, int]]]]:
+    """Seconds to the first step from the cache, and (step of the spatial phase, `resident`) once a second to the end."""
     base, spatial = work / "run/base/metrics.jsonl", work / "run/spatial/metrics.jsonl"
     before, began = len(lines(base)), time.time()
     process = subprocess.Popen(command(work, steps), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -108,7 +138,6 @@ def main() -> None:
         warm, memory = second_start(work, arguments.steps, environment)
         rows = lines(work / "run/spatial/metrics.jsonl")
     warmed_up = arguments.steps // 5
-    steady = np.array([pair for pair in memory if pair[0] >= warmed_up], np.float64)
     fifths = [
         statistics.median(
             row["step_time_s"] for row in rows if fifth * warmed_up <= row["step"] < (fifth + 1) * warmed_up
@@ -120,8 +149,7 @@ def main() -> None:
         "steps": len(rows) and rows[-1]["step"] + 1,
         "first_step_cold_s": cold,
         "first_step_cached_s": warm,
-        "resident_mb": {"at_a_fifth": steady[0, 1] / 1e6, "at_the_end": steady[-1, 1] / 1e6},
-        "slope_mb_per_1000_steps": np.polyfit(steady[:, 0], steady[:, 1] / 1e6, 1)[0] * 1000,
+        "resident": memory_rows(memory, arguments.steps),
         "step_ms_by_fifth": [1e3 * value for value in fifths],
         "data_wait_share": sum(row["data_wait_s"] for row in rows) / sum(row["step_time_s"] for row in rows),
         "checkpoint_stall_s": {"median": statistics.median(stalls), "largest": max(stalls)} if stalls else None,

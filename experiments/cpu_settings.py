@@ -7,15 +7,19 @@ Measured on two cores, see docs/performance.md.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import importlib.metadata
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Huge pages; memory from the heap and never given back; the heap grown in steps of 256 MiB.
+# Memory from one heap and never given back; the heap grown in steps of 256 MiB. With a heap for every few threads, as
+# glibc makes them, each keeps a step's or a save's memory that another thread has free. No huge pages (hugetlb=1): the
+# kernel fills those that are partly in use up again, slowly, to all that compiling had taken.
 GLIBC_TUNABLES = (
-    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
     "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 )
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
@@ -55,3 +59,13 @@ def apply() -> None:
     if new:
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **new})
+
+
+def release() -> None:
+    """Gives the memory that is free now back to the kernel, once, where the C library is glibc.
+
+    For the moment between compiling and the steps: with the settings above glibc would keep what the compiler needed.
+    """
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))

@@ -221,6 +221,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         )
     if settings.training.log_records:
         records = RecordLog(workdir, first)
+    cpu_settings.release()
     began = time.perf_counter()
     with stopping.stepping() as stop, named_memory():
         try:

@@ -1,11 +1,13 @@
 """metrics.jsonl survives kills: torn and later lines go when a run is resumed."""
 
 import json
+import struct
 import time
 
 import numpy as np
 import pytest
 from tensorboardX import event_file_writer
+from tensorboardX.proto.event_pb2 import Event
 
 from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
 
@@ -25,11 +27,26 @@ def test_resume_drops_later_and_torn_lines(tmp_path):
     assert rows[0]["bad"] is None and rows[2]["total"] == 20.0
 
 
-def test_event_files_are_written(tmp_path):
+def events(folder):
+    """The events of the one file in a folder: TFRecord frames of length, checksum, message, checksum."""
+    (file,) = folder.glob("events.*")
+    data, found = file.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        found.append(Event.FromString(data[12 : 12 + length]))
+        data = data[12 + length + 4 :]
+    return found
+
+
+def test_a_logged_step_is_one_event_with_all_its_scalars(tmp_path):
+    rows = {step: {f"term_{number}/weight": step + number / 4 for number in range(40)} for step in (0, 10, 20)}
     writer = MetricWriter(tmp_path, 0)
-    writer.write(0, {"total": 1.0})
+    for step, scalars in rows.items():
+        writer.write(step, scalars)
     writer.close()
-    assert list((tmp_path / "tensorboard").glob("events.*"))
+    found = [event for event in events(tmp_path / "tensorboard") if event.HasField("summary")]
+    assert [event.step for event in found] == list(rows)
+    assert [{one.tag: one.simple_value for one in event.summary.value} for event in found] == list(rows.values())
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
