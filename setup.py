@@ -43,7 +43,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
-        "viewer": ["rerun-sdk>=0.24"],
+        "viewer": ["rerun-sdk>=0.41"],
         "wandb": ["wandb>=0.17"],
         "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
         "tpu_programs": ["libtpu==0.0.42.*"],

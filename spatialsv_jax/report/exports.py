@@ -19,7 +19,7 @@ import numpy as np
 
 from spatialsv_jax import geometry as geometry_lib
 from spatialsv_jax.report import images, pointcloud_files
-from spatialsv_jax.report.figure import Geometry, SceneFigure, ShownPoints, at_map_size, geometries
+from spatialsv_jax.report.figure import Cloud, Geometry, SceneFigure, ShownPoints, at_map_size, geometries
 
 DEFAULT = ("glb", "ply", "npz", "colmap", "tum")
 
@@ -112,37 +112,36 @@ def _colmap(figure: SceneFigure, shown: ShownPoints, folder: Path, stem: str) ->
     found = []
     for kind, geometry in geometries(figure).items():
         cloud = next((one for one in shown.clouds.values() if one.predicted == (kind == "predicted")), None)
-        if cloud is None or not geometry.camera_ok.any():
-            continue
-        place = folder / f"{stem}_{kind}_colmap"
-        (place / "images").mkdir(parents=True, exist_ok=True)
-        _, height, width = shown.shape
-        pictures = at_map_size(figure.images, height, width)
-        chosen = np.flatnonzero(cloud.present & geometry.camera_ok[shown.view])
-        view, pixel = shown.view[chosen], shown.pixel[chosen] % (height * width)
-        column, row = pixel % width + 0.5, pixel // width + 0.5
-        first = np.searchsorted(view, view)  # points come view by view
-        cameras = ["# CAMERA_ID MODEL WIDTH HEIGHT FX FY CX CY"]
-        lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its points"]
-        for v in np.flatnonzero(geometry.camera_ok):
-            name = f"view{v + 1}.png"
-            (place / "images" / name).write_bytes(images.encode(pictures[v]))
-            k, pose = (
-                geometry.intrinsics[v],
-                geometry_lib.invert_pose(np.asarray(geometry.camera_to_world[v], np.float64)),
-            )
-            cameras.append(f"{v + 1} PINHOLE {width} {height} {_row(k[0, 0], k[1, 1], k[0, 2], k[1, 2])}")
-            x, y, z, w = geometry_lib.quaternion_of(pose[:3, :3])
-            lines.append(f"{v + 1} {_row(w, x, y, z, *pose[:3, 3])} {v + 1} {name}")
-            own = np.flatnonzero(view == v)
-            lines.append(" ".join(f"{column[i]:g} {row[i]:g} {i + 1}" for i in own))
-        points = ["# POINT3D_ID X Y Z R G B ERROR then IMAGE_ID POINT2D_IDX; the reprojection error is not known: -1"]
-        for i, (place_of, colour) in enumerate(zip(cloud.points[chosen], shown.colours[chosen], strict=True)):
-            points.append(f"{i + 1} {_row(*place_of)} {' '.join(map(str, colour))} -1 {view[i] + 1} {i - first[i]}")
-        for name, rows in (("cameras", cameras), ("images", lines), ("points3D", points)):
-            (place / f"{name}.txt").write_text("\n".join(rows) + "\n", "utf-8")
-            found.append(place / f"{name}.txt")
+        if cloud is not None and geometry.camera_ok.any():
+            found += _colmap_model(folder / f"{stem}_{kind}_colmap", figure, geometry, cloud, shown)
     return found
+
+
+def _colmap_model(place: Path, figure: SceneFigure, geometry: Geometry, cloud: Cloud, shown: ShownPoints) -> list[Path]:
+    """A text model with one camera and one picture a view, in which every point is seen by its own view."""
+    (place / "images").mkdir(parents=True, exist_ok=True)
+    _, height, width = shown.shape
+    pictures = at_map_size(figure.images, height, width)
+    chosen = np.flatnonzero(cloud.present & geometry.camera_ok[shown.view])
+    view, pixel = shown.view[chosen], shown.pixel[chosen] % (height * width)
+    column, row = pixel % width + 0.5, pixel // width + 0.5
+    first = np.searchsorted(view, view)  # points come view by view
+    cameras = ["# CAMERA_ID MODEL WIDTH HEIGHT FX FY CX CY"]
+    lines = ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, then X Y POINT3D_ID of its points"]
+    for v in np.flatnonzero(geometry.camera_ok):
+        name = f"view{v + 1}.png"
+        (place / "images" / name).write_bytes(images.encode(pictures[v]))
+        k, pose = geometry.intrinsics[v], geometry_lib.invert_pose(np.asarray(geometry.camera_to_world[v], np.float64))
+        cameras.append(f"{v + 1} PINHOLE {width} {height} {_row(k[0, 0], k[1, 1], k[0, 2], k[1, 2])}")
+        x, y, z, w = geometry_lib.quaternion_of(pose[:3, :3])
+        lines.append(f"{v + 1} {_row(w, x, y, z, *pose[:3, 3])} {v + 1} {name}")
+        lines.append(" ".join(f"{column[i]:g} {row[i]:g} {i + 1}" for i in np.flatnonzero(view == v)))
+    points = ["# POINT3D_ID X Y Z R G B ERROR then IMAGE_ID POINT2D_IDX; the reprojection error is not known: -1"]
+    for i, (xyz, colour) in enumerate(zip(cloud.points[chosen], shown.colours[chosen], strict=True)):
+        points.append(f"{i + 1} {_row(*xyz)} {' '.join(map(str, colour))} -1 {view[i] + 1} {i - first[i]}")
+    for name, rows in (("cameras", cameras), ("images", lines), ("points3D", points)):
+        (place / f"{name}.txt").write_text("\n".join(rows) + "\n", "utf-8")
+    return [place / f"{name}.txt" for name in ("cameras", "images", "points3D")]
 
 
 def _tum(figure: SceneFigure, shown: ShownPoints, folder: Path, stem: str) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def write_scene(
       kinds: formats of exports.EXPORTS to write.
     """
     shown = shown_points(figure)
-    clouds = _clouds(figure, shown)
+    clouds = drawn_clouds(figure, shown)
     links, entries = [], []
     if shown is not None and any(cloud.present.any() for cloud in shown.clouds.values()):
         entries = [viewer_data.write_scene(figure, shown, folder, stem)]
@@ -40,13 +41,13 @@ def write_scene(
     note = f'<p class="soft small">{esc(figure.note)}</p>' if figure.note else ""
     html = (
         f'<section class="scene"><h3>{esc(figure.title)}{tags}</h3>{note}{_views(figure)}'
-        f'<div class="clouds">{_cloud_pictures(figure, clouds)}{_plan_figure(figure)}</div>'
+        f'<div class="clouds">{_cloud_figures(clouds)}{_plan_figure(figure)}</div>'
         f'<p class="files">{" ".join(links)}</p>{_questions(figure)}</section>'
     )
     return html, entries
 
 
-def _clouds(figure: SceneFigure, shown: ShownPoints | None) -> dict[str, tuple]:
+def drawn_clouds(figure: SceneFigure, shown: ShownPoints | None) -> dict[str, tuple]:
     """Cloud name -> (points, colours, normals, radii), the true one first."""
     found = {}
     for geometry in geometries(figure).values() if shown is not None else ():
@@ -65,33 +66,51 @@ def _clouds(figure: SceneFigure, shown: ShownPoints | None) -> dict[str, tuple]:
     return found
 
 
+class MapRow(NamedTuple):
+    """Maps of all views in one colour scale."""
+
+    label: str
+    pictures: list[np.ndarray]  # uint8[H,W,4] per view
+    colours: str
+    scale: tuple[float, float]
+
+
+def map_rows(figure: SceneFigure) -> list[MapRow]:
+    """True and predicted depth in one scale, the error between them, the confidence: those that there are."""
+    truth, guess = figure.true, figure.predicted
+    base, rows = truth if truth is not None else guess, []
+
+    def add(label: str, values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str) -> None:
+        pictures = [images.colourise(values[v], mask[v], scale, colours) for v in range(len(values))]
+        rows.append(MapRow(label, pictures, colours, scale))
+
+    if base is not None:
+        scale = images.value_range((base.depth, base.valid))
+        for label, one in (("true depth", truth), ("predicted depth", guess)):
+            if one is not None:
+                add(label, one.depth, one.valid, scale, DEPTH_COLOURS)
+    if guess is not None and truth is not None:
+        error = np.abs(guess.depth - truth.depth) / np.where(truth.valid, truth.depth, 1.0)
+        add("relative error", error, truth.valid, (0.0, 0.5), ERROR_COLOURS)
+    if guess is not None and guess.confidence is not None:
+        scale = images.value_range((guess.confidence, guess.valid))
+        add("confidence", guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS)
+    return rows
+
+
 def _views(figure: SceneFigure) -> str:
-    truth, guess, count = figure.true, figure.predicted, len(figure.images)
-    shapes = [np.shape(picture)[:2] for picture in figure.images]
-    draw = lambda *of: _maps(*of, shapes)
+    count = len(figure.images)
     pictures = [
         _img(images.shrink(np.asarray(picture)), f"view {v + 1}", "PNG" if max(picture.shape) <= 128 else "JPEG")
         for v, picture in enumerate(figure.images)
     ]
     rows = [("", "".join(f'<div class="row">view {v + 1}</div>' for v in range(count))), ("picture", "".join(pictures))]
-    base = truth if truth is not None else guess
-    if base is not None:
-        scale = images.value_range((base.depth, base.valid))
-        legend = _legend(DEPTH_COLOURS, *scale)
-        if truth is not None:
-            rows.append(("true depth" + legend, draw(truth.depth, truth.valid, scale, DEPTH_COLOURS, "true depth")))
-        if guess is not None:
-            rows.append(
-                ("predicted depth" + legend, draw(guess.depth, guess.valid, scale, DEPTH_COLOURS, "predicted depth"))
-            )
-    if guess is not None and truth is not None:
-        error = np.abs(guess.depth - truth.depth) / np.where(truth.valid, truth.depth, 1.0)
-        label = "relative error" + _legend(ERROR_COLOURS, 0.0, 0.5)
-        rows.append((label, draw(error, truth.valid, (0.0, 0.5), ERROR_COLOURS, "relative error")))
-    if guess is not None and guess.confidence is not None:
-        scale = images.value_range((guess.confidence, guess.valid))
-        label = "confidence" + _legend(CONFIDENCE_COLOURS, *scale)
-        rows.append((label, draw(guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS, "confidence")))
+    for row in map_rows(figure):
+        maps = [  # each in the proportions of its view, whose whole it shows
+            _img(map_, f"{row.label}, view {v + 1}", shape=np.shape(figure.images[v])[:2])
+            for v, map_ in enumerate(row.pictures)
+        ]
+        rows.append((row.label + _legend(row.colours, *row.scale), "".join(maps)))
     cells = "".join(f'<div class="row">{label}</div>{cells}' for label, cells in rows)
     columns = f"118px repeat({count}, minmax(0, 190px))"
     return f'<div class="views" style="grid-template-columns: {columns}">{cells}</div>'
@@ -104,25 +123,23 @@ def _img(picture: np.ndarray, label: str, form: str = "PNG", shape: tuple[int, i
     return f'<img{crisp}{style} alt="{esc(label)}" src="{images.data_uri(picture, form)}">'
 
 
-def _maps(values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str, label: str, shapes) -> str:
-    """Maps [V,H,W] as pictures, each in the proportions of its view, whose whole it shows."""
-    maps = [images.colourise(values[v], mask[v], scale, colours) for v in range(len(values))]
-    return "".join(_img(map_, f"{label}, view {v + 1}", shape=shapes[v]) for v, map_ in enumerate(maps))
-
-
 def _legend(colours: str, low: float, high: float) -> str:
     bar = f'<div class="legend" style="background:{images.gradient_css(colours)}"></div>'
     return f'{bar}<div class="ends"><span>{low:.2f}</span><span>{high:.2f}</span></div>'
 
 
-def _cloud_pictures(figure: SceneFigure, clouds: dict[str, tuple]) -> str:
-    reference = next(iter(clouds.values()))[0] if clouds else np.zeros((0, 3))
-    viewpoints = images.two_viewpoints(reference)
+def cloud_pictures(clouds: dict[str, tuple]) -> dict[str, list[np.ndarray]]:
+    """Cloud name -> two pictures uint8[300,400,3] of it, from the same places for all; `clouds`: of `drawn_clouds`."""
+    viewpoints = images.two_viewpoints(next(iter(clouds.values()))[0]) if clouds else []
+    return {
+        name: [images.render_cloud(points, colours, view, radius=radii * 1.15, normals=normals) for view in viewpoints]
+        for name, (points, colours, normals, radii) in clouds.items()
+    }
+
+
+def _cloud_figures(clouds: dict[str, tuple]) -> str:
     cells = []
-    for name, (points, colours, normals, radii) in clouds.items():
-        pictures = [
-            images.render_cloud(points, colours, view, radius=radii * 1.15, normals=normals) for view in viewpoints
-        ]
+    for name, pictures in cloud_pictures(clouds).items():
         shown = "".join(_img(picture, f"{name} points", "JPEG") for picture in pictures)
         cells.append(f'<figure class="stack">{shown}<figcaption>{esc(name)}</figcaption></figure>')
     return "".join(cells)

@@ -52,51 +52,60 @@ export function decode(bytes) {
   let at = 4 + length;
   const plane = () => bytes.subarray(at, (at += count));
   const words = (size) => {
-    const planes = Array.from({ length: size }, plane);
     const values = new Int32Array(count);
-    planes.forEach((one, place) => {
-      for (let i = 0; i < count; i++) values[i] |= one[i] << (8 * place);
-    });
+    for (let shift = 0; shift < 8 * size; shift += 8) {
+      const one = plane();
+      for (let i = 0; i < count; i++) values[i] |= one[i] << shift;
+    }
     return values;
   };
-  const pixel = running(words(4));
-  const channels = [plane(), plane(), plane()].map((one) => running(one, 255));
-  const instance = words(2);
+  const shared = { pixel: running(words(4)), channels: [plane(), plane(), plane()].map((one) => running(one, 255)) };
+  shared.instance = words(2);
   const [views, height, width] = header.shape;
   let truth = null;
   const clouds = header.clouds.map((entry) => {
     const present = plane();
-    const axes = [0, 1, 2].map(() => running(words(2).map((code) => (code >> 1) ^ -(code & 1)), 65535));
-    const level = entry.confidence ? plane() : null;
-    const row = Int32Array.from({ length: count }, (_, i) => i).filter((i) => present[i]);
-    const position = new Float32Array(3 * row.length);
-    const colour = new Uint8Array(3 * row.length);
-    row.forEach((from, to) => {
-      for (let axis = 0; axis < 3; axis++) {
-        position[3 * to + axis] = entry.low[axis] + entry.step[axis] * axes[axis][from];
-        colour[3 * to + axis] = channels[axis][from];
-      }
-    });
-    const cloud = {
-      name: entry.name,
-      predicted: entry.predicted,
-      leftOut: entry.left_out,
-      count: row.length,
-      row,
-      position,
-      colour,
-      pixel: row.map((i) => pixel[i] % (height * width)),
-      view: row.map((i) => Math.floor(pixel[i] / (height * width))),
-      instance: row.map((i) => instance[i] - 1),
-      level: level && Uint8Array.from(row, (i) => level[i]),
-      confidence: (place) => Math.exp(entry.confidence[0] + entry.confidence[1] * cloud.level[place]),
-      error: null,
-    };
-    if (!cloud.predicted) truth = truth || { present, cloud, places: placesOf(cloud, count) };
+    const axes = [0, 1, 2].map(() => running(unfolded(words(2)), 65535));
+    const cloud = presentPoints(entry, present, axes, entry.confidence ? plane() : null, shared, height * width);
+    if (!cloud.predicted) truth ||= { position: cloud.position, places: placesOf(cloud, count) };
     else if (truth) cloud.error = errors(cloud, truth);
     return cloud;
   });
   return { views, width, cameras: header.cameras, clouds };
+}
+
+function presentPoints(entry, present, axes, levels, { pixel, channels, instance }, pixelsOfView) {
+  const count = present.reduce((sum, one) => sum + one, 0);
+  const ints = () => new Int32Array(count);
+  const cloud = {
+    name: entry.name,
+    predicted: entry.predicted,
+    leftOut: entry.left_out,
+    count,
+    row: ints(),
+    position: new Float32Array(3 * count),
+    colour: new Uint8Array(3 * count),
+    pixel: ints(),
+    view: ints(),
+    instance: ints(),
+    level: levels && new Uint8Array(count),
+    confidence: (place) => Math.exp(entry.confidence[0] + entry.confidence[1] * cloud.level[place]),
+    error: null,
+  };
+  for (let from = 0, to = 0; to < count; from++) {
+    if (!present[from]) continue;
+    for (let axis = 0; axis < 3; axis++) {
+      cloud.position[3 * to + axis] = entry.low[axis] + entry.step[axis] * axes[axis][from];
+      cloud.colour[3 * to + axis] = channels[axis][from];
+    }
+    cloud.row[to] = from;
+    cloud.view[to] = Math.floor(pixel[from] / pixelsOfView);
+    cloud.pixel[to] = pixel[from] % pixelsOfView;
+    cloud.instance[to] = instance[from] - 1;
+    if (levels) cloud.level[to] = levels[from];
+    to++;
+  }
+  return cloud;
 }
 
 function running(changes, mask = -1) {
@@ -105,18 +114,23 @@ function running(changes, mask = -1) {
   return sums;
 }
 
+/** Signed numbers from 0, -1, 1, -2 ... counted up; in place. */
+function unfolded(codes) {
+  for (let i = 0; i < codes.length; i++) codes[i] = (codes[i] >> 1) ^ -(codes[i] & 1);
+  return codes;
+}
+
 function placesOf(cloud, count) {
   const places = new Int32Array(count).fill(-1);
-  cloud.row.forEach((row, place) => (places[row] = place));
+  for (let place = 0; place < cloud.count; place++) places[cloud.row[place]] = place;
   return places;
 }
 
-function errors(cloud, truth) {
-  const target = truth.cloud.position;
-  return Float32Array.from(cloud.row, (row, place) => {
-    const other = truth.places[row];
-    if (other < 0) return NaN;
-    const gap = [0, 1, 2].map((axis) => cloud.position[3 * place + axis] - target[3 * other + axis]);
-    return Math.hypot(...gap);
-  });
+function errors({ count, row, position: own }, { position: target, places }) {
+  const found = new Float32Array(count);
+  for (let i = 0; i < count; i++) {
+    const [a, b] = [3 * i, 3 * places[row[i]]];
+    found[i] = b < 0 ? NaN : Math.hypot(own[a] - target[b], own[a + 1] - target[b + 1], own[a + 2] - target[b + 2]);
+  }
+  return found;
 }

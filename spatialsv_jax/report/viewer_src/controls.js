@@ -32,7 +32,7 @@ export function buildControls(viewer) {
       viewer.paint();
     }),
     slider("hide the least confident", "confidence", [0, 99, 1, 0], " %", (value) => setting("hidden")(value / 100)),
-    slider("point size", "size", [0.5, 4, 0.25, 1], "", setting("scale")),
+    slider("point size", "size", [0.5, 4, 0.25, 1.5], "", setting("scale")),
     check("cameras", true, setting("cameras")),
     check("hide walls from behind", true, setting("culled")),
     element("button", { type: "button", onclick: () => viewer.stage.reset() }, "reset view"),

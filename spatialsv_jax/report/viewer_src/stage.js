@@ -43,7 +43,7 @@ export class Stage {
     this.controls.enableDamping = false;
     this.controls.addEventListener("change", () => this.draw());
     this.panels = [];
-    this.settings = { hidden: 0, scale: 1, culled: true, cameras: true };
+    this.settings = { hidden: 0, scale: 1.5, culled: true, cameras: true };
     this.drawn = () => {};
     let from = null;
     canvas.addEventListener("pointerdown", (event) => (from = [event.clientX, event.clientY]));
@@ -71,6 +71,8 @@ export class Stage {
   reset(start = this.start) {
     this.start = start;
     const [eye, target] = [upright(start.eye), upright(start.target)];
+    const [, , wide, high] = this.place(0);
+    eye.sub(target).multiplyScalar(Math.max(1, high / (wide || 1))).add(target); // farther back in an upright panel
     const reach = eye.distanceTo(target);
     this.camera.near = reach / 200;
     this.camera.far = reach * 50;
@@ -96,7 +98,9 @@ export class Stage {
 
   /** New colours, uint8[3N], of one cloud of one panel. */
   colour(panel, number, colours) {
-    this.panels[panel].points[number].geometry.setAttribute("colour", new BufferAttribute(colours, 3, true));
+    const { colour } = this.panels[panel].points[number].geometry.attributes;
+    colour.array.set(colours);
+    colour.needsUpdate = true;
     this.draw();
   }
 
@@ -217,7 +221,7 @@ function build({ clouds, cameras }) {
   const points = clouds.map(({ cloud, rank }) => {
     const geometry = new BufferGeometry();
     geometry.setAttribute("position", new BufferAttribute(cloud.position, 3));
-    geometry.setAttribute("colour", new BufferAttribute(cloud.colour, 3, true));
+    geometry.setAttribute("colour", new BufferAttribute(cloud.colour.slice(), 3, true));
     geometry.setAttribute("view", new BufferAttribute(Uint16Array.from(cloud.view), 1));
     geometry.setAttribute("rank", new BufferAttribute(rank, 1));
     const own = cameras[cloud.predicted ? "predicted" : "true"] || [];
