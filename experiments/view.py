@@ -39,7 +39,7 @@ def join_reports(reports: Sequence[Path], out: Path, names: Sequence[str] = ()) 
     runs = []
     for number, report in enumerate(reports, 1):
         for run in viewer_data.read_runs(report):
-            place = Path("scenes") / f"run{number}"
+            place = Path("scenes") / f"run{len(runs) + 1}"
             (out / place).mkdir(parents=True, exist_ok=True)
             scenes = []
             for scene in run["scenes"]:

@@ -31,6 +31,7 @@ class Viewer {
       return;
     }
     this.stage.drawn = () => this.afterDrawing();
+    this.list();
     this.select(this.scenes[0]);
   }
 
@@ -68,15 +69,26 @@ class Viewer {
   list() {
     this.left = filterScenes(this.scenes, this.filter);
     this.count.textContent = `${this.left.length} of ${this.scenes.length} scenes`;
-    this.sceneList.replaceChildren(
-      ...this.left.map((scene) => {
+    this.buttons = new Map(
+      this.left.map((scene) => {
         const error = scene.error === null ? "no depth error" : `AbsRel ${scene.error.toFixed(3)}`;
         const facts = element("small", {}, `${error}, ${scene.wrong} of ${scene.questions.length} wrong`);
-        const button = element("button", { type: "button", onclick: () => this.select(scene) }, scene.id, facts);
-        button.setAttribute("aria-current", scene === this.scene);
-        return button;
+        return [scene, element("button", { type: "button", onclick: () => this.select(scene) }, scene.id, facts)];
       }),
     );
+    this.sceneList.replaceChildren(...this.buttons.values());
+    this.markCurrent();
+  }
+
+  /** Shows in the list which scene is chosen; the buttons stay, and with them the focus. */
+  markCurrent() {
+    for (const [scene, button] of this.buttons) {
+      button.setAttribute("aria-current", scene === this.scene);
+      if (scene !== this.scene) continue;
+      const { scrollTop, clientHeight } = this.sceneList;
+      const top = button.offsetTop - this.sceneList.offsetTop;
+      if (top < scrollTop || top + button.offsetHeight > scrollTop + clientHeight) this.sceneList.scrollTop = top;
+    }
   }
 
   async select(scene) {
@@ -84,7 +96,7 @@ class Viewer {
     this.scene = scene;
     this.section.dataset.state = "loading";
     this.say(`Loading ${scene.id}`);
-    this.list();
+    this.markCurrent();
     this.questions.show();
     try {
       const loaded = await Promise.all(scene.of.map((one) => one && loadScene(one.script)));

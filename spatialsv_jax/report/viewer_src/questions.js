@@ -25,7 +25,8 @@ export class Questions {
 
   choose(question) {
     this.chosen = question === this.chosen ? null : question;
-    this.list();
+    for (const [one, button] of this.buttons) button.setAttribute("aria-pressed", one === this.chosen);
+    this.reply();
     this.viewer.paint();
   }
 
@@ -34,15 +35,15 @@ export class Questions {
     const rows = this.onlyWrong ? all.filter(isWrong) : all;
     const known = all.filter((one) => one.answers.some((answer) => answer && answer.correct !== null));
     const heading = `${rows.length} of ${all.length} questions, ${known.length} with a score`;
-    this.rows.replaceChildren(
-      element("p", { className: "status" }, heading),
-      ...rows.map((question) => {
+    this.buttons = new Map(
+      rows.map((question) => {
         const button = element("button", { type: "button", onclick: () => this.choose(question) }, question.question);
         button.classList.toggle("wrong", isWrong(question));
         button.setAttribute("aria-pressed", question === this.chosen);
-        return button;
+        return [question, button];
       }),
     );
+    this.rows.replaceChildren(element("p", { className: "status" }, heading), ...this.buttons.values());
     this.reply();
   }
 

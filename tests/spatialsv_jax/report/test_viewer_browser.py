@@ -282,6 +282,18 @@ def test_questions_mark_their_objects_and_say_the_answer(opened, page):
     ]
 
 
+def test_lists_are_used_with_the_keyboard_and_keep_the_focus(opened):
+    browser = opened()
+    for place, group, mark in ((1, ".scenes", "aria-current"), (0, ".questions", "aria-pressed")):
+        button = f"document.querySelectorAll('#viewer {group} .list button')[{place}]"
+        browser.run(f"{button}.focus()")
+        browser.press("Enter")
+        browser.wait(f"{READY} && {button}.getAttribute('{mark}') === 'true'")
+        assert browser.run(f"document.activeElement === {button}")
+    assert browser.run("document.getElementById('viewer').dataset.scene") == "worse"
+    assert "Answer: " in _texts(browser, ".answer")[0]
+
+
 def test_filters_leave_the_wrong_and_the_worst(opened):
     browser = opened()
     names = lambda: [text.split("AbsRel")[0].split("no depth")[0] for text in _texts(browser, ".scenes .list button")]
