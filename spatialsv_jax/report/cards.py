@@ -9,11 +9,12 @@ from spatialsv_jax.report import scene_section
 from spatialsv_jax.report.figure import SceneFigure, shown_points
 
 LABEL_WIDTH, GAP = 104, 4
+CLOUD_SIZE = (200, 150)  # width, height
 PAPER, INK = (255, 255, 255), (29, 33, 41)  # as in the page
 
 
 def card(figure: SceneFigure, tile: int = 128) -> np.ndarray:
-    """uint8[H,W,3]: a row of the views' pictures, a row for each kind of map, then every cloud from its first viewpoint.
+    """uint8[H,W,3]: a row of the views' pictures, a row for each kind of map, then the clouds from one viewpoint.
 
     Args:
       figure: what to show.
@@ -26,8 +27,9 @@ def card(figure: SceneFigure, tile: int = 128) -> np.ndarray:
         sizes = [_fitted(np.shape(figure.images[v])[:2], tile) for v in range(len(pictures))]
         strips.append(_strip(label, [_resized(one, size) for one, size in zip(pictures, sizes, strict=True)]))
     clouds = scene_section.drawn_clouds(figure, shown_points(figure))
-    for name, pictures in scene_section.cloud_pictures(clouds).items():
-        strips.append(_strip(name, pictures[:1]))
+    if clouds:
+        pictures = [_resized(one[0], CLOUD_SIZE) for one in scene_section.cloud_pictures(clouds).values()]
+        strips.append(_strip(",\n".join(clouds), pictures))
     height = sum(strip.height for strip in strips) + GAP * (len(strips) + 1) + 14
     sheet = Image.new("RGB", (max(strip.width for strip in strips), height), PAPER)
     ImageDraw.Draw(sheet).text((GAP, GAP), ", ".join((figure.title, *figure.tags)), INK)

@@ -59,8 +59,10 @@ def test_a_card_shows_the_rows_of_the_page(tiny_run):
     (outcome,) = groups.outcomes([0], blind=False)
     figure = scene_figure(outcome, "why")
     picture = cards.card(figure, tile=64)
-    height = 18 + 5 * (64 + cards.GAP) + 3 * (300 + cards.GAP)  # picture, two depths, error, confidence; three clouds
-    assert picture.dtype == np.uint8 and picture.shape == (height, cards.LABEL_WIDTH + 400 + cards.GAP, 3)
+    height = (
+        18 + 5 * (64 + cards.GAP) + 150 + cards.GAP
+    )  # picture, two depths, error, confidence; three clouds in a row
+    assert picture.dtype == np.uint8 and picture.shape == (height, cards.LABEL_WIDTH + 3 * (200 + cards.GAP), 3)
     own = np.asarray(Image.fromarray(figure.images[0]).resize((64, 64), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(picture[18 : 18 + 64, cards.LABEL_WIDTH : cards.LABEL_WIDTH + 64], own)
     empty = cards.card(dataclasses.replace(figure, predicted=None, true=None))
