@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import io
 import json
 import shutil
@@ -12,11 +11,10 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from viewer_pages import EVIL, write_pages
 
 from benchmarks.browser import Browser, find_browser
-from experiments import view
-from spatialsv_jax.report import images, markup, scene_blob, viewer_data
-from spatialsv_jax.report.scene_section import write_scene
+from spatialsv_jax.report import images, scene_blob
 
 pytestmark = [
     pytest.mark.browser,
@@ -24,61 +22,14 @@ pytestmark = [
         find_browser() is None, reason="no Chromium: apt-get install chromium, or set CHROMIUM to its path"
     ),
 ]
-EVIL = "<img src=x onerror=\"document.title='broken'\">"
 STATUS = "p.status[aria-live]"
 READY = "document.getElementById('viewer').dataset.state == 'ready'"
 
 
-def _question(text, correct, **changes):
-    return {
-        "question": text,
-        "question_type": EVIL,
-        "prediction": EVIL,
-        "ground_truth": "yes",
-        "correct": correct,
-        **changes,
-    }
-
-
-def _scenes(room, factor):
-    """Four scenes of one room: depth too deep by `factor`, by its double, right, and without truth."""
-    instances = np.full(room.true.depth.shape, -1, np.int16)
-    instances[:, 10:, :16] = 0
-    instances[:, 10:, 16:] = 1
-    names = {"objects": ("red chair", EVIL), "instances": instances}
-    asked = [_question("about the chair ?", 0.0, objects=[0], views=[1]), _question("and that ?", 1.0, objects=[1])]
-
-    def deeper(by):
-        true, points = room.true.points["true"], room.true
-        points = true + by * (true - room.true.camera_to_world[:, None, None, :3, 3])
-        return dataclasses.replace(room.predicted, points={"points head": points})
-
-    first = dataclasses.replace(
-        room, title=f"room {EVIL}", predicted=deeper(factor), abs_rel=factor, questions=asked, **names
-    )
-    worse = dataclasses.replace(
-        first, title="worse", predicted=deeper(2 * factor), abs_rel=2 * factor, questions=asked[:1] * 2
-    )
-    good = dataclasses.replace(first, title="good", predicted=deeper(0), abs_rel=0.0, questions=asked[1:])
-    blind = dataclasses.replace(room, title="no truth", true=None, abs_rel=None, questions=[], scene_scale_m=0.0)
-    return [first, worse, good, blind]
-
-
 @pytest.fixture(scope="module")
 def page(room, tmp_path_factory):
-    """Folder of a page of two runs, of which the second lacks the last two scenes; its own npz beside each report."""
-    folder = tmp_path_factory.mktemp("viewer")
-    reports = []
-    for name, factor, count in (("a & <b>", 0.1, 4), ("other", 0.3, 2)):
-        report = folder / f"report{len(reports)}"
-        report.mkdir()
-        scenes = _scenes(room, factor)[:count]
-        entries = [write_scene(one, report, f"scene{i}", ("npz",))[1][0] for i, one in enumerate(scenes)]
-        html = viewer_data.write_runs(report, [{"name": name, "scenes": entries}])
-        (report / "index.html").write_text(markup.document("viewer", html), "utf-8")
-        reports.append(report)
-    view.join_reports(reports, folder / "both")
-    return folder
+    """Folder of the pages of `viewer_pages`."""
+    return write_pages(room, tmp_path_factory.mktemp("viewer"))
 
 
 @pytest.fixture(scope="module")
