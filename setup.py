@@ -32,6 +32,7 @@ setup(
     description="Spatially supervised multimodal language models in JAX",
     python_requires=">=3.11",
     packages=find_packages(include=["spatialsv_jax*", "data_pipelines*", "experiments*"]),
+    package_data={"spatialsv_jax.report": ["viewer.js", "viewer_src/LICENSE-three.txt"]},
     install_requires=CORE,
     extras_require={
         "beam": ["apache-beam>=2.77,<3"],
@@ -42,6 +43,7 @@ setup(
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
+        "viewer": ["rerun-sdk>=0.41"],
         "wandb": ["wandb>=0.17"],
         "parity": ["torch", "torchvision", "transformers>=5.23,<5.24", "peft", "gguf>=0.19"],
         "tpu_programs": ["libtpu==0.0.42.*"],

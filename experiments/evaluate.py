@@ -27,6 +27,7 @@ from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
 from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
 from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
+from spatialsv_jax.report import exports as export_formats
 
 
 def evaluate_run(
@@ -37,6 +38,8 @@ def evaluate_run(
     max_scenes: int | None = None,
     report: bool = True,
     report_scenes: int = 6,
+    report_like: str | None = None,
+    exports: Sequence[str] | None = None,
     blind: bool = True,
     batch_size: int = 8,
     seed: int = 0,
@@ -58,6 +61,8 @@ def evaluate_run(
       max_scenes: a random choice of that many records; None = all.
       report: whether to write the page.
       report_scenes: scenes that the page shows.
+      report_like: another report, whose scenes the page shows instead, as far as they are evaluated.
+      exports: formats of report.exports to write for every scene; None = all that need no further package.
       blind: whether to ask everything again with black pictures.
       batch_size: rows of a batch; a record with many questions may take several rows.
       seed: of the choice of records.
@@ -74,6 +79,9 @@ def evaluate_run(
     from spatialsv_jax import loading
 
     began = time.perf_counter()
+    wanted = _like(report_like) if report and report_like else None
+    kinds = export_formats.DEFAULT if exports is None else tuple(exports)
+    export_formats.check_kinds(kinds)
     loaded = loading.load(model, placing.mesh_of(fsdp, tensor), dtype)
     own = (loaded.path / "checkpoints").is_dir()
     if not own and not (data and out):
@@ -121,7 +129,12 @@ def evaluate_run(
             seed,
         ),
     }
-    shown, evaluation["scene_choice"] = runner.choose_scenes(result.quality, report_scenes)
+    if wanted is None:
+        shown, evaluation["scene_choice"] = runner.choose_scenes(result.quality, report_scenes)
+    else:
+        here = {records.rows[index]["id"]: place for place, index in enumerate(chosen)}
+        shown = [(here[name], f"as in {report_like}") for name in wanted if name in here]
+        evaluation["scene_choice"] = f"The {len(shown)} of {len(wanted)} scenes of {report_like} that were evaluated."
     evaluation["time"] = {
         "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - began, 1),
@@ -132,19 +145,26 @@ def evaluate_run(
     write_json_lines(out_folder / "predictions.jsonl", result.rows)
     write_json(out_folder / "evaluation.json", evaluation)
     if report:
-        _write_report(out_folder / "report", plain(evaluation), groups, shown, result.quality, loaded.path)
+        _write_report(out_folder / "report", plain(evaluation), groups, shown, result.quality, loaded.path, kinds)
     print(_summary(evaluation, out_folder, report), flush=True)
     return plain(evaluation)
 
 
-def _write_report(folder: Path, evaluation: dict, groups: Groups, shown, quality, model: Path) -> None:
+def _write_report(folder: Path, evaluation: dict, groups: Groups, shown, quality, model: Path, kinds) -> None:
     from spatialsv_jax.report import curves, page
 
     places = [place for place, _ in shown]
     order = sorted(places)
     found = dict(zip(order, groups.outcomes(order, blind=False), strict=True))
     figures = [scene_figure(found[place], why, quality[place]["abs_rel"]) for place, why in shown]
-    page.write_report(folder, evaluation, figures, curves.phases_of(model))
+    page.write_report(folder, evaluation, figures, curves.phases_of(model), kinds)
+
+
+def _like(report: str) -> list[str]:
+    """The ids of a report's scenes."""
+    from spatialsv_jax.report import viewer_data
+
+    return [scene["id"] for run in viewer_data.read_runs(Path(report)) for scene in run["scenes"]]
 
 
 def _training_data(loaded) -> str:
@@ -207,6 +227,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
     result.add_argument("--report_scenes", type=int, default=6, help="scenes on the page (default 6)")
+    result.add_argument("--report_like", metavar="REPORT", help="show the scenes of this other report")
+    result.add_argument(
+        "--exports",
+        nargs="*",
+        metavar="FORMAT",
+        help=f"of {', '.join(export_formats.EXPORTS)}, for every scene of the page; none after the flag = no exports "
+        f"(default: {' '.join(export_formats.DEFAULT)})",
+    )
     result.add_argument("--no_report", action="store_true", help="write no page")
     result.add_argument("--no_blind", action="store_true", help="skip the run with black pictures")
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
@@ -228,8 +256,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
-            flags.report_scenes, not flags.no_blind, flags.batch_size, flags.seed, None, flags.dtype, flags.fsdp, flags.tensor,
-            flags.depth_alignment, flags.pose_auc,
+            flags.report_scenes, flags.report_like, flags.exports, not flags.no_blind, flags.batch_size, flags.seed, None,
+            flags.dtype, flags.fsdp, flags.tensor, flags.depth_alignment, flags.pose_auc,
         )  # fmt: skip
 
     try:
@@ -240,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             hosts.on_first(work)
     except stopping.Interrupted as reason:
         hosts.stopped(reason)
-    except (*failures.REPORTED, FloatingPointError) as error:
+    except (*failures.REPORTED, FloatingPointError, ImportError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         print(f"{hosts.label()}error: {error}", file=sys.stderr)

@@ -48,7 +48,7 @@ def read_images(paths: Sequence[str]) -> list[np.ndarray]:
 
 
 def reconstruct(
-    loaded, images: list[np.ndarray], names: Sequence[str], out: Path, questions: Sequence[str] = ()
+    loaded, images: list[np.ndarray], names: Sequence[str], out: Path, questions: Sequence[str] = (), kinds=None
 ) -> None:
     """Reconstructs the pictures and writes everything into `out`.
 
@@ -58,6 +58,7 @@ def reconstruct(
       names: what to call them on the page.
       out: made when missing.
       questions: texts in the model's language; "view 1" names the first picture.
+      kinds: formats of report.exports to write; None = all that need no further package.
 
     Raises:
       UsageError: more pictures than the model was trained with.
@@ -72,7 +73,7 @@ def reconstruct(
     found = loaded.reconstruct(images)
     out.mkdir(parents=True, exist_ok=True)
     _write_arrays(found, names, out)
-    _write_page(found, images, names, out, list(zip(questions, answers, strict=True)), loaded)
+    _write_page(found, images, names, out, list(zip(questions, answers, strict=True)), loaded, kinds)
 
 
 def _write_arrays(found, names: Sequence[str], out: Path) -> None:
@@ -105,10 +106,11 @@ def _write_arrays(found, names: Sequence[str], out: Path) -> None:
     write_json(out / "cameras.json", cameras)
 
 
-def _write_page(found, images, names, out: Path, asked, loaded) -> None:
+def _write_page(found, images, names, out: Path, asked, loaded, kinds) -> None:
     from spatialsv_jax import geometry
-    from spatialsv_jax.report import markup
-    from spatialsv_jax.report.scene_section import Geometry, SceneFigure, write_scene
+    from spatialsv_jax.report import exports, markup, viewer_data
+    from spatialsv_jax.report.figure import Geometry, SceneFigure
+    from spatialsv_jax.report.scene_section import write_scene
 
     everywhere = np.ones(found.depth.shape, bool)
     clouds = {"depth + rays": geometry.points_from_rays(found.ray, found.depth), "points head": found.points}
@@ -121,6 +123,7 @@ def _write_page(found, images, names, out: Path, asked, loaded) -> None:
         found.camera_ok,
         clouds,
         found.depth_confidence,
+        {"depth + rays": found.depth_confidence, "points head": found.points_confidence},
     )
     figure = SceneFigure(
         title=", ".join(str(name) for name in names),
@@ -131,11 +134,13 @@ def _write_page(found, images, names, out: Path, asked, loaded) -> None:
         true=None,
         questions=[{"question": question, "prediction": answer} for question, answer in asked],
     )
+    section, entries = write_scene(figure, out, "cloud", exports.DEFAULT if kinds is None else kinds)
+    viewer = viewer_data.write_runs(out, [{"name": str(loaded.path), "scenes": entries}])
     body = (
         f"<h1>Reconstruction</h1>"
         f'<p class="soft">{markup.esc(loaded.path)}, step {loaded.step}, objective <b>{markup.esc(loaded.settings.objective_name)}</b>. '
         'Beside this page: depth as 16-bit PNG, <a href="reconstruction.npz">reconstruction.npz</a>, <a href="cameras.json">cameras.json</a>, '
-        "point clouds.</p>" + write_scene(figure, out, "cloud")
+        f"point clouds.</p>{viewer}{section}"
     )
     (out / "index.html").write_text(markup.document("Reconstruction", body), "utf-8")
 
@@ -150,6 +155,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--out", required=True, help="folder to write into")
     placing.add_flags(result)
     result.add_argument("--questions", nargs="*", default=[], help="questions about the pictures")
+    result.add_argument(
+        "--exports", nargs="*", metavar="FORMAT", help="glb ply npz colmap tum rerun (default: all but rerun)"
+    )
     return result
 
 
@@ -163,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         names = [Path(path).name for path in flags.images]
         model = loading.load(flags.model, placing.mesh_of(flags.fsdp, flags.tensor), flags.dtype)
-        reconstruct(model, images, names, Path(flags.out), flags.questions)
-    except (FileNotFoundError, ValueError) as error:
+        reconstruct(model, images, names, Path(flags.out), flags.questions, flags.exports)
+    except (FileNotFoundError, ValueError, ImportError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ KEYS_MAY_CHANGE = {
     "data": ("threads", "buffer", "cache_mb", "verify", "vision_cache"),
     "training": (
         "steps",  # said, see `_compare_steps`
-        "log_every", "gradient_norm_every", "tensorboard", "profile", "wandb", "log_records",
+        "log_every", "gradient_norm_every", "cards_every", "tensorboard", "profile", "wandb", "log_records",
         "microbatches", "skip_budget", "skip_spike",
     ),
 }  # fmt: skip

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from data_pipelines.scene_objects import ObjectBox, instances, named_objects, object_boxes
 from data_pipelines.transforms.decode import decode_views
 from spatialsv_jax import geometry
 from spatialsv_jax.evaluation import runner
 from spatialsv_jax.evaluation.predictions import Outcome
-from spatialsv_jax.report.scene_section import Geometry, SceneFigure
+from spatialsv_jax.report.figure import Geometry, SceneFigure
 
 
 def scene_figure(outcome: Outcome, why: str, abs_rel: float | None = None):
@@ -27,15 +30,19 @@ def scene_figure(outcome: Outcome, why: str, abs_rel: float | None = None):
         )
     predicted = None
     if "depth" in maps and views:
-        clouds = {}
+        clouds, sure = {}, {}
         if "ray" in maps:
             clouds["depth + rays"] = geometry.points_from_rays(maps["ray"], maps["depth"])[:views]
+            sure["depth + rays"] = maps["depth_confidence"][:views]
         if "points" in maps:
             clouds["points head"] = maps["points"][:views]
+            sure["points head"] = maps["points_confidence"][:views]
         covered = labels["covered"][:views]
         confidence = maps["depth_confidence"][:views]
-        predicted = Geometry(maps["depth"][:views], covered, covered, *cameras_of(maps, views), clouds, confidence)
-    score = runner.question_rows(outcome, None)
+        predicted = Geometry(
+            maps["depth"][:views], covered, covered, *cameras_of(maps, views), clouds, confidence, sure
+        )
+    boxes = object_boxes(record)
     return SceneFigure(
         title=record.id,
         tags=(record.dataset, record.setting, why, *(() if abs_rel is None else (f"AbsRel {abs_rel:.3f}",))),
@@ -43,10 +50,35 @@ def scene_figure(outcome: Outcome, why: str, abs_rel: float | None = None):
         images=images,
         predicted=predicted,
         true=true,
-        questions=_spread([line for line, _ in score], 24),
-        question_count=len(score),
+        questions=_questions(outcome, boxes),
+        abs_rel=abs_rel,
         scene_scale_m=float(labels["scene_scale_m"]),
+        objects=tuple(box.name for box in boxes),
+        instances=_instances(outcome, points, boxes),
     )
+
+
+def _questions(outcome: Outcome, boxes: Sequence[ObjectBox]) -> list[dict]:
+    """The lines of predictions.jsonl with the views that a question needs (none: all) and the things that it names."""
+    rows = []
+    for question, (line, _) in zip(outcome.questions, runner.question_rows(outcome, None), strict=True):
+        about = named_objects(" ".join((line["question"], *question.options)), boxes)
+        rows.append({**line, "views": list(question.views) or None, "objects": about})
+    return rows
+
+
+def _instances(outcome: Outcome, points: np.ndarray, boxes: Sequence[ObjectBox]) -> np.ndarray | None:
+    """int16[V,H,W]: the thing that each pixel shows, by its true point; None without boxes, cameras or metres."""
+    record, labels = outcome.record, outcome.labels
+    posed = np.flatnonzero(labels["pose_valid"][: len(record.view_ids)])
+    scale = float(labels["scene_scale_m"])
+    if not boxes or not len(posed) or not scale or not labels["has_geometry"]:
+        return None
+    label = labels["camera_to_world"][posed[0]].astype(np.float64)
+    world = record.camera_to_world[posed[0]]
+    local = (points - label[:3, 3]) @ label[:3, :3] * scale  # metres in that view's camera
+    valid = outcome.points_mask[: len(record.view_ids)]
+    return instances(np.where(valid[..., None], local @ world[:3, :3].T + world[:3, 3], np.nan), boxes)
 
 
 def cameras_of(maps, views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -57,13 +89,3 @@ def cameras_of(maps, views: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         maps["ray"][:views].astype(np.float64), maps["ray_confidence"][:views].astype(np.float64)
     )
     return fit.intrinsics, fit.camera_to_world, fit.ok
-
-
-def _spread(rows: list[dict], count: int) -> list[dict]:
-    """At most `count` rows, taken in turn from every question type."""
-    turns: dict[str, int] = {}
-    keyed = []
-    for place, row in enumerate(rows):
-        turn = turns[row["question_type"]] = turns.get(row["question_type"], -1) + 1
-        keyed.append((turn, place))
-    return [rows[place] for _, place in sorted(keyed)[:count]]

@@ -27,7 +27,7 @@ from ml_collections import ConfigDict, config_flags
 from data_pipelines.loader import DataConfig, make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.paths import local_path
-from experiments import failures, hosts, resume, startup, stopping, vision_features, workdir_lock
+from experiments import failures, hosts, resume, startup, stopping, training_cards, vision_features, workdir_lock
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
 from experiments.starting import Start, check_labels, processor_for, resolve_sizes
@@ -207,6 +207,10 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
             with jax.set_mesh(mesh):
                 return norms(train_state, batch)
 
+    cards = None
+    if settings.training.cards_every:
+        cards = training_cards.Cards(model, settings, loader, processor, mesh)
+
     table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches)
     hosts.say(table.text())
 
@@ -238,6 +242,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
                 flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
                 explain=lambda s, bad: failures.explain_nonfinite(parts, s, bad, loader, mesh),
                 probe=probe,
+                cards=cards,
                 title=hosts.label() + (config.name or workdir.name),
                 stop=stop,
                 records=records,

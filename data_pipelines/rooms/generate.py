@@ -19,7 +19,7 @@ from data_pipelines.rooms.questions import Words, make_questions
 from data_pipelines.rooms.raycast import Raycaster
 from data_pipelines.rooms.scene import RenderedView, Scene
 
-GENERATOR_VERSION = "1.5"  # raise it whenever the same arguments give other records
+GENERATOR_VERSION = "1.6"  # raise it whenever the same arguments give other records
 DEPTH_UNIT_M = 0.00025  # 16 bits reach 16.4 m
 MAX_ATTEMPTS = 32
 

@@ -26,20 +26,24 @@ def _numbers(values) -> list[float]:
 
 
 def vsi_metadata(scene: Scene, video_path: str) -> dict:
-    """video_path, room_size (m2), room_center (metres), object_counts, object_bbox, dataset.
+    """video_path, room_size (m2), room_center (metres), object_counts, object_bbox, dataset; ours: object_colours.
 
     `object_bbox` is the text of a Python dict (read it with `ast.literal_eval`): per category a list
     of {centroid, axesLengths, normalizedAxes (three own axes in a row), min, max}; min and max are
-    the corners of the axis-aligned box of the mesh. All in the world frame of `scene.Scene`.
+    the corners of the axis-aligned box of the mesh. All in the world frame of `scene.Scene`. `object_colours` has the
+    colours in the same order: questions tell things apart by them.
     """
     boxes: dict[str, list[dict]] = collections.defaultdict(list)
+    colours: dict[str, list[str]] = collections.defaultdict(list)
     for item in scene.objects:
         boxes[item.category].append(_box(item))
+        colours[item.category].append(item.colour)
     return {
         "video_path": video_path,
         "room_size": round(scene.area_m2, 4),
         "room_center": _numbers(scene.size / 2),
         "object_counts": {category: len(rows) for category, rows in sorted(boxes.items())},
         "object_bbox": repr(dict(sorted(boxes.items()))),
+        "object_colours": dict(sorted(colours.items())),
         "dataset": "rooms",
     }

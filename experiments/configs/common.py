@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
             ),
             training=dict(
                 steps=1000, log_every=20, gradient_norm_every=0, tensorboard=True, profile="",
+                cards_every=0,  # steps between pictures of what the model sees, in TensorBoard; 0 = never (docs/report.md)
                 microbatches=1,  # passes that a batch is cut into; the update stays the same
                 skip_budget=0, skip_spike=0.0,  # bad steps that are left out (docs/sharding.md); 0 = the first one ends the run
                 wandb="",  # project in Weights & Biases, needs the [wandb] extra

@@ -112,7 +112,7 @@ def tiles(items: Iterable[tuple[str, str, str]]) -> str:
 
 
 def document(title: str, body: str) -> str:
-    """A whole page: no script, no link to another host."""
+    """A whole page: no link to another host."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

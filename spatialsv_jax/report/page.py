@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spatialsv_jax.report import curves, markup
+from spatialsv_jax.report import curves, exports, markup, viewer_data
+from spatialsv_jax.report.figure import SceneFigure
 from spatialsv_jax.report.markup import esc, interval, number, percent, table
-from spatialsv_jax.report.scene_section import SceneFigure, write_scene
+from spatialsv_jax.report.scene_section import write_scene
 
 OBJECTIVES = {
     "tasks": "text, depth, ray and points: the objective that the paper's abstract stresses",
@@ -17,22 +18,29 @@ OBJECTIVES = {
 
 
 def write_report(
-    folder: Path, evaluation: Mapping, scenes: Sequence[SceneFigure], phases: Mapping[str, Sequence[Mapping]]
+    folder: Path,
+    evaluation: Mapping,
+    scenes: Sequence[SceneFigure],
+    phases: Mapping[str, Sequence[Mapping]],
+    kinds: Sequence[str] = exports.DEFAULT,
 ) -> Path:
-    """Writes `folder/index.html` and the point-cloud files beside it.
+    """Writes `folder/index.html`, the viewer's files and the point-cloud files beside it.
 
     Args:
       folder: made when missing.
       evaluation: the contents of evaluation.json.
       scenes: what to show, in order.
       phases: phase name -> metric rows (`curves.phases_of`).
+      kinds: formats of exports.EXPORTS to write for every scene.
 
     Returns:
       The page's path.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sections = [_head(evaluation), _tiles(evaluation), _trained(evaluation)]
-    sections += [_answers(evaluation["questions"]), _geometry(evaluation), _scenes(scenes, folder, evaluation)]
+    cards, entries = _scenes(scenes, folder, evaluation, kinds)
+    viewer = viewer_data.write_runs(folder, [{"name": evaluation["trained"]["name"], "scenes": entries}])
+    sections = [_head(evaluation), _tiles(evaluation), _trained(evaluation), viewer and f"<h2>In 3D</h2>{viewer}"]
+    sections += [_answers(evaluation["questions"]), _geometry(evaluation), cards]
     sections += [_curves(phases), _breakdown(evaluation.get("breakdown", {})), _provenance(evaluation)]
     page = folder / "index.html"
     temporary = folder / ".index.html.partial"
@@ -258,13 +266,15 @@ def _confidence(confidence: Mapping) -> str:
     )
 
 
-def _scenes(scenes: Sequence[SceneFigure], folder: Path, evaluation: Mapping) -> str:
+def _scenes(scenes: Sequence[SceneFigure], folder: Path, evaluation: Mapping, kinds) -> tuple[str, list[dict]]:
+    """The scenes' cards, and their entries for the viewer."""
     if not scenes:
-        return ""
-    shown = [write_scene(scene, folder, f"scene{index + 1}") for index, scene in enumerate(scenes)]
+        return "", []
+    shown = [write_scene(scene, folder, f"scene{index + 1}", kinds) for index, scene in enumerate(scenes)]
     lattice = "Dots in the confidence: pixels that the gradient term reads at coarser scales too (docs/method.md, 3.3)."
     note = f"<p>{esc(evaluation['scene_choice'])} Clouds open in any GLB or PLY viewer. {lattice}</p>"
-    return f"<h2>Scenes</h2>{note}{''.join(shown)}"
+    cards = "".join(html for html, _ in shown)
+    return f"<h2>Scenes</h2>{note}{cards}", [entry for _, entries in shown for entry in entries]
 
 
 def _curves(phases: Mapping[str, Sequence[Mapping]]) -> str:

@@ -16,27 +16,6 @@ OPENCV_TO_GLTF = np.diag([1.0, -1.0, -1.0, 1.0])
 CAMERA_COLOURS = {"predicted": (235, 110, 40, 255), "true": (60, 170, 110, 255)}
 
 
-def select_points(
-    points: np.ndarray, images: np.ndarray, mask: np.ndarray, limit: int = 200_000
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The finite points of a mask with their pixel's colour, thinned by a fixed stride.
-
-    Args:
-      points: float[V,H,W,3].
-      images: uint8[V,H,W,3] at the same resolution.
-      mask: bool[V,H,W].
-      limit: most points returned.
-
-    Returns:
-      (points float32[N,3], colours uint8[N,3], int[N] their places among the V*H*W pixels).
-    """
-    if points.shape != images.shape or points.shape[:-1] != mask.shape:
-        raise ValueError(f"Points {points.shape}, images {images.shape} and mask {mask.shape} do not fit together.")
-    kept = np.flatnonzero(np.asarray(mask).reshape(-1) & np.isfinite(points).all(-1).reshape(-1))
-    kept = kept[:: max(1, -(-len(kept) // limit))]
-    return points.reshape(-1, 3)[kept].astype(np.float32), images.reshape(-1, 3)[kept], kept
-
-
 def frustum_lines(intrinsics: np.ndarray, camera_to_world: np.ndarray, height: int, width: int, depth: float):
     """The eight edges of a camera's viewing pyramid as float64[8,2,3] world segments; `depth` is its length along z."""
     corners = np.array([[0, 0, 1], [width, 0, 1], [width, height, 1], [0, height, 1]], np.float64)
@@ -47,30 +26,26 @@ def frustum_lines(intrinsics: np.ndarray, camera_to_world: np.ndarray, height: i
     return np.array(sides + [(world[i], world[(i + 1) % 4]) for i in range(4)])
 
 
-def write_clouds(
-    folder: Path,
-    stem: str,
-    points: np.ndarray,
-    colours: np.ndarray,
-    cameras: dict[str, np.ndarray] | None = None,
-) -> tuple[Path, Path]:
-    """Writes `stem.glb` and `stem.ply`.
+def write_cloud(
+    path: Path, points: np.ndarray, colours: np.ndarray, cameras: dict[str, np.ndarray] | None = None
+) -> Path:
+    """Writes one cloud as GLB or PLY, as the suffix of `path` says, and returns `path`.
 
     Args:
-      folder: existing folder.
+      path: in an existing folder.
       points: float[N,3], N >= 1.
       colours: uint8[N,3].
       cameras: name ("predicted", "true") -> segments float[M,2,3] of `frustum_lines`, for the GLB.
-
-    Returns:
-      The two paths.
 
     Raises:
       ValueError: no point, or a point that is not finite.
     """
     if len(points) == 0 or not np.isfinite(points).all():
-        raise ValueError(f"Cloud '{stem}' has {len(points)} points, of which some are not finite or none is left.")
+        raise ValueError(f"{path} would have {len(points)} points, of which some are not finite or none is left.")
     cloud = trimesh.PointCloud(np.asarray(points, np.float32), colors=colours)
+    if path.suffix == ".ply":
+        path.write_bytes(cloud.export(file_type="ply"))
+        return path
     scene = trimesh.Scene()
     scene.add_geometry(cloud, node_name="points", geom_name="points", transform=OPENCV_TO_GLTF)
     for name, segments in (cameras or {}).items():
@@ -79,7 +54,5 @@ def write_clouds(
             lines.colors = np.tile(CAMERA_COLOURS[name], (len(lines.entities), 1))
             node = f"cameras_{name}"
             scene.add_geometry(lines, node_name=node, geom_name=node, transform=OPENCV_TO_GLTF)
-    paths = folder / f"{stem}.glb", folder / f"{stem}.ply"
-    paths[0].write_bytes(scene.export(file_type="glb"))
-    paths[1].write_bytes(cloud.export(file_type="ply"))
-    return paths
+    path.write_bytes(scene.export(file_type="glb"))
+    return path

@@ -2,141 +2,115 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from spatialsv_jax import geometry as geometry_lib
-from spatialsv_jax.report import images, markup, pointcloud_files
+from spatialsv_jax.report import exports, images, markup, viewer_data
+from spatialsv_jax.report.figure import Geometry, SceneFigure, ShownPoints, geometries, shown_points
 from spatialsv_jax.report.markup import esc
 
 DEPTH_COLOURS, ERROR_COLOURS, CONFIDENCE_COLOURS = "turbo_r", "magma", "viridis"
+MOST_QUESTIONS = 24  # in the table of a scene; the viewer has all
 
 
-@dataclasses.dataclass(frozen=True)
-class Geometry:
-    """Depth, cameras and world points of V views, scene-scale units, first view's frame."""
-
-    depth: np.ndarray  # float[V,H,W]
-    valid: np.ndarray  # bool[V,H,W], pixels whose depth is shown
-    points_valid: np.ndarray  # bool[V,H,W], pixels whose point is shown
-    intrinsics: np.ndarray  # float[V,3,3]
-    camera_to_world: np.ndarray  # float[V,4,4]
-    camera_ok: np.ndarray  # bool[V]
-    points: dict[str, np.ndarray]  # name of the cloud -> float[V,H,W,3]
-    confidence: np.ndarray | None = None  # float[V,H,W]
-
-
-@dataclasses.dataclass(frozen=True)
-class SceneFigure:
-    """All that the page shows of one scene. Texts are raw: they are escaped on the way into the page."""
-
-    title: str
-    tags: tuple[str, ...]
-    note: str
-    images: Sequence[np.ndarray]  # uint8[h,w,3] per view
-    predicted: Geometry | None
-    true: Geometry | None
-    questions: Sequence[dict]  # question, question_type, prediction, ground_truth (or None), correct (or None)
-    question_count: int = 0  # of the record; 0 = all are in `questions`
-    scene_scale_m: float = 0.0
-
-
-def write_scene(figure: SceneFigure, folder: Path, stem: str) -> str:
-    """Writes the scene's point-cloud files and returns its HTML.
+def write_scene(
+    figure: SceneFigure, folder: Path, stem: str, kinds: Sequence[str] = exports.DEFAULT
+) -> tuple[str, list[dict]]:
+    """Writes the scene's files and returns its HTML, and its entry for the viewer (none without a cloud).
 
     Args:
       figure: what to show.
-      folder: existing folder for `STEM_*.glb` and `STEM_*.ply`.
+      folder: existing folder for `scenes/STEM.js` and the exports.
       stem: start of the file names, [a-z0-9_-] only.
+      kinds: formats of exports.EXPORTS to write.
     """
-    clouds = _clouds(figure)
-    links = []
-    for name, (points, colours, _, _) in clouds.items():
-        if len(points):
-            file_stem = f"{stem}_{name.replace(' ', '_').replace('+', 'and')}"
-            for path in pointcloud_files.write_clouds(folder, file_stem, points, colours, _frusta(figure)):
-                links.append(f'<a href="{esc(path.name)}">{esc(path.name)}</a>')
+    shown = shown_points(figure)
+    clouds = drawn_clouds(figure, shown)
+    links, entries = [], []
+    if shown is not None and any(cloud.present.any() for cloud in shown.clouds.values()):
+        entries = [viewer_data.write_scene(figure, shown, folder, stem)]
+        paths = [
+            path.relative_to(folder).as_posix() for path in exports.write_exports(figure, shown, folder, stem, kinds)
+        ]
+        links = [f'<a href="{esc(path)}">{esc(path)}</a>' for path in paths]
     tags = "".join(f'<span class="tag">{esc(tag)}</span>' for tag in figure.tags)
     note = f'<p class="soft small">{esc(figure.note)}</p>' if figure.note else ""
-    return (
+    html = (
         f'<section class="scene"><h3>{esc(figure.title)}{tags}</h3>{note}{_views(figure)}'
-        f'<div class="clouds">{_cloud_pictures(figure, clouds)}{_plan_figure(figure)}</div>'
+        f'<div class="clouds">{_cloud_figures(clouds)}{_plan_figure(figure)}</div>'
         f'<p class="files">{" ".join(links)}</p>{_questions(figure)}</section>'
     )
+    return html, entries
 
 
-def at_map_size(pictures: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """The views at the resolution of the maps, uint8[V,H,W,3], for the colours of points."""
-    from PIL import Image
-
-    box = Image.Resampling.BOX
-    return np.stack([np.asarray(Image.fromarray(picture).resize((width, height), box)) for picture in pictures])
-
-
-def _clouds(figure: SceneFigure) -> dict[str, tuple]:
+def drawn_clouds(figure: SceneFigure, shown: ShownPoints | None) -> dict[str, tuple]:
     """Cloud name -> (points, colours, normals, radii), the true one first."""
     found = {}
-    for geometry in (figure.true, figure.predicted):
-        if geometry is None:
-            continue
-        colours = at_map_size(figure.images, *geometry.depth.shape[1:])
+    for geometry in geometries(figure).values() if shown is not None else ():
         for name, points in geometry.points.items():
             mask = geometry.points_valid & np.isfinite(points).all(-1)
             points = np.where(mask[..., None], points, 0.0)
             normals, _ = geometry_lib.surface_normals(points, mask)
-            chosen, shades, places = pointcloud_files.select_points(points, colours, mask)
+            present = shown.clouds[name].present
+            places = shown.pixel[present]
             found[name] = (
-                chosen,
-                shades,
+                shown.clouds[name].points[present],
+                shown.colours[present],
                 normals.reshape(-1, 3)[places],
                 images.splat_radii(points).reshape(-1)[places],
             )
     return found
 
 
-def _frusta(figure: SceneFigure) -> dict[str, np.ndarray]:
-    result = {}
-    for name, geometry in (("true", figure.true), ("predicted", figure.predicted)):
-        if geometry is not None:
-            height, width = geometry.depth.shape[1:]
-            lines = [
-                pointcloud_files.frustum_lines(geometry.intrinsics[v], geometry.camera_to_world[v], height, width, 0.12)
-                for v in np.flatnonzero(geometry.camera_ok)
-            ]
-            result[name] = np.concatenate(lines) if lines else np.zeros((0, 2, 3))
-    return result
+class MapRow(NamedTuple):
+    """Maps of all views in one colour scale."""
+
+    label: str
+    pictures: list[np.ndarray]  # uint8[H,W,4] per view
+    colours: str
+    scale: tuple[float, float]
+
+
+def map_rows(figure: SceneFigure) -> list[MapRow]:
+    """True and predicted depth in one scale, the error between them, the confidence: those that there are."""
+    truth, guess = figure.true, figure.predicted
+    base, rows = truth if truth is not None else guess, []
+
+    def add(label: str, values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str) -> None:
+        pictures = [images.colourise(values[v], mask[v], scale, colours) for v in range(len(values))]
+        rows.append(MapRow(label, pictures, colours, scale))
+
+    if base is not None:
+        scale = images.value_range((base.depth, base.valid))
+        for label, one in (("true depth", truth), ("predicted depth", guess)):
+            if one is not None:
+                add(label, one.depth, one.valid, scale, DEPTH_COLOURS)
+    if guess is not None and truth is not None:
+        error = np.abs(guess.depth - truth.depth) / np.where(truth.valid, truth.depth, 1.0)
+        add("relative error", error, truth.valid, (0.0, 0.5), ERROR_COLOURS)
+    if guess is not None and guess.confidence is not None:
+        scale = images.value_range((guess.confidence, guess.valid))
+        add("confidence", guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS)
+    return rows
 
 
 def _views(figure: SceneFigure) -> str:
-    truth, guess, count = figure.true, figure.predicted, len(figure.images)
-    shapes = [np.shape(picture)[:2] for picture in figure.images]
-    draw = lambda *of: _maps(*of, shapes)
+    count = len(figure.images)
     pictures = [
         _img(images.shrink(np.asarray(picture)), f"view {v + 1}", "PNG" if max(picture.shape) <= 128 else "JPEG")
         for v, picture in enumerate(figure.images)
     ]
     rows = [("", "".join(f'<div class="row">view {v + 1}</div>' for v in range(count))), ("picture", "".join(pictures))]
-    base = truth if truth is not None else guess
-    if base is not None:
-        scale = images.value_range((base.depth, base.valid))
-        legend = _legend(DEPTH_COLOURS, *scale)
-        if truth is not None:
-            rows.append(("true depth" + legend, draw(truth.depth, truth.valid, scale, DEPTH_COLOURS, "true depth")))
-        if guess is not None:
-            rows.append(
-                ("predicted depth" + legend, draw(guess.depth, guess.valid, scale, DEPTH_COLOURS, "predicted depth"))
-            )
-    if guess is not None and truth is not None:
-        error = np.abs(guess.depth - truth.depth) / np.where(truth.valid, truth.depth, 1.0)
-        label = "relative error" + _legend(ERROR_COLOURS, 0.0, 0.5)
-        rows.append((label, draw(error, truth.valid, (0.0, 0.5), ERROR_COLOURS, "relative error")))
-    if guess is not None and guess.confidence is not None:
-        scale = images.value_range((guess.confidence, guess.valid))
-        label = "confidence" + _legend(CONFIDENCE_COLOURS, *scale)
-        rows.append((label, draw(guess.confidence, guess.valid, scale, CONFIDENCE_COLOURS, "confidence")))
+    for row in map_rows(figure):
+        maps = [  # each in the proportions of its view, whose whole it shows
+            _img(map_, f"{row.label}, view {v + 1}", shape=np.shape(figure.images[v])[:2])
+            for v, map_ in enumerate(row.pictures)
+        ]
+        rows.append((row.label + _legend(row.colours, *row.scale), "".join(maps)))
     cells = "".join(f'<div class="row">{label}</div>{cells}' for label, cells in rows)
     columns = f"118px repeat({count}, minmax(0, 190px))"
     return f'<div class="views" style="grid-template-columns: {columns}">{cells}</div>'
@@ -149,25 +123,23 @@ def _img(picture: np.ndarray, label: str, form: str = "PNG", shape: tuple[int, i
     return f'<img{crisp}{style} alt="{esc(label)}" src="{images.data_uri(picture, form)}">'
 
 
-def _maps(values: np.ndarray, mask: np.ndarray, scale: tuple[float, float], colours: str, label: str, shapes) -> str:
-    """Maps [V,H,W] as pictures, each in the proportions of its view, whose whole it shows."""
-    maps = [images.colourise(values[v], mask[v], scale, colours) for v in range(len(values))]
-    return "".join(_img(map_, f"{label}, view {v + 1}", shape=shapes[v]) for v, map_ in enumerate(maps))
-
-
 def _legend(colours: str, low: float, high: float) -> str:
     bar = f'<div class="legend" style="background:{images.gradient_css(colours)}"></div>'
     return f'{bar}<div class="ends"><span>{low:.2f}</span><span>{high:.2f}</span></div>'
 
 
-def _cloud_pictures(figure: SceneFigure, clouds: dict[str, tuple]) -> str:
-    reference = next(iter(clouds.values()))[0] if clouds else np.zeros((0, 3))
-    viewpoints = images.two_viewpoints(reference)
+def cloud_pictures(clouds: dict[str, tuple]) -> dict[str, list[np.ndarray]]:
+    """Cloud name -> two pictures uint8[300,400,3] of it, from the same places for all; `clouds`: of `drawn_clouds`."""
+    viewpoints = images.two_viewpoints(next(iter(clouds.values()))[0]) if clouds else []
+    return {
+        name: [images.render_cloud(points, colours, view, radius=radii * 1.15, normals=normals) for view in viewpoints]
+        for name, (points, colours, normals, radii) in clouds.items()
+    }
+
+
+def _cloud_figures(clouds: dict[str, tuple]) -> str:
     cells = []
-    for name, (points, colours, normals, radii) in clouds.items():
-        pictures = [
-            images.render_cloud(points, colours, view, radius=radii * 1.15, normals=normals) for view in viewpoints
-        ]
+    for name, pictures in cloud_pictures(clouds).items():
         shown = "".join(_img(picture, f"{name} points", "JPEG") for picture in pictures)
         cells.append(f'<figure class="stack">{shown}<figcaption>{esc(name)}</figcaption></figure>')
     return "".join(cells)
@@ -246,7 +218,7 @@ def _wedge(geometry: Geometry, view: int, name: str, place, extent: float) -> st
 
 
 def _questions(figure: SceneFigure) -> str:
-    rows = figure.questions
+    rows = spread(figure.questions, MOST_QUESTIONS)
     if not rows:
         return ""
     cells = []
@@ -264,8 +236,21 @@ def _questions(figure: SceneFigure) -> str:
             ]
         )
     known = [row["correct"] for row in rows if row.get("correct") is not None]
-    of_all = f" of {figure.question_count}, some of every type" if figure.question_count > len(rows) else ""
+    of_all = f" of {len(figure.questions)}, some of every type" if len(figure.questions) > len(rows) else ""
     score = f", mean score {np.mean([float(value) for value in known]):.2f}" if known else ""
     summary = f"{len(rows)} questions{of_all}{score}"
     body = markup.table(["question", "type", "answer", "truth"], cells, text_columns=(0, 1, 2, 3))
     return f"<details{' open' if len(rows) <= 16 else ''}><summary>{esc(summary)}</summary>{body}</details>"
+
+
+def spread(rows: Sequence[Mapping], count: int) -> list[Mapping]:
+    """At most `count` rows, taken in turn from every question type."""
+    if len(rows) <= count:
+        return list(rows)
+    turns: dict[str, int] = {}
+    keyed = []
+    for place, row in enumerate(rows):
+        kind = row.get("question_type", "")
+        turn = turns[kind] = turns.get(kind, -1) + 1
+        keyed.append((turn, place))
+    return [rows[place] for _, place in sorted(keyed)[:count]]

@@ -42,6 +42,7 @@ class LoopConfig:
       steps: optimizer steps of the phase.
       log_every: steps between metric lines (the only steps with a host transfer).
       gradient_norm_every: steps between probes of each term's gradient norm; 0 = never.
+      cards_every: steps between pictures of what the model sees, for TensorBoard; 0 = never.
       tensorboard: whether to write event files.
       profile: directory for a trace of steps 10 to 15; "" = none.
       microbatches: passes that every global batch is cut into; the update and all reported values are those of one pass.
@@ -56,6 +57,7 @@ class LoopConfig:
     steps: int = 1000
     log_every: int = 20
     gradient_norm_every: int = 0
+    cards_every: int = 0
     tensorboard: bool = True
     profile: str = ""
     microbatches: int = 1
@@ -65,10 +67,21 @@ class LoopConfig:
     log_records: bool = False
 
     def __post_init__(self):
-        least = {"steps": 1, "log_every": 1, "gradient_norm_every": 0, "microbatches": 1, "skip_budget": 0}
+        least = {
+            "steps": 1,
+            "log_every": 1,
+            "gradient_norm_every": 0,
+            "cards_every": 0,
+            "microbatches": 1,
+            "skip_budget": 0,
+        }
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ValueError(f"config.training.{name} is {getattr(self, name)}, expected {value} or more.")
+        if self.cards_every and not self.tensorboard:
+            raise ValueError(
+                f"config.training.cards_every is {self.cards_every}, but tensorboard is False. Set one of them."
+            )
         if self.skip_spike and (not self.skip_spike > 1 or not self.skip_budget):
             raise ValueError(
                 f"config.training.skip_spike is {self.skip_spike}, expected 0 (off) or more than 1 with a "
@@ -90,6 +103,7 @@ def run(
     flops: Callable[[int], float],
     explain: Callable[[TrainState, int], str],
     probe: Callable | None = None,
+    cards: Callable | None = None,
     title: str = "train",
     stop: Callable[[int], bool] = lambda step: False,
     records: RecordLog | None = None,
@@ -107,6 +121,7 @@ def run(
       flops: step -> FLOPs of its global batch without recomputation, for the rates.
       explain: (state, step) -> text naming the non-finite terms and the record ids of that step.
       probe: (state, batch) -> gradient norms per term, or None.
+      cards: state -> pictures uint8[H,W,3] by name, or None; all processes must call it.
       title: what the progress bar says.
       stop: step -> whether to save and stop before it; all processes must answer alike.
       records: where the records of each step are noted, None = nowhere.
@@ -155,6 +170,12 @@ def run(
                 milliseconds = scalars["step_time_s"] * 1e3
                 bar.set_postfix_str(f"total {scalars['total']:.3f} {milliseconds:.0f} ms/step", refresh=False)
                 window = _Window()
+            if cards is not None and config.cards_every and (step + 1) % config.cards_every == 0:
+                began = time.perf_counter()
+                pictures = cards(state)
+                if writer is not None:
+                    writer.write_pictures(step, pictures)
+                window.leave_out(time.perf_counter() - began)
             bar.update(1)
             if (step + 1) % checkpoint_config.every == 0 or last:
                 # Saved before the next batch is drawn: the data position is the step alone.
@@ -192,6 +213,10 @@ class _Window:
     def add(self, tokens: jax.Array, flops: float) -> None:
         self._steps, self._flops = self._steps + 1, self._flops + flops
         self._tokens.append(tokens)
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that belongs to no step."""
+        self._start += seconds
 
     def rates(self) -> dict[str, float]:
         tokens = sum(int(number) for number in jax.device_get(self._tokens))

@@ -60,6 +60,12 @@ class MetricWriter:
         if self._wandb is not None:
             self._wandb.write(step, scalars)
 
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures uint8[H,W,3] by name, for TensorBoard alone."""
+        if self._events is not None and self._events_written():
+            for name, picture in pictures.items():
+                self._events.add_image(name, picture, step, dataformats="HWC")
+
     def close(self) -> None:
         """Flushes and closes the files."""
         self._file.close()

@@ -73,7 +73,7 @@ def test_metadata_has_the_field_layout_of_vsi_bench():
     json.dumps(facts)
     scene = make_scene(int(facts["scene_seed"]), "test", CONFIG)
     assert set(facts) == {
-        "video_path", "room_size", "room_center", "object_counts", "object_bbox", "dataset", "scene_seed",
+        "video_path", "room_size", "room_center", "object_counts", "object_bbox", "object_colours", "dataset", "scene_seed",
     }  # fmt: skip
     assert abs(facts["room_size"] - scene.size[0] * scene.size[1]) < 1e-3
     np.testing.assert_allclose(facts["room_center"], scene.size / 2, atol=1e-4)

@@ -19,7 +19,7 @@ def get_config():
         dpt=(8, 8, 8, 8), features_3d=8,
     )
     phase = rooms_run.spatial_phase(scale, init_from="")
-    phase.training.update(log_every=1, gradient_norm_every=1)
+    phase.training.update(log_every=1, gradient_norm_every=1, cards_every=2)
     return rooms_run.run("tiny", scale, {"spatial": phase})
 """
 

@@ -83,7 +83,7 @@ def test_every_file_holds_what_the_model_said(tmp_path):
     page = _Page()
     text = (tmp_path / "index.html").read_text()
     page.feed(text)
-    assert "script" not in page.tags and "b" in page.tags
+    assert page.tags.count("script") == 2 and "b" in page.tags  # the viewer and its data
     assert not re.search(r"(src|href)=.?https?:", text)
     for link in page.links:
         assert link.startswith("data:image/") or (tmp_path / link).exists(), link

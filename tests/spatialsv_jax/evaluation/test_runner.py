@@ -11,11 +11,12 @@ import pytest
 
 from data_pipelines.loader import evaluation_batches
 from experiments.evaluation_groups import Subset, fit_constant
-from experiments.scene_figures import _spread, scene_figure
+from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner, statistics
 from spatialsv_jax.evaluation.benchmarks import lines
 from spatialsv_jax.evaluation.predictions import outcomes
 from spatialsv_jax.report import page
+from spatialsv_jax.report.scene_section import spread
 
 NAMES = [
     "id", "dataset", "scene", "question_type", "question", "options", "prediction", "ground_truth", "correct", "views",
@@ -104,8 +105,8 @@ def test_scenes_are_best_medians_and_worst():
 
 def test_shown_questions_come_from_every_type():
     rows = [{"question_type": kind, "number": number} for kind in "ab" for number in range(5)]
-    assert [row["question_type"] for row in _spread(rows, 4)] == ["a", "b", "a", "b"]
-    assert len(_spread(rows, 40)) == 10
+    assert [row["question_type"] for row in spread(rows, 4)] == ["a", "b", "a", "b"]
+    assert len(spread(rows, 40)) == 10
 
 
 class _Page(HTMLParser):
@@ -113,15 +114,23 @@ class _Page(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.seen, self.links = [], set(), []
+        self.open, self.seen, self.links, self.scripts = [], set(), [], []
 
     def handle_starttag(self, tag, attrs):
         self.seen.add(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href") and tag in ("a", "img", "link")]
+        self.links += [
+            value for name, value in attrs if name in ("src", "href") and tag in ("a", "img", "link", "script")
+        ]
         self.events = [name for name, _ in attrs if name.startswith("on")]
         assert not self.events
+        if tag == "script":
+            self.scripts.append([dict(attrs), ""])
         if tag not in self.VOID:
             self.open.append(tag)
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.scripts[-1][1] += data
 
     def handle_endtag(self, tag):
         if tag not in self.VOID:
@@ -158,7 +167,14 @@ def test_page_stands_alone_and_escapes_all_text(
     text = path.read_text("utf-8")
     reader = _Page()
     reader.feed(text)
-    assert reader.open == [] and "script" not in reader.seen and "&lt;script&gt;" in text
+    assert reader.open == [] and "&lt;script&gt;" in text
+    clouds = "points" in heads or bool(figures[0].true)
+    known = [{"type": "application/json", "id": "viewer-data"}, {"src": "viewer.js"}]
+    assert [attributes for attributes, _ in reader.scripts] == known * clouds
+    if clouds:  # what the viewer reads is data, and holds the text as it is
+        (run,) = json.loads(reader.scripts[0][1])["runs"]
+        assert run["name"] == evil and run["scenes"][0]["questions"][0]["prediction"] == evil
+        assert json.loads((path.parent / "viewer.json").read_text("utf-8"))["runs"] == [run]
     assert path.stat().st_size < 10e6
     for link in reader.links:
         assert link.startswith("data:image/") or (path.parent / link).is_file(), link[:80]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spatialsv_jax import geometry
-from spatialsv_jax.report.scene_section import Geometry, SceneFigure
+from spatialsv_jax.report.figure import Geometry, SceneFigure
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def room():
     guess = geometry.points_from_depth(depth * 1.1, intrinsics, poses)
     predicted = Geometry(
         depth * 1.1, np.ones_like(valid), np.ones_like(valid), intrinsics, poses, np.array([True, True, False]),
-        {"points head": guess}, 1 + 1 / depth,
+        {"points head": guess}, 1 + 1 / depth, {"points head": 1 + 1 / depth},
     )  # fmt: skip
     questions = [
         {
@@ -44,5 +44,5 @@ def room():
         }
     ]
     return SceneFigure(
-        "room <7>", ("rooms", "walk"), "a note with <i>tags</i>", list(pictures), predicted, true, questions, 120, 2.5
+        "room <7>", ("rooms", "walk"), "a note with <i>tags</i>", list(pictures), predicted, true, questions, 2.5, 0.1
     )

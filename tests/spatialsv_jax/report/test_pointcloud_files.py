@@ -18,7 +18,9 @@ def test_files_reload_with_equal_points_and_colours(tmp_path):
     points, colours = _cloud()
     camera = np.array([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]])
     lines = pointcloud_files.frustum_lines(camera, np.eye(4), 24, 32, 0.2)
-    glb, ply = pointcloud_files.write_clouds(tmp_path, "room", points, colours, {"predicted": lines, "true": lines[:0]})
+    cameras = {"predicted": lines, "true": lines[:0]}
+    write = lambda name: pointcloud_files.write_cloud(tmp_path / name, points, colours, cameras)
+    glb, ply = write("room.glb"), write("room.ply")
     flat = trimesh.load(ply)
     np.testing.assert_array_equal(np.asarray(flat.vertices, np.float32), points)
     np.testing.assert_array_equal(flat.colors[:, :3], colours)
@@ -43,26 +45,11 @@ def test_frustum_follows_the_camera():
     np.testing.assert_allclose(np.ptp(lines[:4, 1], 0), [0, 2, 2], atol=1e-12)
 
 
-def test_selection_keeps_finite_masked_points_in_order():
-    points = np.arange(2 * 3 * 4 * 3, dtype=np.float64).reshape(2, 3, 4, 3)
-    points[0, 0, 0] = np.nan
-    images = np.arange(72, dtype=np.uint8).reshape(2, 3, 4, 3)
-    mask = np.ones((2, 3, 4), bool)
-    mask[1, 2] = False
-    chosen, colours, places = pointcloud_files.select_points(points, images, mask)
-    assert len(chosen) == 19 and places[0] == 1
-    np.testing.assert_array_equal(chosen, colours)
-    thin, _, _ = pointcloud_files.select_points(points, images, mask, limit=5)
-    np.testing.assert_array_equal(thin, chosen[::4])
-    with pytest.raises(ValueError, match="do not fit together"):
-        pointcloud_files.select_points(points, images[:1], mask)
-
-
 def test_an_empty_or_broken_cloud_is_an_error(tmp_path):
     points, colours = _cloud(number=3)
     with pytest.raises(ValueError, match="0 points"):
-        pointcloud_files.write_clouds(tmp_path, "x", points[:0], colours[:0])
+        pointcloud_files.write_cloud(tmp_path / "x.ply", points[:0], colours[:0])
     points[1, 1] = np.inf
     with pytest.raises(ValueError, match="not finite"):
-        pointcloud_files.write_clouds(tmp_path, "x", points, colours)
+        pointcloud_files.write_cloud(tmp_path / "x.glb", points, colours)
     assert not list(tmp_path.iterdir())

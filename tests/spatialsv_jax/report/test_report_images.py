@@ -19,6 +19,17 @@ def test_data_uri_holds_the_picture_itself():
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), picture)
 
 
+def test_few_colours_are_written_with_a_table_and_come_back_exactly():
+    values = np.random.default_rng(1).normal(size=(40, 50))
+    picture = images.colourise(values, values > -1, (-1.0, 2.0), "turbo_r")
+    picture[0, 0] = 10, 20, 30, 128
+    opened = Image.open(io.BytesIO(images.encode(picture)))
+    assert opened.mode == "P"
+    np.testing.assert_array_equal(np.asarray(opened.convert("RGBA")), picture)
+    many = np.random.default_rng(0).integers(0, 256, (20, 20, 4)).astype(np.uint8)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(images.encode(many)))), many)
+
+
 def test_sixteen_bit_depth_survives():
     depth = np.array([[0, 1], [4095, 65535]], np.uint16)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(images.encode(depth)))), depth)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from step_cases import make_step, one_device, tiny_batch, tiny_config
 
 from spatialsv_jax.training import flops, loop, sharding, state, step
@@ -17,9 +18,13 @@ class Lines:
     """A writer that keeps what it is given."""
 
     rows: list
+    pictures: list = dataclasses.field(default_factory=list)
 
     def write(self, step, scalars):
         self.rows.append((step, scalars))
+
+    def write_pictures(self, step, pictures):
+        self.pictures.append((step, pictures))
 
 
 def test_tokens_are_those_of_the_global_batch_that_the_step_counted():
@@ -34,10 +39,11 @@ def test_tokens_are_those_of_the_global_batch_that_the_step_counted():
     begun = state.TrainState(jnp.int32(0), {}, {}, jnp.int32(-1), {}, {}, jnp.int32(0), jnp.zeros(1))
     nothing = SimpleNamespace(save=lambda state, meta: None, wait=lambda: None)
     loop.run(
-        begun, step_fn, ((number, batch) for number in range(7)), mesh=mesh, config=loop.LoopConfig(steps=7, log_every=3),
+        begun, step_fn, ((number, batch) for number in range(7)), mesh=mesh, config=loop.LoopConfig(steps=7, log_every=3, cards_every=2),
         checkpoint_config=CheckpointConfig(), checkpoints=nothing, writer=lines, meta={}, flops=lambda step: 1e12 * (step + 1),
-        explain=lambda state, bad: "",
+        explain=lambda state, bad: "", cards=lambda at: {"seen": int(at.step)},
     )  # fmt: skip
+    assert lines.pictures == [(1, {"seen": 2}), (3, {"seen": 4}), (5, {"seen": 6})]  # of the state after the step
     assert [number for number, _ in lines.rows] == [0, 3, 6]
     for (_, row), tokens, done, steps in zip(lines.rows, (1000, 3006, 3015), (1, 9, 18), (1, 3, 3), strict=True):
         seconds = row["step_time_s"] * steps
@@ -66,3 +72,8 @@ def test_products_that_rematerialisation_repeats_can_be_taken_off():
         repeated.append(sum(cost.recomputed for cost in costs))
         useful.append(sum(cost.matrix for cost in costs) - repeated[-1])
     assert repeated[0] == 0 < repeated[1] and useful[0] == useful[1]
+
+
+def test_cards_need_tensorboard():
+    with pytest.raises(ValueError, match="cards_every is 3, but tensorboard is False"):
+        loop.LoopConfig(cards_every=3, tensorboard=False)

@@ -1,11 +1,13 @@
 """metrics.jsonl survives kills: torn and later lines go when a run is resumed."""
 
+import io
 import json
 import struct
 import time
 
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboardX import event_file_writer
 from tensorboardX.proto.event_pb2 import Event
 
@@ -47,6 +49,21 @@ def test_a_logged_step_is_one_event_with_all_its_scalars(tmp_path):
     found = [event for event in events(tmp_path / "tensorboard") if event.HasField("summary")]
     assert [event.step for event in found] == list(rows)
     assert [{one.tag: one.simple_value for one in event.summary.value} for event in found] == list(rows.values())
+
+
+def test_pictures_go_to_the_event_file_alone(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    for folder, tensorboard in (("with", True), ("without", False)):
+        (tmp_path / folder).mkdir()
+        writer = MetricWriter(tmp_path / folder, 0, tensorboard)
+        writer.write_pictures(3, {"cards/a": picture})
+        writer.close()
+    assert (tmp_path / "with" / "metrics.jsonl").read_text() == ""
+    (events,) = (tmp_path / "with" / "tensorboard").glob("events.*")
+    data = events.read_bytes()
+    begin = data.index(b"\x89PNG")
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(data[begin:]))), picture)
+    assert b"cards/a" in data and not (tmp_path / "without" / "tensorboard").exists()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
