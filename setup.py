@@ -39,6 +39,7 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "gguf": ["gguf>=0.19"],
         "video": ["av>=14"],
+        "docs": ["pdoc>=16,<17"],
         "captions": ["pycocoevalcap>=1.2,<2"],
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],

@@ -52,13 +52,13 @@ class Groups:
       loaded: the model.
       records: the evaluated split.
       chosen: indices of the records to evaluate.
-      training: the training split, for the constant predictors.
+      training: the training split, for the constant predictors; None if there is none.
       batch_size: rows of a batch.
       seed: of the choice of training records.
 
     Attributes:
       indices: `chosen`, in the order of evaluation.
-      constants: one constant predictor for each size; none where the training records have no depth.
+      constants: one constant predictor for each size; none without training records that have depth.
       meter: counts generated tokens.
     """
 
@@ -73,7 +73,7 @@ class Groups:
         self._groups: list[_Group] = []
         for fitted, own in by_size.values():
             config = shapes_for(fitted, records, own)
-            constant = fit_constant(config, fitted.processor, training, seed)
+            constant = None if training is None else fit_constant(config, fitted.processor, training, seed)
             self.constants += [] if constant is None else [constant]
             engine = engine_of(fitted, config.answer_tokens, self.meter)
             places = range(len(self.indices), len(self.indices) + len(own))

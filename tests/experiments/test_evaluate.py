@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,23 @@ def test_the_command_repeats_the_numbers_and_takes_a_choice_of_records(tiny_run,
     assert some["questions"]["blind_micro"] == {
         "value": None, "interval_95": None, "standard_error": None, "n": 0, "scenes": 0,
     }  # fmt: skip
+
+
+def test_data_without_a_training_split_have_no_constant_predictor(tiny_run, tmp_path, capsys):
+    data = tmp_path / "rooms"
+    shutil.copytree(tiny_run / "data" / "rooms", data)
+    manifest = json.loads((data / "manifest.json").read_text("utf-8"))
+    del manifest["splits"]["train"]
+    (data / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    assert (
+        evaluate.main(["--model", str(tiny_run), "--data", str(data), "--no_blind", "--out", str(tmp_path / "out")])
+        == 0
+    )
+    assert "has no split 'train'" in capsys.readouterr().out
+    found, before = _read(tmp_path / "out" / "evaluation.json"), _read(tiny_run / "evaluation.json")
+    assert found["data"]["constant_predictor"] is None and found["depth"]["constant"]["none"]["n"] == 0
+    assert found["depth"]["model"] == before["depth"]["model"] and found["depth"]["abs_rel_over_constant"] is None
+    assert "best constant map" in (tmp_path / "out" / "report" / "index.html").read_text("utf-8")
 
 
 def test_mistakes_end_with_2_and_one_message(tiny_run, tmp_path, capsys):
