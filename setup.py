@@ -39,6 +39,7 @@ setup(
         "gcs": ["gcsfs>=2024.6"],
         "gguf": ["gguf>=0.19"],
         "video": ["av>=14"],
+        "benchmarks": ["pyarrow>=14"],
         "captions": ["pycocoevalcap>=1.2,<2"],
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
@@ -50,6 +51,7 @@ setup(
         "test": [
             "av>=14",
             "gguf>=0.19",
+            "pyarrow>=14",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "hypothesis>=6",
