@@ -115,9 +115,7 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
         "missing": missing,
         "pictures": _sizes(answers.lines()),
         "scores": scoring.score(flags.benchmark, out / PREDICTIONS, flags.dialect, flags.variant),
-        "provenance": runner.provenance(
-            loaded.config, Path(), command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]), flags.seed
-        ),
+        "provenance": _provenance(loaded, command, flags.seed),
         "time": {
             "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 1),
@@ -133,6 +131,14 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
         )
     print(f"wrote {out / 'benchmark.json'} and {out / PREDICTIONS}", flush=True)
     return plain(result)
+
+
+def _provenance(loaded, command: str | None, seed: int) -> dict:
+    from spatialsv_jax.evaluation import runner
+
+    typed = command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    found = runner.provenance(loaded.config, loaded.path / "no manifest", typed, seed)
+    return {name: value for name, value in found.items() if name != "manifest_sha256"}
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -211,7 +217,7 @@ def _ask(loaded, items, answers: AnswerFile, showing: Showing, most: int, batch_
 def batches_of(items: Sequence[Item], done: set[str], batch_size: int) -> Iterator[list[list[Item]]]:
     """Rows of questions about the same pictures, in batches of like numbers of pictures and questions.
 
-    What stands in a row does not depend on `done`, so that a run that goes on asks as an unbroken one would have.
+    The order does not depend on `done`: a run that goes on writes what an unbroken one would have written.
     """
     together: dict[tuple, list[Item]] = {}
     for item in items:
