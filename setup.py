@@ -34,6 +34,7 @@ setup(
     packages=find_packages(include=["spatialsv_jax*", "data_pipelines*", "experiments*"]),
     package_data={"spatialsv_jax.report": ["viewer.js", "viewer_src/LICENSE-three.txt"]},
     install_requires=CORE,
+    entry_points={"lmms_eval.models": ["spatialsv_jax = experiments.lmms_eval_entry:manifest"]},
     extras_require={
         "beam": ["apache-beam>=2.77,<3"],
         "gcs": ["gcsfs>=2024.6"],
@@ -41,6 +42,7 @@ setup(
         "video": ["av>=14"],
         "benchmarks": ["pyarrow>=14"],
         "captions": ["pycocoevalcap>=1.2,<2"],
+        "lmms_eval": ["lmms-eval==0.7.3"],
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],

@@ -1,7 +1,7 @@
 """`python -m experiments.evaluate --model PATH --benchmark NAME --raw DIR`: a published benchmark from its raw files.
 
-Writes OUT/predictions.jsonl line by line, OUT/asked.json with it, and at the end OUT/benchmark.json. A run that was stopped goes on
-where it was. docs/benchmarks.md.
+Writes OUT/predictions.jsonl line by line, OUT/asked.json with it, and at the end OUT/benchmark.json and the answers in the forms of
+lmms-eval and VLMEvalKit. A run that was stopped goes on where it was. docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from data_pipelines.benchmarks.items import Item, RawError
 from data_pipelines.benchmarks.raw_files import media_hash
 from data_pipelines.benchmarks.showing import Showing, Shown, show
 from data_pipelines.sources.qa.video import SAMPLERS
+from experiments import benchmark_logs
 from experiments.answer_file import PREDICTIONS, AnswerFile
 from spatialsv_jax.evaluation.benchmarks import scoring
 from spatialsv_jax.evaluation.statistics import plain, write_json
@@ -108,16 +109,21 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
     answers = AnswerFile(out, asked, {item.id for item in items})
     before = len(answers.done)
     _ask(loaded, items, answers, showing, most, flags.batch_size, flags.videos_as == "video")
+    lines, now = answers.lines(), datetime.datetime.now(datetime.UTC)
+    logs = benchmark_logs.write(
+        out, flags.benchmark, questions.part, questions.items, lines, loaded.path.name, now.strftime("%Y%m%d_%H%M%S")
+    )
     result = {
         "format_version": FORMAT_VERSION,
         "trained": runner.describe_model(loaded, str(flags.model)),
         "asked": asked,
         "missing": missing,
-        "pictures": _sizes(answers.lines()),
+        "pictures": _sizes(lines),
         "scores": scoring.score(flags.benchmark, out / PREDICTIONS, flags.dialect, flags.variant),
+        "logs": [str(path.relative_to(out)) for path in logs],
         "provenance": _provenance(loaded, command, flags.seed),
         "time": {
-            "finished_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "finished_utc": now.isoformat(timespec="seconds"),
             "seconds": round(time.perf_counter() - began, 1),
             "answered_before": before,
             "answered_now": len(answers.done) - before,

@@ -51,11 +51,16 @@ def test_the_result_says_what_was_asked_and_how(said, tmp_path, capsys):
     assert asked["decoding"] == {"method": "greedy", "max_new_tokens": 16} and asked["questions"]["asked"] == 7
     assert "These are frames of a video." in asked["prompts"]["templates"]["choice"]
     assert asked["views"]["frames"] == 3 and asked["views"]["max_size"] == 24 and asked["part"] == "all"
-    assert all(len(asked[part][name]) == 64 for part, name in (("model", "sha256"), ("data", "sha256"), ("data", "media_sha256")))
+    assert all(
+        len(asked[part][name]) == 64
+        for part, name in (("model", "sha256"), ("data", "sha256"), ("data", "media_sha256"))
+    )
     assert result["pictures"] == {"stored": {"32x48": 7}, "shown": {"16x24": 7}, "views_of_a_question": [3]}
     assert result["missing"] == {"questions": 0, "files": []}
     first = next(line for line in lines(out) if line["id"] == "0")
-    assert first["views"] == [0, 5, 11] and first["media"] == ["arkitscenes/41999999.mp4"] and first["prediction"] == "4"
+    assert (
+        first["views"] == [0, 5, 11] and first["media"] == ["arkitscenes/41999999.mp4"] and first["prediction"] == "4"
+    )
     # The seven questions are about two films: two rows, in one batch.
     (call,) = said
     assert [len(questions) for _, questions in call[0]] == [4, 3] and call[1:3] == (16, 2)
@@ -160,5 +165,9 @@ def test_the_model_itself_answers_every_kind_of_row(tmp_path):
     for out in ("a", "b"):
         assert run(folder, tmp_path / out, "--max_new_tokens", "4", "--batch_size", "2", name="mindcube") == 0
     assert (tmp_path / "a/predictions.jsonl").read_bytes() == (tmp_path / "b/predictions.jsonl").read_bytes()
-    assert [line["id"] for line in lines(tmp_path / "a")] == ["rotation_group9_q0_1", "among_group9_q0_1", "among_group9_q1_1"]
+    assert [line["id"] for line in lines(tmp_path / "a")] == [
+        "rotation_group9_q0_1",
+        "among_group9_q0_1",
+        "among_group9_q1_1",
+    ]
     assert json.loads((tmp_path / "a/benchmark.json").read_text("utf-8"))["scores"]["n"] == 3
