@@ -42,7 +42,7 @@ setup(
         "video": ["av>=14"],
         "benchmarks": ["pyarrow>=14"],
         "captions": ["pycocoevalcap>=1.2,<2"],
-        "lmms_eval": ["lmms-eval==0.7.3"],
+        "lmms_eval": ["lmms-eval==0.7.3", "filelock<4"],
         "cuda12": ["jax[cuda12]>=0.10.2,<0.12"],
         "cuda13": ["jax[cuda13]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],

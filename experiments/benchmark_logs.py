@@ -124,35 +124,32 @@ def _kit(
     place: Path, dataset: str, items: Sequence[Item], said: Mapping, benchmark: str, name: str, stamp: str
 ) -> list[Path]:
     """MODEL_DATASET.tsv: the columns that the kit's scorers read, and `prediction`."""
+    rows = []
+    for number, item in enumerate(items):
+        if item.id not in said:
+            continue
+        options = list(item.options or ())
+        bare = [re.sub(rf"^\(?{letter}[.):]\s*", "", text) for letter, text in zip(LETTERS, options, strict=False)]
+        listed = repr(options) if options else ""
+        row = {
+            "index": item.row.get("index", number), "id": item.id, "qid": item.id, "question": item.question,
+            "question_type": item.question_type, "task": item.question_type, "category": item.question_type,
+            "l2-category": item.row.get("l2-category"), "split": item.row.get("split", item.row.get("type")),
+            "source": item.dataset, **dict(zip(LETTERS, bare, strict=False)), "candidates": listed, "options": listed,
+        }  # fmt: skip
+        rows.append({**row, "answer": _answer(item), "prediction": said[item.id]})
+    # A column without values would be a category of its own in the kit.
+    columns = [
+        name
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if any(row.get(name) not in (None, "") for row in rows)
+    ]
     path = place / f"{name}_{dataset}.tsv"
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", quoting=csv.QUOTE_ALL)
-        columns = (
-            "index",
-            "id",
-            "qid",
-            "question",
-            "question_type",
-            "task",
-            "category",
-            "l2-category",
-            "split",
-            "source",
-        )
-        writer.writerow([*columns, *"ABCDE", "candidates", "options", "answer", "prediction"])
-        for number, item in enumerate(items):
-            if item.id not in said:
-                continue
-            options = list(item.options or ())
-            bare = [re.sub(rf"^\(?{letter}[.):]\s*", "", text) for letter, text in zip(LETTERS, options, strict=False)]
-            listed = repr(options) if options else ""
-            writer.writerow(
-                [
-                    item.row.get("index", number), item.id, item.id, item.question, item.question_type, item.question_type,
-                    item.question_type, item.row.get("l2-category", ""), item.row.get("split", item.row.get("type", "")),
-                    item.dataset or "", *(bare + [""] * 5)[:5], listed, listed, _answer(item), said[item.id],
-                ]
-            )  # fmt: skip
+        needed = [*(name for name in columns if name not in ("answer", "prediction")), "answer", "prediction"]
+        writer = csv.DictWriter(file, needed, delimiter="\t", quoting=csv.QUOTE_ALL, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
     return [path]
 
 
