@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +40,16 @@ def test_every_layout_is_read_and_its_pictures_are_there(name, tmp_path):
 def test_every_scorer_has_a_reader_or_a_reason():
     assert set(table.BENCHMARKS) | set(table.UNREAD) == set(scorers.BENCHMARKS)
     assert not set(table.BENCHMARKS) & set(table.UNREAD) and set(raw_benchmarks.FOLDERS) == set(table.BENCHMARKS)
+
+
+def test_the_page_names_every_benchmark_with_its_longest_answer_and_parts():
+    page = (Path(__file__).parents[2] / "docs/benchmarks.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*) \|(.*)\|(.*)\|(.*)\|(.*)\|$", page[page.index("| `--benchmark` |") :], re.MULTILINE)
+    found = {name: row for row in rows for name in re.findall(r"`(\w+)`", row[0])}
+    for name, benchmark in table.BENCHMARKS.items():
+        assert int(found[name][3]) == benchmark.max_new_tokens, name
+        assert found[name][4].strip() == ("" if len(benchmark.parts) == 1 else ", ".join(benchmark.parts)), name
+    assert all(f"`{name}`" in page for name in table.UNREAD)
 
 
 def test_vsibench_asks_as_its_own_code(tmp_path):
