@@ -138,9 +138,10 @@ class LoadedModel:
         shards = 1 if self.mesh is None else batching.shards(self.mesh)
         size = -(-max(size or 0, len(rows)) // shards) * shards
         most = max(most_questions or 0, *(len(questions) for _, questions in rows))
+        # Of each row: positions do not count padding, so a long prefix and another row's long question may share a batch.
+        lengths = [row["prefix_tokens"].shape[1] + row["question_tokens"].shape[2] for row in made]
+        self.settings.language.check_length(max(lengths) + max_new_tokens)
         batch = batching.stack(made, self.processor.pad_id, size, most)
-        length = batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2] + max_new_tokens
-        self.settings.language.check_length(length)
         with self.on_mesh():
             batch = batch if self.mesh is None else batching.placed(batch, self.mesh)
             tokens = np.asarray(_greedy(self, max_new_tokens)(self.params, batch))

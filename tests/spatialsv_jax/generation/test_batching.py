@@ -39,6 +39,20 @@ def test_answers_in_one_batch_are_those_of_each_row_alone(name):
     assert loaded.answer_rows(ROWS, 8, size=4, most_questions=5) == alone
 
 
+def test_the_longest_row_must_fit_not_the_padded_batch(monkeypatch):
+    loaded = spatialsv_jax.load(GOLDENS / "internvl3")
+    checked = []
+    monkeypatch.setattr(type(loaded.settings.language), "check_length", lambda self, length: checked.append(length))
+    rows = [([picture(56, 56)] * 3, ["Why?"]), ([picture(56, 56)], ["Where is it? " * 9])]
+    loaded.answer_rows(rows, 2)
+    for row in rows:
+        loaded.answer(*row, 2)
+    assert checked[0] == max(checked[1:])
+    longest = max(loaded.inputs(*row, native=True)["question_tokens"].shape[2] for row in rows)
+    prefix = max(loaded.inputs(*row, native=True)["prefix_tokens"].shape[1] for row in rows)
+    assert checked[0] < prefix + longest + 2
+
+
 def test_logits_on_a_common_canvas_are_those_of_each_row_alone():
     """The reference's answers are one token over and over, so the logits are compared: a canvas larger than any picture's."""
     loaded = spatialsv_jax.load(GOLDENS / "qwen2_5_vl")
