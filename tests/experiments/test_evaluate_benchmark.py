@@ -84,16 +84,16 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(said, tmp_path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         run(folder, out, "--batch_size", "1")
     assert len(lines(out)) == 4 and not (out / "benchmark.json").exists()
-    with open(out / "predictions.jsonl", "a") as file:
-        file.write('{"id": "5", "predic')  # the line that the kill tore
+    content = (out / "predictions.jsonl").read_bytes()
+    (out / "predictions.jsonl").write_bytes(content[:-30])  # the kill tore the last line of a row of two questions
     monkeypatch.setattr(loaded_model.LoadedModel, "answer_rows", inner)
     before = len(said)
     assert run(folder, out, "--batch_size", "1") == 0
-    assert len(said) == before + 2
+    assert len(said) == before + 3 and [len(asked) for call in said[-3:] for _, asked in call[0]] == [1, 2, 1]
     assert (out / "predictions.jsonl").read_bytes() == (whole / "predictions.jsonl").read_bytes()
     result = json.loads((out / "benchmark.json").read_text("utf-8"))
-    assert result["time"]["answered_before"] == 4 and result["time"]["answered_now"] == 3
-    assert run(folder, out) == 0 and len(said) == before + 2  # finished: nothing is asked, it is scored again
+    assert result["time"]["answered_before"] == 3 and result["time"]["answered_now"] == 4
+    assert run(folder, out) == 0 and len(said) == before + 3  # finished: nothing is asked, it is scored again
 
 
 def test_another_model_prompt_or_data_is_refused(said, tmp_path, capsys):
