@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -222,6 +223,13 @@ def test_wrong_files_are_named(tmp_path):
     (tmp_path / "other" / "test.jsonl").rename(folder / "test.jsonl")
     with pytest.raises(items.RawError, match="scannet.zip is no readable zip archive"):
         table.read("vsibench", folder)
+
+
+def test_parquet_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    folder = raw_benchmarks.cvbench(tmp_path)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(items.RawError, match=r"Parquet files need pyarrow .*\.\[benchmarks\]"):
+        table.read("cvbench", folder)
 
 
 def test_tsvs_that_are_wrong(tmp_path):
