@@ -1,6 +1,7 @@
 """Evaluates a model on prepared data: `python -m experiments.evaluate --model DIR [--data DIR] [--out DIR]`.
 
-Writes OUT/evaluation.json, OUT/predictions.jsonl (one line per question) and OUT/report/index.html.
+Writes OUT/evaluation.json, OUT/predictions.jsonl (one line per question) and OUT/report/index.html. With --benchmark NAME
+--raw DIR it asks a published benchmark instead, see `evaluate_benchmark`.
 Everything but the time in evaluation.json is the same on every run of the same command.
 """
 
@@ -219,7 +220,7 @@ def _summary(evaluation: dict, out: Path, report: bool) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    from experiments import geometry_options, hosts, placing
+    from experiments import evaluate_benchmark, geometry_options, hosts, placing
 
     result = argparse.ArgumentParser(prog="python -m experiments.evaluate", description="Evaluates a model.")
     result.add_argument("--model", required=True, help="a run, a phase's workdir, or checkpoints/STEP")
@@ -243,6 +244,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
     result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
     geometry_options.add_flags(result)
+    evaluate_benchmark.add_flags(result)
     placing.add_flags(result)
     hosts.add_arguments(result)
     return result
@@ -254,9 +256,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("max_scenes", "batch_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
-    from experiments import failures, hosts, stopping
+    from experiments import evaluate_benchmark, failures, hosts, stopping
+
+    if flags.raw and not flags.benchmark:
+        parser().error("--raw is the folder of a benchmark: say which with --benchmark.")
 
     def work() -> None:
+        if flags.benchmark:
+            evaluate_benchmark.run_benchmark(flags)
+            return
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
             flags.report_scenes, flags.report_like, flags.exports, not flags.no_blind, flags.batch_size, flags.seed, None,

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from spatialsv_jax import assembly, processing
-from spatialsv_jax.generation import decoding
+from spatialsv_jax.generation import batching, decoding
 from spatialsv_jax.geometry import solve_camera
 from spatialsv_jax.picture_sizes import PictureSize, nearest
 from spatialsv_jax.processing.base import check_pictures
@@ -104,6 +104,52 @@ class LoadedModel:
                 tokens = _greedy(self, max_new_tokens)(self.params, batch)
         return [self.processor.decode(row) for row in np.asarray(tokens)[0, : len(questions)]]
 
+    def answer_rows(
+        self,
+        rows: Sequence[tuple[Sequence[np.ndarray], Sequence[str]]],
+        max_new_tokens: int = 32,
+        size: int | None = None,
+        most_questions: int | None = None,
+        video_rates: Sequence[float | None] | None = None,
+    ) -> list[list[str]]:
+        """Greedy answers to questions about different pictures, in one batch; the same as `answer` row by row.
+
+        On a mesh the rows are split over its data and fsdp axes.
+
+        Args:
+          rows: (pictures, questions) of each row; see `answer`.
+          max_new_tokens: limit of an answer's length.
+          size, most_questions: shape of the batch, filled up with empty rows and questions, so that batches of one
+            benchmark share a program; by default as the rows need.
+          video_rates: frames a second of the rows whose pictures are one video's frames and are to be read as such; None
+            for pictures.
+
+        Returns:
+          The answers of each row.
+
+        Raises:
+          ValueError: as `answer`; a family that reads no videos.
+        """
+        rates = video_rates or [None] * len(rows)
+        made = [
+            self.inputs(list(images), list(questions), native=True, video_rate=rate)
+            for (images, questions), rate in zip(rows, rates, strict=True)
+        ]
+        shards = 1 if self.mesh is None else batching.shards(self.mesh)
+        size = -(-max(size or 0, len(rows)) // shards) * shards
+        most = max(most_questions or 0, *(len(questions) for _, questions in rows))
+        # Of each row: positions do not count padding, so a long prefix and another row's long question may share a batch.
+        lengths = [row["prefix_tokens"].shape[1] + row["question_tokens"].shape[2] for row in made]
+        self.settings.language.check_length(max(lengths) + max_new_tokens)
+        batch = batching.stack(made, self.processor.pad_id, size, most)
+        with self.on_mesh():
+            batch = batch if self.mesh is None else batching.placed(batch, self.mesh)
+            tokens = np.asarray(_greedy(self, max_new_tokens)(self.params, batch))
+        return [
+            [self.processor.decode(ids) for ids in row[: len(questions)]]
+            for row, (_, questions) in zip(tokens, rows, strict=False)
+        ]
+
     def reconstruct(self, images: list[np.ndarray]) -> Reconstruction:
         """Depth, cameras and points of some pictures, at the trained size that suits them best.
 
@@ -132,7 +178,11 @@ class LoadedModel:
         )
 
     def inputs(
-        self, images: list[np.ndarray], questions: tuple[str, ...] | list[str], native: bool = False
+        self,
+        images: list[np.ndarray],
+        questions: tuple[str, ...] | list[str],
+        native: bool = False,
+        video_rate: float | None = None,
     ) -> dict[str, np.ndarray]:
         """A batch of one row with `questions` unanswered and no labels.
 
@@ -140,13 +190,18 @@ class LoadedModel:
           images: uint8[h,w,3] in prompt order.
           questions: may be empty.
           native: pictures at the sizes that the published model would choose, not at the training size.
+          video_rate: the pictures are frames of a video, so many a second, and are read as one.
 
         Raises:
-          ValueError: pictures that `processing.base.check_pictures` refuses.
+          ValueError: pictures that `processing.base.check_pictures` refuses; a family that reads no videos.
         """
         images = [np.asarray(image) for image in images]
         check_pictures(images)
-        if native:
+        if video_rate is not None:
+            if not hasattr(self.processor, "native_video"):
+                raise ValueError("This model family reads no videos; show their frames as pictures.")
+            prefix, pixels = self.processor.native_video(images, video_rate)
+        elif native:
             prefix, pixels = self.processor.native(images)
         else:
             prefix, pixels = self.processor.encode_prefix(len(images)), self.processor.pixels(images)
@@ -159,7 +214,7 @@ class LoadedModel:
         )
         for row, ids in enumerate(encoded):
             tokens[0, row, : len(ids)], mask[0, row, : len(ids)] = ids, True
-        views, (height, width) = len(images), self.label_hw
+        views, (height, width) = len(prefix.image_token_index), self.label_hw  # of a video: its steps in time
         batch = {
             "prefix_tokens": prefix.tokens[None],
             "prefix_mask": np.ones((1, len(prefix.tokens)), bool),

@@ -65,7 +65,7 @@ class MindCube:
         name = checks(plain, fields.get("id"), "id")
         if name == "":
             checks.add("id", "is missing, and the setting follows from it", "no_id")
-        media = tuple(Media("image", _path(path)) for path in paths)
+        media = tuple(Media("image", below_images(path)) for path in paths)
         checks.close(media)
         question, options = asked
         own = [escaped(text) for text in (question, *options)]
@@ -80,7 +80,7 @@ class MindCube:
         )
 
 
-def _path(path: str) -> str:
+def below_images(path: str) -> str:
     """The part from other_all_image on, with slashes."""
     found = re.search(r"other_all_image[\\/].*", path)
     return (found[0] if found else path).replace("\\", "/")

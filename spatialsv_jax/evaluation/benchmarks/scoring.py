@@ -40,8 +40,7 @@ def score(
     Raises:
       ValueError: an unknown benchmark, dialect or variant, with those that are there; LineError for a faulty line.
     """
-    cell = table.cell(benchmark, dialect)
-    variant = _variant(cell, f"{benchmark} / {dialect}", variant)
+    cell, variant = resolve(benchmark, dialect, variant)
     content = Path(predictions).read_bytes()
     found = line_files.read(predictions)
     plan = cell.plan(found, variant == "fixed")
@@ -57,6 +56,16 @@ def score(
         "published_n": published,
         "interval_method": BOOTSTRAP_METHOD,
     }
+
+
+def resolve(benchmark: str, dialect: str, variant: str | None = None) -> tuple[table.Cell, str | None]:
+    """The scorer, and the variant that is used (None where it has none).
+
+    Raises:
+      ValueError: an unknown benchmark, dialect or variant, with those that are there.
+    """
+    cell = table.cell(benchmark, dialect)
+    return cell, _variant(cell, f"{benchmark} / {dialect}", variant)
 
 
 def _scorer(cell: table.Cell, variant: str | None) -> dict:
