@@ -21,11 +21,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
 from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
+from spatialsv_jax.evaluation.geometry_scores import GeometryScores
 from spatialsv_jax.evaluation.statistics import plain, write_json, write_json_lines
 from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
 from spatialsv_jax.report import exports as export_formats
@@ -53,6 +56,9 @@ def evaluate_run(
 ) -> dict:
     """Evaluates, writes the files, and returns the contents of evaluation.json.
 
+    In a job of several hosts all call it: each asks the model about its share of the records, on its own devices, and the
+    first alone writes; the others get {}.
+
     Args:
       model: a run, a phase's workdir or a checkpoint step.
       data: a prepared data set; by default the first source of the model's config.
@@ -76,7 +82,7 @@ def evaluate_run(
     """
     import jax
 
-    from experiments import placing
+    from experiments import gathering, hosts, placing
     from spatialsv_jax import loading
 
     began = time.perf_counter()
@@ -101,13 +107,14 @@ def evaluate_run(
     chosen = choose(len(records), max_scenes, seed)
     groups = Groups(loaded, records, chosen, training, batch_size, seed)
     chosen = groups.indices
-    result = runner.evaluate(
-        groups.outcomes(range(len(chosen)), blind),
-        groups.constants,
-        len(chosen),
-        depth_alignments=depth_alignments,
-        auc_thresholds=pose_auc,
-    )
+    geometry = GeometryScores(groups.constants, depth_alignments, pose_auc)
+    own_places = gathering.own_places(len(chosen))
+    found = runner.score(groups.outcomes(own_places, blind), geometry)
+    found = tqdm(found, total=len(own_places), desc="evaluate", disable=not hosts.is_first())
+    scored = gathering.gather(list(found), groups.meter, out_folder)
+    if scored is None:
+        return {}
+    result = runner.evaluate(scored, geometry)
     constant = groups.constants[0] if groups.constants else None
     scenes = [row["scene"] for row in records.rows]
     evaluation = {
@@ -276,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if warning := failures.check_accelerator():
             hosts.say(warning)
         with hosts.stopping(flags.grace_s), failures.named_memory(dict):
-            hosts.on_first(work)
+            work()
     except stopping.Interrupted as reason:
         hosts.stopped(reason)
     except (*failures.REPORTED, FloatingPointError, ImportError) as error:

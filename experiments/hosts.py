@@ -1,7 +1,7 @@
 """A job on several hosts: joining them, and who does what only one may do.
 
 Every host runs the same command; data and workdir lie on a file system that all of them see. They
-load and compute together; the first makes data, writes files and evaluates while the others wait.
+load, compute and evaluate together; the first makes data and writes files while the others wait.
 """
 
 from __future__ import annotations

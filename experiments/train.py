@@ -305,17 +305,16 @@ def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path]
     if not phases or run.evaluation.scenes < 0:
         return {}
     first = next(iter(run.phases[phases[-1]].data.sources.values()))
-    evaluation = hosts.on_first(
-        lambda: evaluate.evaluate_run(
-            model=str(folders[phases[-1]]),
-            data=str(places.get(first.path, first.path)),
-            split=run.evaluation.split,
-            out=str(out),
-            max_scenes=run.evaluation.scenes or None,
-            report_scenes=run.evaluation.report_scenes,
-        )
+    evaluation = evaluate.evaluate_run(
+        model=str(folders[phases[-1]]),
+        data=str(places.get(first.path, first.path)),
+        split=run.evaluation.split,
+        out=str(out),
+        max_scenes=run.evaluation.scenes or None,
+        report_scenes=run.evaluation.report_scenes,
     )
-    return evaluation or {}
+    hosts.wait()
+    return evaluation
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -70,8 +70,8 @@ def load(
 
     Args:
       path: the model.
-      mesh: how to split its parameters over the devices; None = one device, or all of this process where they take more
-        than half of one's memory.
+      mesh: how to split its parameters over the devices of this process; None = one, or all where they take more than
+        half of one's memory.
       dtype: "float32" or "bfloat16" parameters; None = as they are stored.
       on_host: leave the parameters of a model of ours in the host's memory, as NumPy arrays.
 
@@ -119,9 +119,9 @@ def load(
 
 def _mesh_for(shapes: dict, mesh: sharding.MeshConfig | None) -> jax.sharding.Mesh | None:
     """The devices that parameters are split over; None = this process's first one, which holds them."""
-    if mesh is not None:
-        return sharding.make_mesh(mesh)
     own, memory = jax.local_devices(), _device_memory()
+    if mesh is not None:
+        return sharding.make_mesh(mesh, own)
     needed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(shapes))
     if len(own) == 1 or memory is None or needed <= memory / 2:  # the other half is for activations and caches
         return None

@@ -69,7 +69,7 @@ CONVENTIONS = {
 
 
 class GeometryScores:
-    """Collects the scores of records one by one; `summary` turns them into the geometry part of evaluation.json.
+    """Scores records one by one (`row`); `summary` turns rows into the geometry part of evaluation.json.
 
     Args:
       constants: the fitted constant predictors, one for each size of the maps; none without training records.
@@ -92,10 +92,9 @@ class GeometryScores:
         self._alignments = tuple(dict.fromkeys([*ALIGNMENTS, *depth_alignments]))
         self._auc_thresholds = tuple(sorted({*auc_thresholds, AUC_THRESHOLD_DEG}))
         self._constants = {constant.depth.shape[-2:]: (constant, constant.points()) for constant in constants}
-        self.rows: list[dict] = []
 
-    def add(self, outcome: Outcome) -> dict:
-        """Scores one record; returns its row, whose `depth_rmse` and `abs_rel` are None without depth."""
+    def row(self, outcome: Outcome) -> dict:
+        """The scores of one record; `depth_rmse` and `abs_rel` are None without depth."""
         constant, points = self._constants.get(outcome.labels["depth"].shape[-2:], (None, None))
         row = {
             "scene": outcome.record.scene,
@@ -109,12 +108,10 @@ class GeometryScores:
         }
         own = row["depth"].get("model", {}).get("none", {})
         row["abs_rel"], row["depth_rmse"] = own.get("abs_rel"), own.get("rmse")
-        self.rows.append(row)
         return row
 
-    def summary(self, rows: Sequence[Mapping] | None = None) -> dict:
-        """Everything over `rows` (all by default): depth, camera (by setting too), points, heads, confidence."""
-        rows = self.rows if rows is None else rows
+    def summary(self, rows: Sequence[Mapping]) -> dict:
+        """Everything over `rows`: depth, camera (by setting too), points, heads, confidence."""
         settings = sorted({row["setting"] for row in rows})
         camera = {"all": camera_scores.summarise(rows, self._auc_thresholds)}
         camera["by_setting"] = {

@@ -6,19 +6,15 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from tqdm import tqdm
-
 import spatialsv_jax
 from spatialsv_jax.evaluation import answer_scores, geometry_scores
-from spatialsv_jax.evaluation.baselines import ConstantPredictor
 from spatialsv_jax.evaluation.geometry_scores import GeometryScores
 from spatialsv_jax.evaluation.predictions import Outcome, spoken
 from spatialsv_jax.evaluation.statistics import INTERVAL_METHOD
-from spatialsv_jax.metrics.camera import AUC_THRESHOLDS_DEG
 
 FORMAT_VERSION = 2  # 2: f_score is f_score_0.05; paths, normals, AUC in three conventions
 
@@ -32,38 +28,47 @@ class Evaluation:
     quality: list[dict]  # index, setting, abs_rel of every record, in order
 
 
-def evaluate(
-    found: Iterable[Outcome],
-    constants: Sequence[ConstantPredictor],
-    total: int,
-    progress: bool = True,
-    depth_alignments: Sequence[str] = (),
-    auc_thresholds: Sequence[int] = AUC_THRESHOLDS_DEG,
-) -> Evaluation:
-    """Scores what a model says of all records.
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What the scores need of one record.
+
+    Attributes:
+      index: of the record in its source.
+      geometry: its row of `GeometryScores`.
+      questions: per question its line of predictions.jsonl, and what only the scores need.
+    """
+
+    index: int
+    geometry: dict
+    questions: list[tuple[dict, dict]]
+
+
+def score(found: Iterable[Outcome], geometry: GeometryScores) -> Iterator[Scored]:
+    """Scores what a model says, record by record."""
+    for outcome in found:
+        row = geometry.row(outcome)
+        yield Scored(outcome.index, row, question_rows(outcome, row["depth_rmse"]))
+
+
+def evaluate(records: Sequence[Scored], geometry: GeometryScores) -> Evaluation:
+    """All scores of an evaluation.
 
     Args:
-      found: of `predictions.outcomes`.
-      constants: the constant predictors fitted on training records, one for each size of the maps.
-      total: number of records, for the progress bar.
-      progress: whether to show a bar.
-      depth_alignments, auc_thresholds: as `GeometryScores`.
+      records: of `score`, in the order of the files.
+      geometry: that they were scored with.
     """
-    geometry = GeometryScores(constants, depth_alignments, auc_thresholds)
-    rows: list[dict] = []
-    scored: list[dict] = []
-    quality: list[dict] = []
-    for outcome in tqdm(found, total=total, desc="evaluate", disable=not progress):
-        cell = geometry.add(outcome)
-        quality.append({"index": outcome.index, "setting": outcome.record.setting, "abs_rel": cell["abs_rel"]})
-        for line, extra in question_rows(outcome, cell["depth_rmse"]):
-            rows.append(line)
-            scored.append({**line, **extra})
+    rows = [line for record in records for line, _ in record.questions]
+    scored = [{**line, **extra} for record in records for line, extra in record.questions]
+    found = [record.geometry for record in records]
+    quality = [
+        {"index": record.index, "setting": record.geometry["setting"], "abs_rel": record.geometry["abs_rel"]}
+        for record in records
+    ]
     scores = {
         "questions": answer_scores.summarise(scored),
-        **geometry.summary(),
+        **geometry.summary(found),
         "breakdown": {
-            kind: {name: _part(name, kind, scored, geometry) for name in sorted({row[kind] for row in geometry.rows})}
+            kind: {name: _part(name, kind, scored, found, geometry) for name in sorted({row[kind] for row in found})}
             for kind in ("dataset", "setting")
         },
     }
@@ -97,9 +102,9 @@ def question_rows(outcome: Outcome, depth_rmse: float | None) -> list[tuple[dict
     return result
 
 
-def _part(name: str, kind: str, scored: Sequence[Mapping], geometry: GeometryScores) -> dict:
+def _part(name: str, kind: str, scored: Sequence[Mapping], found: Sequence[Mapping], geometry: GeometryScores) -> dict:
     """Scores of one data set or setting."""
-    rows = [row for row in geometry.rows if row[kind] == name]
+    rows = [row for row in found if row[kind] == name]
     summary = geometry.summary(rows)
     questions = answer_scores.summarise([row for row in scored if row[kind] == name])
     return {

@@ -122,6 +122,27 @@ def _run_once(
     return codes, [(folder / f"{index}.log").read_text() for index in range(processes)]
 
 
+def _together(command: list[str], processes: int) -> tuple[list[int], list[str]]:
+    """Exit codes and output of a command on so many processes of two devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    own = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
+    flags = lambda index: [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={index}"]
+    started = [
+        subprocess.Popen(
+            command + flags(index), cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for index in range(processes)
+    ]
+    try:
+        logs = [process.communicate(timeout=600)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [process.returncode for process in started], logs
+
+
 def _losses(run: Path) -> dict[int, dict[str, float]]:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {row["step"]: {name: row[name] for name in ("total", "text", "depth", *COUNTS)} for row in rows}
@@ -216,6 +237,38 @@ def test_the_evaluation_is_that_of_one_process(whole, moved):
     own = [result["depth"]["model"]["none"]["abs_rel"] for result in (one, two)]
     assert own[1] == pytest.approx(own[0], rel=1e-3)
     assert (moved[0] / "report" / "index.html").exists()
+
+
+@pytest.mark.slow
+def test_three_processes_share_the_records_of_an_evaluation(whole, tmp_path):
+    """Two records: the third process has none. The same model, so the same answers and scores."""
+    command = [sys.executable, "-m", "experiments.evaluate", "--model", str(whole), "--out", str(tmp_path / "out")]
+    codes, logs = _together(command, 3)
+    assert codes == [0, 0, 0], "".join(logs)[-3000:]
+    assert "wrote" in logs[0] and "wrote" not in logs[1] + logs[2]
+    one, three = (json.loads((run / "evaluation.json").read_text()) for run in (whole, tmp_path / "out"))
+    lines = [(run / "predictions.jsonl").read_text().splitlines() for run in (whole, tmp_path / "out")]
+    assert len(lines[0]) == len(lines[1]) > 0
+    for own, other in zip(*([json.loads(line) for line in part] for part in lines), strict=True):
+        assert other.pop("depth_rmse") == pytest.approx(own.pop("depth_rmse"), rel=1e-5)
+        assert other == own
+    for part in ("questions", "depth", "camera", "points", "confidence", "breakdown"):
+        _close(one[part], three[part])
+    assert one["time"]["generated_tokens"] == three["time"]["generated_tokens"] > 0
+    assert not list((tmp_path / "out").glob(".scores*")) and (tmp_path / "out/report/index.html").exists()
+
+
+def _close(one, other) -> None:
+    """Equal JSON, numbers to 1e-4."""
+    if isinstance(one, dict):
+        assert list(one) == list(other)
+        for name in one:
+            _close(one[name], other[name])
+    elif isinstance(one, list):
+        for left, right in zip(one, other, strict=True):
+            _close(left, right)
+    else:
+        assert other == (pytest.approx(one, rel=1e-4, abs=1e-6) if isinstance(one, float) else one)
 
 
 @pytest.mark.slow

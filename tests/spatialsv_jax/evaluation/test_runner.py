@@ -14,6 +14,7 @@ from experiments.evaluation_groups import Subset, fit_constant
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner, statistics
 from spatialsv_jax.evaluation.benchmarks import lines
+from spatialsv_jax.evaluation.geometry_scores import GeometryScores
 from spatialsv_jax.evaluation.predictions import outcomes
 from spatialsv_jax.report import page
 from spatialsv_jax.report.scene_section import spread
@@ -29,7 +30,8 @@ def evaluated(records, processor, data_config, make_engine):
     def start(**engine):
         constant = fit_constant(data_config, processor, records, 0)
         batches = evaluation_batches(data_config, processor, records, 4)
-        return runner.evaluate(outcomes(make_engine(**engine), batches), [constant], len(records), progress=False)
+        geometry = GeometryScores([constant])
+        return runner.evaluate(list(runner.score(outcomes(make_engine(**engine), batches), geometry)), geometry)
 
     return start
 
