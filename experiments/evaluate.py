@@ -270,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         if flags.benchmark:
-            evaluate_benchmark.run_benchmark(flags)
+            hosts.on_first(lambda: evaluate_benchmark.run_benchmark(flags))
             return
         evaluate_run(
             flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
