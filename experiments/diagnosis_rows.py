@@ -75,7 +75,9 @@ class Findings:
         if not gaps:
             return {}
         step = stride(mask, MOST_PIXELS)
-        depth, truth = (values[mask][::step].astype(np.float64) for values in (outcome.maps["depth"], outcome.labels["depth"]))
+        depth, truth = (
+            values[mask][::step].astype(np.float64) for values in (outcome.maps["depth"], outcome.labels["depth"])
+        )
         curves["disagreement"] = sparsification(-gaps["depth_points"][mask][::step], np.abs(depth - truth) / truth)
         return {
             name: {"median": float(np.median(gaps[name][mask])), "mean": float(np.mean(gaps[name][mask]))} for name in GAPS

@@ -22,7 +22,8 @@ CONVENTIONS = {
     "pooled_bins": "quarters of all questions by quality; questions of equal quality share a bin",
     "stratified_bins": "quarters within each stratum (question type and number of views), then joined: every bin has the same "
     "mix of types and view counts. Strata with fewer than 4 distinct qualities are left out and counted",
-    "best_minus_worst": "difference of the first and last bin's score; cluster bootstrap by scene, bins held fixed",
+    "best_minus_worst": "difference of the first and last bin's score; cluster bootstrap by scene, bins held fixed; "
+    "where all questions are right, or all wrong, the bounds are those of the two shares (Wilson)",
     "correlation": f"of error and score: negative = right where the depth is right. {CORRELATION_METHOD}",
     "difficulty": "object_count: boxes of things that any pixel's ray of the question's views meets; occlusion: of the rays "
     "that meet a box, the share that something nearer stops (by the measured depth), mean over boxes and views. Known "
@@ -76,14 +77,16 @@ def quality_bins(
                 "score": mean_with_interval(score[chosen], scenes[chosen], share=True),
             }
         )
-    members = place[:, None] == np.arange(BINS)
-    rule = np.array([[1.0, *(0.0,) * (BINS - 2), -1.0]])
-    ends = [result["bins"][0]["score"]["value"], result["bins"][-1]["score"]["value"]]
-    if None not in ends:
-        result["best_minus_worst"] = {
-            "value": ends[0] - ends[1],
-            "interval_95": bootstrap_intervals(score[kept], members[kept], scenes[kept], rule)[0],
-        }
+    best, worst = (result["bins"][number]["score"] for number in (0, BINS - 1))
+    if best["value"] is None or worst["value"] is None:
+        return result
+    pair = None
+    if len(np.unique(score[kept])) > 1:
+        rule = np.array([[1.0, *(0.0,) * (BINS - 2), -1.0]])
+        pair = bootstrap_intervals(score[kept], place[kept, None] == np.arange(BINS), scenes[kept], rule)[0]
+    elif best["interval_95"] and worst["interval_95"]:  # no resample would differ: from the shares' own bounds
+        pair = [best["interval_95"][0] - worst["interval_95"][1], best["interval_95"][1] - worst["interval_95"][0]]
+    result["best_minus_worst"] = {"value": best["value"] - worst["value"], "interval_95": pair}
     return result
 
 

@@ -42,6 +42,14 @@ def test_equal_qualities_share_a_bin():
     assert found["bins"][1]["quality_mean"] is None
 
 
+def test_all_wrong_leaves_a_difference_open_to_both_sides():
+    quality, scenes = np.arange(40.0), np.arange(40).astype(str)
+    for value in (0.0, 1.0):
+        found = diagnosis.quality_bins(quality, np.full(40, value), scenes)["best_minus_worst"]
+        # Wilson's bound of 0 of 10: z^2 / (n + z^2).
+        assert found["value"] == 0 and found["interval_95"] == pytest.approx([-0.27753, 0.27753], abs=1e-4)
+
+
 def test_stratified_bins_hold_the_mix_of_types_fixed():
     # Type "easy" is always right and has small errors, "hard" neither: the pooled bins differ, those within types do not.
     types = np.repeat(["easy", "hard"], 40)
