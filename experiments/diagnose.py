@@ -23,10 +23,10 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
-from experiments import diagnosis_rows, evaluate
+from experiments import diagnosis_objects, diagnosis_rows, evaluate
 from experiments.evaluation_groups import Groups, choose
 from spatialsv_jax.evaluation import diagnosis as diagnosis_lib
-from spatialsv_jax.evaluation import runner, sparsification
+from spatialsv_jax.evaluation import object_errors, runner, sparsification
 from spatialsv_jax.evaluation.head_agreement import AGREEMENT_METHOD, GAPS
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval, plain, write_json, write_json_lines
 
@@ -38,6 +38,7 @@ CONVENTIONS = {
     "residual for ray and points; deciles and rank correlation over the pixels of all records together; "
     "'disagreement' sorts the depth error by the gap of depth and points instead of a confidence",
     "sparsification": sparsification.SPARSIFICATION_METHOD,
+    "objects": object_errors.OBJECTS_METHOD,
 }
 
 
@@ -50,6 +51,7 @@ def diagnose_models(
     max_scenes: int | None = None,
     measure: str = "rmse",
     resamples: int = 1000,
+    cards: int = 12,
     batch_size: int = 8,
     seed: int = 0,
     dtype: str | None = None,
@@ -68,6 +70,7 @@ def diagnose_models(
       max_scenes: a random choice of that many records; None = all.
       measure: depth error that questions are sorted by, "rmse" or "abs_rel".
       resamples: of the intervals of correlations.
+      cards: wrong answers shown with their things, for each model.
       batch_size, seed, dtype, fsdp, tensor: as `experiments.evaluate`.
       command: what to record as the command; by default this process's.
 
@@ -80,7 +83,7 @@ def diagnose_models(
     if names and len(names) != len(models):
         raise ValueError(f"--names has {len(names)} names, expected one for each of the {len(models)} models.")
     result: dict = {"format_version": FORMAT_VERSION, "measure": measure, "data": {}, "across_runs": {}, "runs": {}}
-    lines, folder = [], Path(out) if out else None
+    lines, pictures, folder = [], {}, Path(out) if out else None
     for place, model in enumerate(models):
         loaded = loading.load(model, placing.mesh_of(fsdp, tensor), dtype)
         own = (loaded.path / "checkpoints").is_dir()
@@ -105,6 +108,8 @@ def diagnose_models(
         groups = Groups(loaded, records, chosen, [], batch_size, seed)
         found = diagnosis_rows.collect(groups.outcomes(range(len(chosen)), blind=False), len(chosen), name)
         result["runs"][name] = {"trained": trained, **summarise(found, measure, resamples)}
+        pictures[name] = _cards(groups, found, cards)
+        result["runs"][name]["cards"] = [row["id"] for row, _ in pictures[name]]
         lines += [{"model": name, **row} for row in found.questions]
     runs = result["runs"].values()
     result["across_runs"] = diagnosis_lib.across_runs(
@@ -120,7 +125,7 @@ def diagnose_models(
     write_json_lines(folder / "questions.jsonl", lines)
     from spatialsv_jax.report import diagnosis_page
 
-    diagnosis_page.write_page(folder, result)
+    diagnosis_page.write_page(folder, result, pictures)
     print(_summary(result, folder), flush=True)
     return result
 
@@ -160,7 +165,19 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
             },
         },
         "confidence": confidence,
+        "objects": object_errors.summarise(found.questions, resamples),
     }
+
+
+def _cards(groups: Groups, found: diagnosis_rows.Findings, count: int) -> list[tuple[dict, list]]:
+    """The chosen rows with their pictures; their records go through the model once more."""
+    chosen = diagnosis_objects.choose_cards(found.questions, count)
+    places = sorted({row["record"] for row in chosen})
+    again = groups.outcomes(places, blind=False, ask=False) if places else ()
+    records = {
+        place: (outcome, diagnosis_rows.things_of(outcome)) for place, outcome in zip(places, again, strict=True)
+    }
+    return [(row, diagnosis_objects.card_pictures(*records[row["record"]], row)) for row in chosen]
 
 
 def _cache(folder: Path) -> None:
@@ -218,6 +235,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
     result.add_argument("--measure", choices=diagnosis_rows.MEASURES, default="rmse", help="depth error (default rmse)")
     result.add_argument("--resamples", type=int, default=1000, help="for the correlations' intervals (default 1000)")
+    result.add_argument("--cards", type=int, default=12, help="wrong answers shown with their things (default 12)")
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch (default 8)")
     result.add_argument("--seed", type=int, default=0, help="of the choice of records (default 0)")
     placing.add_flags(result)
@@ -230,15 +248,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("max_scenes", "batch_size"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
-    if flags.resamples < 0:
-        parser().error(f"--resamples is {flags.resamples}, expected 0 (no intervals) or more.")
+    for name in ("resamples", "cards"):
+        if getattr(flags, name) < 0:
+            parser().error(f"--{name} is {getattr(flags, name)}, expected 0 (none) or more.")
     from experiments import failures
 
     try:
         with failures.named_memory(dict):
             diagnose_models(
                 flags.model, flags.data, flags.split, flags.out, flags.names, flags.max_scenes, flags.measure,
-                flags.resamples, flags.batch_size, flags.seed, flags.dtype, flags.fsdp, flags.tensor,
+                flags.resamples, flags.cards, flags.batch_size, flags.seed, flags.dtype, flags.fsdp, flags.tensor,
             )  # fmt: skip
     except (*failures.REPORTED, FloatingPointError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):

@@ -8,6 +8,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_pipelines.scene_objects import ObjectBox, object_boxes
+from experiments.diagnosis_objects import RecordThings
 from spatialsv_jax import metrics
 from spatialsv_jax.evaluation import runner
 from spatialsv_jax.evaluation.geometry_scores import CONFIDENT_HEADS, confidence_errors, stride
@@ -40,6 +41,7 @@ class Findings:
         everywhere = tuple(range(len(record.view_ids)))
         boxes = object_boxes(record)
         sight = _sight(outcome, boxes)
+        things = things_of(outcome)
         cells: dict[tuple, dict] = {}
         for question, (line, extra) in zip(outcome.questions, runner.question_rows(outcome, None), strict=True):
             views = tuple(sorted(set(question.views))) or everywhere
@@ -52,14 +54,15 @@ class Findings:
                     **kept,
                     "form": extra["form"],
                     "setting": extra["setting"],
-                    "record": outcome.index,
+                    "record": len(self.records),
                     "views": len(views),
                     "view_places": list(views),
                     "score": float(line["correct"]),
                     **cells[views],
+                    "objects": things.about(question, views) if things is not None else None,
                 }
             )
-        row = {"id": record.id, "index": outcome.index, "scene": record.scene, "setting": record.setting}
+        row = {"id": record.id, "scene": record.scene, "setting": record.setting}
         row["depth"] = depth_error(outcome, everywhere)
         row["sparsification"] = {}
         for name, (confidence, error) in confidence_errors(outcome, MOST_PIXELS).items():
@@ -121,6 +124,12 @@ def metric_views(outcome: Outcome) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
         outcome.labels["intrinsics"][:views].astype(np.float64),
         np.asarray(outcome.record.camera_to_world, np.float64),
     )
+
+
+def things_of(outcome: Outcome) -> RecordThings | None:
+    """The record's things in its reconstruction; None without depth head, boxes, cameras or metres."""
+    boxes, seen = object_boxes(outcome.record), metric_views(outcome)
+    return RecordThings(outcome, boxes, seen) if boxes and seen is not None and "depth" in outcome.maps else None
 
 
 def _sight(outcome: Outcome, boxes: tuple[ObjectBox, ...]) -> tuple[np.ndarray, np.ndarray] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from spatialsv_jax.report import charts, markup
+from spatialsv_jax.report import charts, diagnosis_cards, markup
 from spatialsv_jax.report.markup import esc, interval, number, percent, table
 
 BIN_NAMES = ("best quarter", "second", "third", "worst quarter")
@@ -17,12 +17,13 @@ GAP_NAMES = {
 }
 
 
-def write_page(folder: Path, diagnosis: Mapping) -> Path:
+def write_page(folder: Path, diagnosis: Mapping, cards: Mapping[str, Sequence] | None = None) -> Path:
     """Writes the figures (PNG) and `folder/index.html`, which holds them too.
 
     Args:
       folder: made when missing.
       diagnosis: the contents of diagnosis.json.
+      cards: run -> cards, see `diagnosis_cards.objects_section`.
 
     Returns:
       The page's path.
@@ -39,6 +40,7 @@ def write_page(folder: Path, diagnosis: Mapping) -> Path:
         parts.append(f"<h2>{esc(name)}</h2>")
         parts += [_bins(folder, place, run), _correlations(run), _strata(folder, place, run)]
         parts += [_heads(run), _confidence(folder, place, run)]
+        parts.append(diagnosis_cards.objects_section(run["objects"], (cards or {}).get(name, ())))
     rules = "".join(f"<dt>{esc(name)}</dt><dd>{esc(text)}</dd>" for name, text in diagnosis["conventions"].items())
     facts = [(name.replace("_", " "), f"<code>{esc(value)}</code>") for name, value in diagnosis["provenance"].items()]
     parts.append(
