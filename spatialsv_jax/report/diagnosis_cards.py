@@ -43,7 +43,8 @@ def objects_section(summary: Mapping | None, cards: Sequence[tuple[Mapping, Pict
         f"<p>{summary['questions']} word and letter questions that name a thing in sight ({summary['left_out']} others left out). "
         f"Rank correlation of error and answer within type and view count: {correlation}.</p>"
     )
-    shown = f"<h3>Cards: wrong answers about badly reconstructed things</h3>{''.join(_card(*card) for card in cards)}"
+    heads = "<p>Steps in depth are the depth head's; places are the points head's, where there is one, in the first view's frame.</p>"
+    shown = f"<h3>Cards: wrong answers about badly reconstructed things</h3>{heads}{''.join(_card(*card) for card in cards)}"
     return f"{title}{note}{table(head, rows)}{shown if cards else ''}"
 
 
