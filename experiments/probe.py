@@ -37,6 +37,7 @@ METHOD = {
     "at four layers and is trained on the training split with the depth terms alone",
     "layers": "state indices of transformers: 0 = what the language model reads, i = after layer i, last = after the final norm; "
     "one index stands for four times the same; spread = the model's own taps, else the rule of docs/method.md",
+    "label_size": "depth maps have one size for all models, so that all are measured at the same pixels",
     "rmse": "of a record's depth in scene units without alignment, mean over records with an interval by scene; constant = the "
     "best constant map of the training records; against_first = this minus the first row, paired by record",
     "accuracy": "of the frozen model itself over word and letter questions of the same records, asked once per model",
@@ -53,6 +54,7 @@ def probe_models(
     steps: int = 1000,
     rows: int = 4,
     rate: float | None = None,
+    label_size: tuple[int, int] | None = None,
     answers: bool = True,
     max_scenes: int | None = None,
     batch_size: int = 8,
@@ -70,6 +72,7 @@ def probe_models(
       names: what to call the models; by default their folders.
       steps, rows: optimizer steps of a probe, and samples of a batch.
       rate: peak learning rate of the DPT; None = the config's.
+      label_size: (H, W) of the depth maps, the same for all models; None = the first model's.
       answers: whether to ask the models their questions too.
       max_scenes, batch_size, seed: as `experiments.evaluate`.
       command: what to record as the command; by default this process's.
@@ -84,9 +87,9 @@ def probe_models(
     training, records = storage.open_split(data, "train"), storage.open_split(data, split)
     if not any(row["views"] for row in training.rows):
         raise ValueError(f"{data} has no pictures in its training split; a probe needs views with depth.")
-    phases, rows_of = {}, []
+    phases, rows_of, label_size = {}, [], tuple(label_size or _label_size(models[0]))
     for model, name in zip(models, called, strict=True):
-        base = _phase(model, str(data), training, steps, rows, rate, seed)
+        base = _phase(model, str(data), training, label_size, steps, rows, rate, seed)
         for layer in layers:
             phase = base.copy_and_resolve_references()
             phase.lifting.taps = taps_of(layer, phase.language.layers, _own_taps(model))
@@ -99,7 +102,8 @@ def probe_models(
     evaluation = dict(split=split, scenes=-1, report_scenes=0)
     train.train_and_evaluate(ConfigDict({**run, "evaluation": evaluation}), out)
 
-    result: dict = {"format_version": FORMAT_VERSION, "data": {"path": str(data), "split": split}, "rows": []}
+    result: dict = {"format_version": FORMAT_VERSION, "data": {"path": str(data), "split": split}}
+    result |= {"label_size": label_size, "rows": []}
     asked, errors = {}, []
     for name, layer, place in rows_of:
         ask = answers and name not in asked
@@ -128,11 +132,13 @@ def probe_models(
     return result
 
 
-def _phase(model: str, data: str, training, steps: int, rows: int, rate: float | None, seed: int) -> ConfigDict:
+def _phase(
+    model: str, data: str, training, label_size: tuple[int, int], steps: int, rows: int, rate: float | None, seed: int
+) -> ConfigDict:
     from experiments.starting import resolve_sizes
 
     views = min(4, max(row["views"] for row in training.rows))
-    config = resolve_sizes(probe_depth.phase(model, data, _label_size(model), views, steps, rows), "the probe")
+    config = resolve_sizes(probe_depth.phase(model, data, label_size, views, steps, rows), "the probe")
     config.seed = seed
     if config.language.width >= PAPER_WIDTH:
         probe_depth.paper_scale(config)
@@ -286,6 +292,9 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--steps", type=int, default=1000, help="of each probe (default 1000)")
     result.add_argument("--rows", type=int, default=4, help="samples of a training batch (default 4)")
     result.add_argument("--rate", type=float, help="peak learning rate of the DPT (default: the config's)")
+    result.add_argument(
+        "--label_size", type=int, nargs=2, metavar=("H", "W"), help="of the depth maps (default: the first model's)"
+    )
     result.add_argument("--no_answers", action="store_true", help="do not ask the models their questions")
     result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
     result.add_argument("--batch_size", type=int, default=8, help="rows of a batch that is measured (default 8)")
@@ -304,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         probe_models(
             flags.model, flags.out, flags.layers, flags.data, flags.split, flags.names, flags.steps, flags.rows, flags.rate,
-            not flags.no_answers, flags.max_scenes, flags.batch_size, flags.seed,
+            flags.label_size, not flags.no_answers, flags.max_scenes, flags.batch_size, flags.seed,
         )  # fmt: skip
     except failures.REPORTED as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
