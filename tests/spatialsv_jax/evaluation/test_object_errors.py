@@ -13,11 +13,11 @@ INTRINSICS = np.tile(np.array([[40.0, 0, 20], [0, 40, 20], [0, 0, 1]]), (2, 1, 1
 
 
 def _scene(change=lambda depth, things: depth, shift=(0, 0, 0), turned=0.6):
-    """A wall 4 m away with thing 0, 2 m away in 10 x 10 pixels of view 0, thing 1 in 3 pixels, and a turned view 1."""
+    """A wall 5 m away with thing 0, 2 m away in 10 x 10 pixels of view 0, thing 1 in 3 pixels, and a turned view 1."""
     pose = np.tile(np.eye(4), (2, 1, 1))
     c, s = np.cos(turned), np.sin(turned)
     pose[1, :3, :3], pose[1, :3, 3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]], [1, 0, 0]
-    depth, things = np.full((2, SIZE, SIZE), 4.0), np.full((2, SIZE, SIZE), -1)
+    depth, things = np.full((2, SIZE, SIZE), 5.0), np.full((2, SIZE, SIZE), -1)
     depth[0, 5:15, 5:15], things[0, 5:15, 5:15] = 2.0, 0
     things[1, 0, :3] = 1
     predicted = change(depth.copy(), things)
@@ -37,7 +37,7 @@ def test_errors_inside_and_elsewhere():
 
 def test_a_thing_that_is_there():
     found = inspect(_scene(), 0)
-    assert found["verdict"] == "fine" and found["step"] == pytest.approx(1) and found["step_left"] == pytest.approx(1)
+    assert found["verdict"] == "fine" and found["step"] == pytest.approx(1.5) and found["step_left"] == pytest.approx(1)
     assert found["off_m"] == pytest.approx([0, 0, 0]) and found["pixels"] == 100 and found["view"] == 0
     # Its middle pixels are half a metre left and up of the axis, 2 m away.
     assert found["distance_m"] == pytest.approx(np.linalg.norm([-0.5, -0.5, 2]))
@@ -45,20 +45,20 @@ def test_a_thing_that_is_there():
 
 
 def test_a_thing_that_the_wall_has_swallowed():
-    found = inspect(_scene(lambda depth, things: np.full_like(depth, 4.0)), 0)
+    found = inspect(_scene(lambda depth, things: np.full_like(depth, 5.0)), 0)
     assert found["verdict"] == "missing and misplaced" and found["step_left"] == pytest.approx(0)
-    assert found["off_m"][2] == pytest.approx(2) and found["rest_off_m"] == pytest.approx([0, 0, 0])
+    assert found["off_m"][2] == pytest.approx(3) and found["rest_off_m"] == pytest.approx([0, 0, 0])
     text = describe("chair", found)
     assert (
         "missing: 0% of its step in depth is left" in text
-        and "2.00 m too far" in text
+        and "3.00 m too far" in text
         and "rest of the view 0.00 m" in text
     )
 
 
 def test_a_thing_at_the_wrong_place_that_stands_out():
     found = inspect(_scene(lambda depth, things: np.where(things == 0, 2.5, depth)), 0)
-    assert found["verdict"] == "misplaced" and found["step_left"] == pytest.approx(0.75)
+    assert found["verdict"] == "misplaced" and found["step_left"] == pytest.approx(2.5 / 3)
     moved = inspect(_scene(shift=(0.4, -0.1, 0)), 0)
     assert moved["verdict"] == "misplaced" and moved["off_m"] == pytest.approx([0.4, -0.1, 0])
     assert moved["rest_off_m"] == pytest.approx([0.4, -0.1, 0])  # the whole view moved
