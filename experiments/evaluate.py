@@ -99,7 +99,7 @@ def evaluate_run(
         place = _run_folder(loaded.path) if own else Path(out)
         jax.config.update("jax_compilation_cache_dir", str(place / ".jax_cache"))
     out_folder = Path(out) if out else _default_folder(loaded, data, split)
-    data = data or _training_data(loaded)
+    data = data or training_data(loaded)
     records = storage.open_split(data, split)
     training = storage.open_split(data, "train") if "train" in records.manifest["splits"] else None
     if training is None:  # as in published tests
@@ -177,7 +177,8 @@ def _like(report: str) -> list[str]:
     return [scene["id"] for run in viewer_data.read_runs(Path(report)) for scene in run["scenes"]]
 
 
-def _training_data(loaded) -> str:
+def training_data(loaded) -> str:
+    """The first source of a model's config."""
     sources = loaded.config["data"]["sources"]
     first = sources[sorted(sources)[0]] if isinstance(sources, dict) else sources[0]
     return first["path"]

@@ -81,11 +81,11 @@ class Groups:
             self.indices += own
         self._records = Subset(records, self.indices)
 
-    def outcomes(self, places: Sequence[int], blind: bool) -> Iterator[Outcome]:
-        """What the model says of the records at `places` (ascending), in that order."""
+    def outcomes(self, places: Sequence[int], blind: bool, ask: bool = True) -> Iterator[Outcome]:
+        """What the model says of the records at `places` (ascending), in that order; without `ask` its maps alone."""
         for group in self._groups:
             own = [place for place in places if place in group.places]
-            asked = GROUPS if group.engine.answer is not None else ()
+            asked = GROUPS if ask and group.engine.answer is not None else ()
             subset = Subset(self._records, own)
             batches = evaluation_batches(group.config, group.processor, subset, self._batch_size, groups=asked)
             yield from outcomes(group.engine, batches, blind)
@@ -134,7 +134,7 @@ def fit_constant(config: DataConfig, processor, training, seed: int) -> baseline
     samples = []
     shown = Subset(training, chosen, config.views)
     batches = evaluation_batches(dataclasses.replace(config, questions=1), processor, shown, 16, groups=())
-    with tqdm(total=len(chosen), desc="constant predictor") as bar:
+    with tqdm(total=len(chosen), desc="constant predictor", disable=not chosen) as bar:
         for batch, rows in batches:
             for place, row in enumerate(rows):
                 if row is None or not row.first:

@@ -142,10 +142,11 @@ class Start:
 
     Args:
       init_from: a Hugging Face folder, or a model of ours (`loading.locate`).
+      fresh_lifting: leave its heads out.
     """
 
-    def __init__(self, init_from: str):
-        self._path = init_from
+    def __init__(self, init_from: str, fresh_lifting: bool = False):
+        self._path, self._fresh = init_from, fresh_lifting
         self._checkpoint = hub.open_checkpoint(init_from) if hub.is_checkpoint(init_from) else None
         self._own, self._step, self._shapes = None, None, {}
         if init_from and self._checkpoint is None:
@@ -183,6 +184,8 @@ class Start:
             return traverse_util.unflatten_dict({n: target[n] if fits(n) else flat[n] for n in flat}, sep="/")
 
         found, _, _ = self._own.restore_params(self._step, place, verified=True)
+        if self._fresh:
+            found = {name: tree for name, tree in found.items() if name not in MAY_BE_NEW}
         return state.place(found, shapes, MAY_BE_NEW)
 
     def remember(self, processor: Path, shapes: Mapping) -> None:

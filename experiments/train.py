@@ -176,7 +176,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep, say=hosts.say)
     start = None
     if checkpoints.latest_step() is None:
-        start = Start(config.init_from)
+        start = Start(config.init_from, settings.lifting.fresh)
         start.check(shapes.params)  # before a minute of compiling
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])

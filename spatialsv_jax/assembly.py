@@ -44,6 +44,8 @@ class Settings:
         """Parameter groups without gradient and optimizer state."""
         if self.model == "teacher":
             return ()
+        if self.lifting.stop_gradient and "text" not in active_terms(self.losses):
+            return ("vision", "projector", "language", "adapters")  # a probe: no gradient reaches the backbone
         return ("vision",) * (not self.vision.trainable) + ("language",) * (self.language.lora_rank > 0)
 
     @property

@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
             ),
             lifting=dict(
                 heads=("depth", "ray", "points"), distill_features=0, width=128, channels=(16, 32, 32, 32), features=16,
-                output="label", shared_projector=False, dual_dpt=False, stop_gradient=False, taps=(), dtype="float32",
+                output="label", shared_projector=False, dual_dpt=False, stop_gradient=False, fresh=False, taps=(), dtype="float32",
                 refine="full", remat="none", chunk_views=0, loop_heads=False,  # what the heads cost: docs/sharding.md
             ),
             teacher=dict(

@@ -26,6 +26,7 @@ POINT_THRESHOLD = 0.05
 MOST_POINTS = 4000  # of one record's cloud in the nearest-neighbour search
 MOST_PIXELS = 400  # of one record in the calibration
 SHARES = ("delta_", "f_score_", "precision_", "recall_", "within_", "normal_consistency_")
+CONFIDENT_HEADS = ("depth", "ray", "points")
 NORMAL_CLOUDS = ("points_head", "depth_and_ray_heads", "constant")
 DEPTH_NAMES = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "delta_1", "delta_2", "delta_3")
 POINT_NAMES = point_names((POINT_THRESHOLD,), normals=True)
@@ -104,7 +105,7 @@ class GeometryScores:
             **_camera(outcome, constant),
             **_points(outcome, points),
             "heads": _heads(outcome),
-            "confidence": _confidences(outcome),
+            "confidence": confidence_errors(outcome),
         }
         own = row["depth"].get("model", {}).get("none", {})
         row["abs_rel"], row["depth_rmse"] = own.get("abs_rel"), own.get("rmse")
@@ -128,7 +129,7 @@ class GeometryScores:
                 name: _means(rows, [row["normals"].get(name) for row in rows], NORMAL_NAMES) for name in NORMAL_CLOUDS
             },
             "heads_agreement": _heads_summary(rows),
-            "confidence": {name: _confidence_summary(rows, name) for name in ("depth", "ray", "points")},
+            "confidence": {name: _confidence_summary(rows, name) for name in CONFIDENT_HEADS},
         }
 
 
@@ -194,7 +195,7 @@ def _points(outcome: Outcome, constant_points: np.ndarray | None) -> dict:
         clouds["constant"] = constant_points
     # Normals come before the choice of points: they need a pixel's neighbours.
     normals = {name: _surface(cloud, mask) for name, cloud in clouds.items()}
-    true_normals, step = _surface(truth, mask), _stride(mask, MOST_POINTS)
+    true_normals, step = _surface(truth, mask), stride(mask, MOST_POINTS)
     chosen = {
         name: (cloud[mask][::step].astype(np.float64), normals[name][mask][::step]) for name, cloud in clouds.items()
     }
@@ -218,7 +219,8 @@ def _surface(points: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return geometry.surface_normals(np.where(mask[..., None], points, 0.0).astype(np.float64), mask)[0]
 
 
-def _stride(mask: np.ndarray, limit: int) -> int:
+def stride(mask: np.ndarray, limit: int) -> int:
+    """The step that keeps at most `limit` of the mask's pixels."""
     return max(1, -(-int(mask.sum()) // limit))
 
 
@@ -276,8 +278,8 @@ def _heads_summary(rows: Sequence[Mapping]) -> dict:
     return _means(rows, [row["heads"] for row in rows], ("mean", "median", "percentile_90", "relative_median"))
 
 
-def _confidences(outcome: Outcome) -> dict:
-    """Head -> (confidence, error) at some pixels."""
+def confidence_errors(outcome: Outcome, most: int = MOST_PIXELS) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Head -> (confidence, error) at up to `most` pixels of a record (`CONVENTIONS["confidence"]`)."""
     labels, maps = outcome.labels, outcome.maps
     pose = (labels["intrinsics"].astype(np.float64), labels["camera_to_world"].astype(np.float64))
     truth = labels["depth"].astype(np.float64)
@@ -296,7 +298,7 @@ def _confidences(outcome: Outcome) -> dict:
     found = {}
     for name, (mask, error) in cases.items():
         if f"{name}_confidence" in maps and mask.any():
-            step = _stride(mask, MOST_PIXELS)
+            step = stride(mask, most)
             found[name] = (maps[f"{name}_confidence"][mask][::step], error()[mask][::step])
     return found
 

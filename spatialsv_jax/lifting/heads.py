@@ -56,6 +56,7 @@ class LiftingConfig:
     shared_projector: bool = False  # one projector for the four taps
     dual_dpt: bool = False  # one reassembly shared by the heads
     stop_gradient: bool = False  # the heads learn, no gradient reaches the language model
+    fresh: bool = False  # drawn anew, also where the model to start from has heads of the same sizes
     taps: tuple = ()  # four state indices; () = the rule for the model's depth
     dtype: str = "float32"  # of the projectors and DPT bodies; outputs are always float32
     refine: str = "full"  # or "folded": the last convolution and the resize in one, cheaper (`dpt.ResizedConv`)

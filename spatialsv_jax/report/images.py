@@ -39,7 +39,12 @@ def _with_palette(image: np.ndarray) -> Image.Image | None:
 
 def data_uri(image: np.ndarray, form: str = "PNG") -> str:
     """The picture as a `data:` URI, so that a page needs no other file."""
-    return f"data:image/{form.lower()};base64,{base64.b64encode(encode(image, form)).decode('ascii')}"
+    return data_uri_of(encode(image, form), form)
+
+
+def data_uri_of(file: bytes, form: str = "PNG") -> str:
+    """A picture file as a `data:` URI."""
+    return f"data:image/{form.lower()};base64,{base64.b64encode(file).decode('ascii')}"
 
 
 def shrink(image: np.ndarray, longest: int = 384) -> np.ndarray:

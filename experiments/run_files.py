@@ -1,0 +1,127 @@
+"""Answers and metrics of runs as their folders hold them. Needs no jax."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from spatialsv_jax.report import curves
+
+FIELDS = {"id": str, "scene": str, "question_type": str, "ground_truth": str, "correct": (bool, int, float)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The lines of one predictions.jsonl by question id, and what its evaluation says of the data."""
+
+    folder: Path
+    rows: dict[str, dict]
+    data_sha256: str | None
+
+    @staticmethod
+    def read(folder: str | Path) -> Answers:
+        """Reads `folder/predictions.jsonl` (and `evaluation.json` where there is one).
+
+        Raises:
+          FileNotFoundError, ValueError: no such file, a line that is not JSON, lacks a field, or repeats an id.
+        """
+        folder = Path(folder)
+        path = folder / "predictions.jsonl"
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{folder} has no predictions.jsonl. Make it with python -m experiments.evaluate --model MODEL --out {folder}."
+            )
+        rows: dict[str, dict] = {}
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
+            for name, kind in FIELDS.items():
+                if not isinstance(row, dict) or not isinstance(row.get(name), kind):
+                    raise ValueError(f"{path}, line {number}: field '{name}' is missing or of another type.")
+            if row["id"] in rows:
+                raise ValueError(f"{path}, line {number}: id '{row['id']}' stands there twice.")
+            rows[row["id"]] = row
+        if not rows:
+            raise ValueError(f"{path} has no lines.")
+        evaluation = folder / "evaluation.json"
+        data = json.loads(evaluation.read_text("utf-8")).get("data", {}) if evaluation.exists() else {}
+        return Answers(folder, rows, data.get("data_sha256"))
+
+    def metrics(self) -> list[dict]:
+        """The metric rows of the phase that was evaluated; [] where none are found in or above the folder."""
+        if (self.folder / "run.json").exists():
+            phases = json.loads((self.folder / "run.json").read_text("utf-8"))["phases"].values()
+            files = [self.folder / phase / "metrics.jsonl" for phase in reversed(list(phases))]
+        else:
+            files = [place / "metrics.jsonl" for place in (self.folder, *self.folder.absolute().parents[:3])]
+        for file in files:
+            if file.exists():
+                rows = curves.read_metrics(file)
+                if any("gradient_norm/text" in row or "text" in row for row in rows):  # not a teacher's
+                    return rows
+        return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Scores of all runs on the questions that all of them answered."""
+
+    ids: list[str]
+    scenes: np.ndarray  # str[N]
+    types: np.ndarray  # str[N]
+    exact: np.ndarray  # bool[N], right or wrong; False = a number's relative accuracy
+    scores: list[np.ndarray]  # of each variant float[S,N]
+    depth: list[np.ndarray]  # of each variant float[S,R], RMSE of records that all have one
+    record_scenes: np.ndarray  # str[R]
+    left_out: dict[str, int]  # folder -> questions that not all runs answered
+
+
+def join(variants: Sequence[Sequence[Answers]]) -> Table:
+    """Brings the answers of all variants' seeds together by question id.
+
+    Raises:
+      ValueError: no common question, other data behind the same ids, or a question whose truth, type or scene differs.
+    """
+    runs = [run for seeds in variants for run in seeds]
+    hashes = {run.data_sha256: run.folder for run in runs if run.data_sha256}
+    if len(hashes) > 1:
+        places = " and ".join(str(folder) for folder in hashes.values())
+        raise ValueError(f"{places} were evaluated on different data (data_sha256 in evaluation.json).")
+    first = runs[0]
+    ids = [name for name in first.rows if all(name in run.rows for run in runs)]
+    if not ids:
+        raise ValueError(f"No question of {first.folder} was answered by all runs; evaluate them on the same data.")
+    for run in runs[1:]:
+        for name in ids:
+            for field in ("ground_truth", "question_type", "scene"):
+                if run.rows[name][field] != first.rows[name][field]:
+                    raise ValueError(
+                        f"Question '{name}': {field} is {first.rows[name][field]!r} in {first.folder}, but {run.rows[name][field]!r} "
+                        f"in {run.folder}. They were evaluated on different data."
+                    )
+    exact = np.array([isinstance(first.rows[name]["correct"], bool) for name in ids])
+    mixed = {first.rows[name]["question_type"] for name, right in zip(ids, exact, strict=True) if right}
+    kind = lambda name, right: (
+        first.rows[name]["question_type"]
+        + ("" if right or first.rows[name]["question_type"] not in mixed else " (number)")
+    )
+    records: dict[str, str] = {}  # record -> its first question
+    for name in ids:
+        records.setdefault(name.rsplit("/", 1)[0], name)
+    lifted = [name for name in records.values() if all(run.rows[name].get("depth_rmse") is not None for run in runs)]
+    return Table(
+        ids=ids,
+        scenes=np.array([first.rows[name]["scene"] for name in ids]),
+        types=np.array([kind(name, right) for name, right in zip(ids, exact, strict=True)]),
+        exact=exact,
+        scores=[np.array([[float(run.rows[i]["correct"]) for i in ids] for run in seeds]) for seeds in variants],
+        depth=[np.array([[run.rows[i]["depth_rmse"] for i in lifted] for run in seeds], float) for seeds in variants],
+        record_scenes=np.array([first.rows[name]["scene"] for name in lifted], dtype=str),
+        left_out={str(run.folder): len(run.rows) - len(ids) for run in runs},
+    )

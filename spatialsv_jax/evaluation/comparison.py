@@ -1,0 +1,208 @@
+"""Which differences between runs are more than noise: paired by question, clustered by scene, with the spread of seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spatialsv_jax.evaluation.statistics import bootstrap_intervals, mean_with_interval
+
+METHOD = {
+    "score": "right or wrong; numbers by mean relative accuracy, which enter their own type only. Questions that all runs "
+    "answered; a variant's score of a question is the mean over its seeds",
+    "difference": "second minus first, paired by question",
+    "interval_scenes": "bootstrap: 2.5 and 97.5 % quantiles over resamples of G of the G scenes with replacement (seed 0), "
+    "runs held fixed; where no question differs, Wilson's bound for 0 of G to both sides",
+    "interval_95": "with two seeds or more of both: difference +- t * sqrt(se^2 + s1^2 / n1 + s2^2 / n2), se = cluster-robust "
+    "standard error by scene of the seed-averaged differences, s = standard deviation of the whole score over n seeds, "
+    "degrees of freedom by Welch and Satterthwaite (G-1 scenes; the seeds' part alone n1-1 and n2-1). A question's luck "
+    "with a seed is in both parts, so it is a little too wide. With seeds of one side alone, its spread is taken for "
+    "the other, but for a given base model, which has none. Without seeds: interval_scenes, which says nothing about training again",
+    "p": "two-sided, t statistic of the same standard error; p_holm: over the types of a pair (Holm's correction)",
+    "verdict": "better or worse where interval_95 does not hold 0 and p < 0.05 (the bootstrap alone is too sure with few scenes), "
+    "else within noise; unknown with fewer than two scenes; of a type 'doubtful' where p_holm >= 0.05",
+    "forgetting": "against the base model: lost = share of questions that the base has right and the run wrong, gained the other way "
+    "(mean over seeds; of numbers: mean fall and mean rise of the score)",
+    "depth_rmse": "of a record's lifted depth, paired by record; smaller is better",
+    "gradient_share": "norm of a term's weighted gradient at the trunk over the sum of all terms' norms, mean over probed "
+    "steps (first and last quarter of them beside); norms ignore that gradients may point against each other",
+}
+LEVEL = 0.05
+
+
+def paired_difference(
+    first: np.ndarray,
+    second: np.ndarray,
+    scenes: Sequence[str],
+    smaller_is_better: bool = False,
+    resamples: int = 2000,
+    first_is_given: bool = False,
+) -> dict:
+    """Second minus first with intervals and a verdict (`METHOD`).
+
+    Args:
+      first, second: float[S1,N] and float[S2,N], scores of the same N items by each seed.
+      scenes: of the items.
+      smaller_is_better: of errors; turns the verdict.
+      resamples: of the bootstrap.
+      first_is_given: it is one model, not one of several that could have been trained (S1 = 1).
+
+    Returns:
+      {"value", "interval_scenes", "interval_95", "standard_error", "p", "noise": what the interval holds, "verdict": "better",
+      "worse", "within noise" or "unknown", "n", "scenes"}.
+
+    Raises:
+      ValueError: other shapes.
+    """
+    first, second = (np.asarray(values, np.float64) for values in (first, second))
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or first.shape[1] != len(scenes):
+        raise ValueError(
+            f"Scores of shapes {first.shape} and {second.shape} for {len(scenes)} items: expected [seeds, items]."
+        )
+    gaps = second.mean(0) - first.mean(0) if len(scenes) else np.zeros(0)
+    plain = mean_with_interval(gaps, scenes)
+    result = {
+        "value": plain["value"], "interval_scenes": None, "interval_95": None, "standard_error": None, "p": None,
+        "noise": "scenes", "verdict": "unknown", "n": plain["n"], "scenes": plain["scenes"],
+    }  # fmt: skip
+    if plain["standard_error"] is None:
+        return result
+    found = bootstrap_intervals(gaps, np.ones((len(gaps), 1), bool), scenes, np.ones((1, 1)), resamples)[0]
+    if not gaps.any():
+        found = [-found[1], found[1]]
+    result["interval_scenes"] = result["interval_95"] = found
+    variance, freedom, noise = _seeds(first, second, first_is_given)
+    error = math.sqrt(plain["standard_error"] ** 2 + sum(variance))
+    degrees = float(plain["scenes"] - 1)
+    if variance and error:
+        result["noise"] = noise
+        parts = [plain["standard_error"] ** 2, *variance]
+        own = [plain["scenes"] - 1, *freedom]
+        degrees = sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, own, strict=True))
+        half = _t_quantile(degrees) * error
+        result["interval_95"] = [plain["value"] - half, plain["value"] + half]
+    result["standard_error"] = error
+    result["p"] = _p_value(plain["value"] / error, degrees) if error else 1.0 if plain["value"] == 0 else 0.0
+    low, high = result["interval_95"]
+    if low <= 0 <= high or result["p"] >= LEVEL:
+        result["verdict"] = "within noise"
+    else:
+        result["verdict"] = "better" if (low > 0) != smaller_is_better else "worse"
+    return result
+
+
+def _seeds(first: np.ndarray, second: np.ndarray, first_is_given: bool) -> tuple[list[float], list[float], str]:
+    """Variances of both means by the seeds, their degrees of freedom, and what they are called; [] without seeds."""
+    counts = [len(values) for values in (first, second)]
+    spread = [values.mean(1).var(ddof=1) if len(values) > 1 else None for values in (first, second)]
+    if spread[0] is None and spread[1] is None:
+        return [], [], "scenes"
+    if first_is_given:
+        return [spread[1] / counts[1]], [counts[1] - 1], "scenes and seeds of the second"
+    if None not in spread:
+        return [spread[0] / counts[0], spread[1] / counts[1]], [counts[0] - 1, counts[1] - 1], "scenes and seeds"
+    place = 0 if spread[0] is not None else 1
+    variance = spread[place] * (1 / counts[0] + 1 / counts[1])
+    return [variance], [counts[place] - 1], f"scenes, seeds of the {'first' if place == 0 else 'second'} for both"
+
+
+def _t_quantile(degrees: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 1 - LEVEL / 2))
+
+
+def _p_value(statistic: float, degrees: float) -> float:
+    from scipy.special import stdtr
+
+    return float(2 * stdtr(degrees, -abs(statistic)))
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p values after Holm's step-down correction; None stays None and is not counted."""
+    known = sorted((value, place) for place, value in enumerate(values) if value is not None)
+    result: list[float | None] = [None] * len(values)
+    highest = 0.0
+    for rank, (value, place) in enumerate(known):
+        highest = max(highest, min(1.0, value * (len(known) - rank)))
+        result[place] = highest
+    return result
+
+
+def by_type(
+    first: np.ndarray,
+    second: np.ndarray,
+    scenes: Sequence[str],
+    types: Sequence[str],
+    resamples: int = 2000,
+    first_is_given: bool = False,
+) -> dict[str, dict]:
+    """`paired_difference` of each question type, with both scores, p_holm over the types, and 'doubtful' verdicts.
+
+    Args:
+      first, second, scenes, resamples, first_is_given: as there.
+      types: of the items.
+    """
+    types, scenes = np.asarray(types, dtype=str), np.asarray(scenes, dtype=str)
+    result = {}
+    for name in sorted(set(types.tolist())):
+        inside = types == name
+        entry = paired_difference(
+            first[:, inside], second[:, inside], scenes[inside], resamples=resamples, first_is_given=first_is_given
+        )
+        result[name] = {"first": float(first[:, inside].mean()), "second": float(second[:, inside].mean()), **entry}
+    corrected = holm([entry["p"] for entry in result.values()])
+    for entry, value in zip(result.values(), corrected, strict=True):
+        entry["p_holm"] = value
+        if entry["verdict"] in ("better", "worse") and not (value is not None and value < LEVEL):
+            entry["verdict"] = "doubtful"
+    return result
+
+
+def moved(base: np.ndarray, run: np.ndarray) -> dict[str, float | None]:
+    """{"lost", "gained"}: mean fall and mean rise of the items' scores, base float[S1,N] to run float[S2,N] over all pairs."""
+    if not base.shape[1]:
+        return {"lost": None, "gained": None}
+    gaps = run[None] - base[:, None]
+    return {"lost": float(np.maximum(-gaps, 0).mean()), "gained": float(np.maximum(gaps, 0).mean())}
+
+
+def variant_score(scores: np.ndarray, scenes: Sequence[str]) -> dict:
+    """Score of one variant float[S,N]: mean with its interval by scene, each seed's mean, and their standard deviation."""
+    means = [float(values.mean()) for values in scores] if scores.shape[1] else []
+    return {
+        **mean_with_interval(scores.mean(0) if scores.shape[1] else [], scenes),
+        "seeds": means,
+        "seed_spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+    }
+
+
+def gradient_shares(rows: Sequence[Mapping], terms: Sequence[str]) -> dict | None:
+    """Each term's share of the gradient norms at the trunk (`METHOD["gradient_share"]`).
+
+    Args:
+      rows: of a metrics.jsonl, in order.
+      terms: names to look for under `gradient_norm/`.
+
+    Returns:
+      {"probes", "mean": {term: share}, "first_quarter", "last_quarter"}; None without a probe.
+    """
+    probes = []
+    for row in rows:
+        norms = {term: row.get(f"gradient_norm/{term}") for term in terms}
+        norms = {term: value for term, value in norms.items() if value is not None}
+        if norms and sum(norms.values()) > 0:
+            probes.append({term: value / sum(norms.values()) for term, value in norms.items()})
+    if not probes:
+        return None
+    quarter = max(1, len(probes) // 4)
+    names = [term for term in terms if any(term in probe for probe in probes)]
+    mean = lambda some: {term: float(np.mean([probe.get(term, 0.0) for probe in some])) for term in names}
+    return {
+        "probes": len(probes),
+        "mean": mean(probes),
+        "first_quarter": mean(probes[:quarter]),
+        "last_quarter": mean(probes[-quarter:]),
+    }
