@@ -105,7 +105,7 @@ def diagnose_models(
             config = loaded.config
         trained = runner.describe_model(loaded, str(model))
         name = _unused(names[place] if names else trained["name"], trained["step"], result["runs"])
-        groups = Groups(loaded, records, chosen, [], batch_size, seed)
+        groups = Groups(loaded, records, chosen, None, batch_size, seed)
         found = diagnosis_rows.collect(groups.outcomes(range(len(chosen)), blind=False), len(chosen), name)
         result["runs"][name] = {"trained": trained, **summarise(found, measure, resamples)}
         pictures[name] = _cards(groups, found, cards)

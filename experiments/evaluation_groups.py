@@ -134,7 +134,7 @@ def fit_constant(config: DataConfig, processor, training, seed: int) -> baseline
     samples = []
     shown = Subset(training, chosen, config.views)
     batches = evaluation_batches(dataclasses.replace(config, questions=1), processor, shown, 16, groups=())
-    with tqdm(total=len(chosen), desc="constant predictor", disable=not chosen) as bar:
+    with tqdm(total=len(chosen), desc="constant predictor") as bar:
         for batch, rows in batches:
             for place, row in enumerate(rows):
                 if row is None or not row.first:

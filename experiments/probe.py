@@ -161,6 +161,8 @@ def measure(phase: Path, training, records, ask: bool, max_scenes: int | None, b
     chosen = choose(len(records), max_scenes, seed)
     groups = Groups(loaded, records, chosen, training, batch_size, seed)
     constants = {constant.depth.shape[-2:]: constant.depth for constant in groups.constants}
+    if not constants:
+        raise ValueError("No record of the training split has depth; a probe has nothing to learn from.")
     found: dict[str, list] = {"rmse": [], "abs_rel": [], "constant": [], "scene": []}
     score, asked = [], []
     for outcome in groups.outcomes(range(len(chosen)), blind=False, ask=ask):

@@ -43,7 +43,8 @@ class Answers:
                 raise ValueError(f"{path}, line {number} is not JSON: {error}.") from None
             for name, kind in FIELDS.items():
                 if not isinstance(row, dict) or not isinstance(row.get(name), kind):
-                    raise ValueError(f"{path}, line {number}: field '{name}' is missing or of another type.")
+                    hint = " Answers of --benchmark are scored by experiments.score." if name == "correct" else ""
+                    raise ValueError(f"{path}, line {number}: field '{name}' is missing or of another type.{hint}")
             if row["id"] in rows:
                 raise ValueError(f"{path}, line {number}: id '{row['id']}' stands there twice.")
             rows[row["id"]] = row

@@ -84,6 +84,7 @@ def test_the_page_escapes_everything(tmp_path):
         (lambda line: {**line, "ground_truth": "y"}, "ground_truth is 'x'"),
         (lambda line: {**line, "id": "a/1"}, "line 2: id 'a/1' stands there twice"),
         (lambda line: {k: v for k, v in line.items() if k != "scene"}, "line 1: field 'scene' is missing"),
+        (lambda line: {k: v for k, v in line.items() if k != "correct"}, "scored by experiments.score"),
         (lambda line: {**line, "id": "other" + line["id"]}, "No question of"),
     ],
 )
