@@ -18,6 +18,10 @@ FILES = sorted(
     file for part in ("spatialsv_jax", "data_pipelines", "experiments") for file in (ROOT / part).rglob("*.py")
 )
 LINEN = ("spatialsv_jax/backbones/", "spatialsv_jax/lifting/", "spatialsv_jax/model.py", "spatialsv_jax/teacher.py")
+TOP_LEVEL = {
+    ".ci", ".dockerignore", ".gitignore", "benchmarks", "CITATION.cff", "CONTRIBUTING.md", "data_pipelines", "deploy", "Dockerfile",
+    "docs", "experiments", "LICENSE", "notebooks", "pyproject.toml", "README.md", "setup.py", "spatialsv_jax", "tests", "tools",
+}  # fmt: skip
 # Importer -> what it must never import.
 FORBIDDEN = {
     "spatialsv_jax": ("experiments",),
@@ -118,3 +122,11 @@ def test_the_example_of_add_a_backbone_is_true():
     text = (ROOT / "docs/add_a_backbone.md").read_text()
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec("\n".join(line[3:] for line in block.splitlines()), {})
+
+
+def test_the_top_level_holds_what_it_should():
+    """No output of a trial has been committed beside the folders; outside of a checkout there is nothing to ask."""
+    found = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if found.returncode:
+        pytest.skip("no git checkout")
+    assert {name.split("/")[0] for name in found.stdout.splitlines()} <= TOP_LEVEL
