@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments import reporting
 from experiments.run_files import Answers, Table, join
 from spatialsv_jax.evaluation import comparison
 from spatialsv_jax.evaluation.statistics import plain, write_json
@@ -223,17 +223,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    if flags.resamples < 1:
-        parser().error(f"--resamples is {flags.resamples}, expected at least 1.")
-    try:
-        command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
-        compare_runs(parse_runs(flags.runs), flags.out, flags.base, flags.resamples, command)
-    except (OSError, ValueError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    reporting.check_counts(parser(), flags, "resamples")
+    command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    return reporting.exit_code(
+        lambda: compare_runs(parse_runs(flags.runs), flags.out, flags.base, flags.resamples, command)
+    )
 
 
 if __name__ == "__main__":

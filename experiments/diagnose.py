@@ -13,7 +13,6 @@ if __name__ == "__main__":
     cpu_settings.apply()  # as in training, so that numbers repeat
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
-from experiments import diagnosis_objects, diagnosis_rows, evaluate
+from experiments import diagnosis_objects, diagnosis_rows, evaluate, reporting
 from experiments.evaluation_groups import Groups, choose
 from spatialsv_jax.evaluation import diagnosis as diagnosis_lib
 from spatialsv_jax.evaluation import object_errors, runner, sparsification
@@ -245,26 +244,18 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    for name in ("max_scenes", "batch_size"):
-        if getattr(flags, name) is not None and getattr(flags, name) < 1:
-            parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
-    for name in ("resamples", "cards"):
-        if getattr(flags, name) < 0:
-            parser().error(f"--{name} is {getattr(flags, name)}, expected 0 (none) or more.")
+    reporting.check_counts(parser(), flags, "max_scenes", "batch_size")
+    reporting.check_counts(parser(), flags, "resamples", "cards", least=0)
     from experiments import failures
 
-    try:
+    def work() -> None:
         with failures.named_memory(dict):
             diagnose_models(
                 flags.model, flags.data, flags.split, flags.out, flags.names, flags.max_scenes, flags.measure,
                 flags.resamples, flags.cards, flags.batch_size, flags.seed, flags.dtype, flags.fsdp, flags.tensor,
             )  # fmt: skip
-    except (*failures.REPORTED, FloatingPointError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return reporting.exit_code(work, (*failures.REPORTED, FloatingPointError))
 
 
 if __name__ == "__main__":

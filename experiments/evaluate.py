@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import datetime
-import os
 import shlex
 import sys
 import time
@@ -25,6 +24,7 @@ from tqdm import tqdm
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
+from experiments import reporting
 from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
@@ -261,15 +261,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    for name in ("max_scenes", "batch_size"):
-        if getattr(flags, name) is not None and getattr(flags, name) < 1:
-            parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
+    reporting.check_counts(parser(), flags, "max_scenes", "batch_size")
     from experiments import evaluate_benchmark, failures, hosts, stopping
 
     if flags.raw and not flags.benchmark:
         parser().error("--raw is the folder of a benchmark: say which with --benchmark.")
 
-    def work() -> None:
+    def ask() -> None:
         if flags.benchmark:
             hosts.on_first(lambda: evaluate_benchmark.run_benchmark(flags))
             return
@@ -279,20 +277,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             flags.dtype, flags.fsdp, flags.tensor, flags.depth_alignment, flags.pose_auc,
         )  # fmt: skip
 
-    try:
+    def work() -> None:
         hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
         if warning := failures.check_accelerator():
             hosts.say(warning)
         with hosts.stopping(flags.grace_s), failures.named_memory(dict):
-            work()
+            ask()
+
+    try:
+        return reporting.exit_code(work, (*failures.REPORTED, FloatingPointError, ImportError), hosts.label)
     except stopping.Interrupted as reason:
         hosts.stopped(reason)
-    except (*failures.REPORTED, FloatingPointError, ImportError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"{hosts.label()}error: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ base model; the lifting heads go to OUT/spatialsv_lifting, which they ignore.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
-from experiments import stopping
+from experiments import reporting, stopping
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,21 +27,19 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         with stopping.Stopping():
             from spatialsv_jax import exporting, loading
 
             exporting.export(loading.load(flags.model, on_host=True), flags.out, flags.adapters, progress=True)
+        print(f"wrote {flags.out}")
+
+    try:
+        return reporting.exit_code(work)
     except stopping.Interrupted:
         print(f"Interrupted. The same command writes {flags.out} anew.", file=sys.stderr)
         return stopping.RESUMABLE
-    except (OSError, ValueError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {flags.out}")
-    return 0
 
 
 if __name__ == "__main__":

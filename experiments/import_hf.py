@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from experiments import reporting
 
 
 def import_checkpoint(checkpoint: str | Path, out: str | Path, dtype: str = "auto") -> None:
@@ -87,14 +88,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    try:
-        import_checkpoint(flags.checkpoint, flags.out, flags.dtype)
-    except (OSError, ValueError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return reporting.exit_code(lambda: import_checkpoint(flags.checkpoint, flags.out, flags.dtype))
 
 
 if __name__ == "__main__":

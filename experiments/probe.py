@@ -13,7 +13,6 @@ if __name__ == "__main__":
     cpu_settings.apply()  # as in training, so that numbers repeat
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
+from experiments import reporting
 from experiments.configs import probe_depth
 from spatialsv_jax import metrics
 from spatialsv_jax.evaluation import comparison, runner
@@ -307,22 +307,16 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    for name in ("steps", "rows", "max_scenes", "batch_size"):
-        if getattr(flags, name) is not None and getattr(flags, name) < 1:
-            parser().error(f"--{name} is {getattr(flags, name)}, expected at least 1.")
+    reporting.check_counts(parser(), flags, "steps", "rows", "max_scenes", "batch_size")
     from experiments import failures
 
-    try:
+    def work() -> None:
         probe_models(
             flags.model, flags.out, flags.layers, flags.data, flags.split, flags.names, flags.steps, flags.rows, flags.rate,
             flags.label_size, not flags.no_answers, flags.max_scenes, flags.batch_size, flags.seed,
         )  # fmt: skip
-    except failures.REPORTED as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return reporting.exit_code(work, failures.REPORTED)
 
 
 if __name__ == "__main__":

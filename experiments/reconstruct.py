@@ -8,7 +8,6 @@ Writes per view a 16-bit depth PNG and a coloured one, all arrays (reconstructio
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from experiments import reporting
 from spatialsv_jax.evaluation.statistics import write_json
 
 DEPTH_STEP = 0.001  # scene units per step of the 16-bit depth PNG
@@ -164,7 +164,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         images = read_images(flags.images)
         from experiments import placing
         from spatialsv_jax import loading
@@ -172,13 +173,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = [Path(path).name for path in flags.images]
         model = loading.load(flags.model, placing.mesh_of(flags.fsdp, flags.tensor), flags.dtype)
         reconstruct(model, images, names, Path(flags.out), flags.questions, flags.exports)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {Path(flags.out) / 'index.html'}")
-    return 0
+        print(f"wrote {Path(flags.out) / 'index.html'}")
+
+    return reporting.exit_code(work, (OSError, ValueError, ImportError))
 
 
 if __name__ == "__main__":

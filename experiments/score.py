@@ -6,11 +6,11 @@ Reads the lines that `experiments.evaluate` writes, of any model; needs no model
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import reporting
 from spatialsv_jax.evaluation.benchmarks import scoring, table
 from spatialsv_jax.evaluation.statistics import write_json
 
@@ -34,21 +34,17 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    if flags.resamples < 1:
-        parser().error(f"--resamples is {flags.resamples}, expected at least 1.")
-    try:
+    reporting.check_counts(parser(), flags, "resamples")
+
+    def work() -> None:
         result = scoring.score(flags.benchmark, flags.predictions, flags.dialect, flags.variant, flags.resamples)
         if flags.out:
             out = Path(flags.out)
             out.parent.mkdir(parents=True, exist_ok=True)
             write_json(out, result)
-    except (ValueError, OSError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(scoring.shown(result) + (f"\nwrote {flags.out}" if flags.out else ""))
-    return 0
+        print(scoring.shown(result) + (f"\nwrote {flags.out}" if flags.out else ""))
+
+    return reporting.exit_code(work)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import geometry_options
+from experiments import geometry_options, reporting
 from spatialsv_jax.evaluation.scene_scores import FIELDS, Scene, score_scene
 from spatialsv_jax.evaluation.statistics import plain, write_json
 from spatialsv_jax.metrics import SIMILARITIES
@@ -90,7 +89,8 @@ def _length(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         prediction, truth = read_scene(flags.prediction), read_scene(flags.truth)
         if flags.resize == "prediction" and truth.size:
             prediction = prediction.resized(*truth.size)
@@ -107,13 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if flags.out:
             Path(flags.out).parent.mkdir(parents=True, exist_ok=True)
             write_json(Path(flags.out), result)
-    except (OSError, ValueError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {flags.out}" if flags.out else json.dumps(plain(result), indent=1, allow_nan=False))
-    return 0
+        print(f"wrote {flags.out}" if flags.out else json.dumps(plain(result), indent=1, allow_nan=False))
+
+    return reporting.exit_code(work)
 
 
 if __name__ == "__main__":

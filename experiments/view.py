@@ -8,12 +8,12 @@ all reports, give the second evaluation `--report_like` the first report.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import reporting
 from spatialsv_jax.report import markup, viewer_data
 
 
@@ -73,15 +73,12 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
-    try:
+
+    def work() -> None:
         page = join_reports([Path(report) for report in flags.reports], Path(flags.out), flags.names)
-    except (OSError, ValueError) as error:
-        if os.environ.get("SPATIALSV_TRACEBACK"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"wrote {page}")
-    return 0
+        print(f"wrote {page}")
+
+    return reporting.exit_code(work)
 
 
 if __name__ == "__main__":
