@@ -26,10 +26,11 @@ import numpy as np
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import read_manifest
 from experiments.configs.pretrained import finetune
+from experiments.phases import data_settings
 from experiments.prepare import prepare_rooms
 from experiments.starting import processor_for
 from experiments.startup import compile_step, size
-from experiments.train import data_settings, model_functions
+from experiments.train import model_functions
 from experiments.vision_features import Filler
 from spatialsv_jax import assembly
 from spatialsv_jax.training import optimizer, sharding, state, step

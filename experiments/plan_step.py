@@ -11,8 +11,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.loader import DataConfig
+from experiments.phases import data_settings
 from experiments.starting import processor_for
-from experiments.train import data_settings, model_functions
+from experiments.train import model_functions
 from spatialsv_jax import assembly
 from spatialsv_jax.interop import hub
 from spatialsv_jax.losses.objective import active_terms

@@ -24,17 +24,26 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from data_pipelines.loader import DataConfig, make_loader
+from data_pipelines.loader import make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.paths import local_path
-from experiments import failures, hosts, resume, startup, stopping, training_cards, vision_features, workdir_lock
+from experiments import (
+    failures,
+    hosts,
+    phases,
+    resume,
+    startup,
+    stopping,
+    training_cards,
+    vision_features,
+    workdir_lock,
+)
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
 from experiments.starting import Start, check_labels, processor_for, resolve_sizes
 from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
-from spatialsv_jax.settings import from_mapping
-from spatialsv_jax.training import loop, sharding, state, step
+from spatialsv_jax.training import loop, state, step
 from spatialsv_jax.training.checkpoints import Checkpoints
 from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
 
@@ -66,14 +75,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict:
 
 
 def _train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
-    run = as_run(config)
+    run = phases.as_run(config)
     local_path(run.reuse, "config.reuse")
     folders = {name: workdir / name if "phases" in config else workdir for name in run.order}
     for name in run.order:  # every mistake shows before any work starts
         where = f"config.phases.{name}" if "phases" in config else "config"
         run.phases[name] = phase = resolve_sizes(run.phases[name], where, run.phases)
         if phase.stage == "train":
-            check_phase(phase, where)
+            phases.check_phase(phase, where)
             check_labels(phase, where, run.order)
     places = dict(folders)
     for name, arguments in run.prepare.items():
@@ -82,7 +91,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     for name in run.order:
         phase = run.phases[name]
         hosts.say(f"\n== {name} ==")
-        wanted = phase if phase.stage == "label" else _resolve_places(phase, places)
+        wanted = phase if phase.stage == "label" else phases.resolve_places(phase, places)
         if run.reuse and resume.is_finished(wanted, Path(run.reuse) / name):
             places[name] = folders[name] = Path(run.reuse).absolute() / name
             hosts.say(f"Taken over from {folders[name]}.")
@@ -99,52 +108,11 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path) -> dict:
     return _evaluate(run, folders, places, workdir)
 
 
-def as_run(config: ConfigDict) -> ConfigDict:
-    """A config of one phase as a run of that phase.
-
-    Raises:
-      ValueError: unknown keys at the top of a run.
-    """
-    legal = ("name", "reuse", "prepare", "phases", "order", "evaluation")
-    if "phases" in config:
-        unknown = [key for key in config if key not in legal]
-        if unknown:
-            raise ValueError(f"config has unknown keys {unknown}. Legal keys of a run: {', '.join(legal)}.")
-        if sorted(config.order) != sorted(config.phases):
-            raise ValueError(f"config.order {config.order} must name each of config.phases {list(config.phases)} once.")
-        return config
-    name = config.name or "phase"
-    single = {"name": name, "reuse": "", "prepare": {}, "phases": {name: config}, "order": (name,)}
-    return ConfigDict({**single, "evaluation": config.evaluation})
-
-
-def check_phase(phase: ConfigDict, where: str) -> None:
-    """Reads all settings of a phase and compares its batch with its mesh.
-
-    Raises:
-      ValueError: a wrong setting, named under `where`, or a mesh that does not fit devices or batch.
-    """
-    settings = assembly.read_settings(phase, where)
-    local_path(phase.init_from, f"{where}.init_from")
-    vision_features.check_settings(settings, data_settings(phase), where)
-    rows = sum(source.per_batch for source in data_settings(phase).source_configs)
-    try:
-        sharding.check_rows(rows, phase_mesh(settings, rows), settings.training.microbatches)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
-
-
-def phase_mesh(settings: assembly.Settings, rows: int):
-    """The mesh of a phase whose global batch has `rows` rows."""
-    passes = settings.training.microbatches
-    return sharding.make_mesh(settings.mesh, rows=rows // passes if rows % passes == 0 else rows)
-
-
 def train_phase(config: ConfigDict, workdir: Path) -> None:
     """Trains one phase to its last step, going on from the newest checkpoint in `workdir`."""
     workdir.mkdir(parents=True, exist_ok=True)
     settings = assembly.read_settings(config)
-    data_config = data_settings(config)
+    data_config = phases.data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
     processor = processor_for(config, settings, manifests, workdir)
     data_used = resume.data_used(config, manifests)
@@ -154,7 +122,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         return
     hosts.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
     hosts.on_first(lambda: processor.save(workdir / "processor"))
-    mesh = phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
+    mesh = phases.phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )
@@ -278,35 +246,17 @@ def model_functions(model, settings: assembly.Settings, batch: dict, seed: int):
     return init, apply, model.logical_axes(one, label_hw=label_hw(one))
 
 
-def data_settings(config: ConfigDict) -> DataConfig:
-    """config.data as the data pipeline's dataclass; the named sources become a tuple in name order."""
-    values = config.data.to_dict()
-    values["sources"] = tuple(values["sources"][name] for name in sorted(values["sources"]))
-    return from_mapping(DataConfig, values, "config.data")
-
-
-def _resolve_places(phase: ConfigDict, places: dict[str, Path]) -> ConfigDict:
-    """The phase with names of prepared data and earlier phases replaced by their folders."""
-    phase = phase.copy_and_resolve_references()
-    for entry in phase.data.sources.values():
-        entry.path = str(places.get(entry.path, entry.path))
-        entry.labels = str(places.get(entry.labels, entry.labels))
-        entry.features = str(places.get(entry.features, entry.features))
-    phase.init_from = str(places.get(phase.init_from, phase.init_from))
-    return phase
-
-
 def _evaluate(run: ConfigDict, folders: dict[str, Path], places: dict[str, Path], out: Path) -> dict:
     """Evaluates the last phase that trained a language model."""
     from experiments import evaluate
 
     trained = [name for name in run.order if run.phases[name].stage == "train"]
-    phases = [name for name in trained if run.phases[name].model == "mllm"]
-    if not phases or run.evaluation.scenes < 0:
+    models = [name for name in trained if run.phases[name].model == "mllm"]
+    if not models or run.evaluation.scenes < 0:
         return {}
-    first = next(iter(run.phases[phases[-1]].data.sources.values()))
+    first = next(iter(run.phases[models[-1]].data.sources.values()))
     evaluation = evaluate.evaluate_run(
-        model=str(folders[phases[-1]]),
+        model=str(folders[models[-1]]),
         data=str(places.get(first.path, first.path)),
         split=run.evaluation.split,
         out=str(out),

@@ -13,8 +13,8 @@ import experiments.configs as configs
 from experiments import train
 from experiments.configs import common
 from experiments.configs.pretrained import PRESETS
+from experiments.phases import as_run, data_settings
 from experiments.starting import resolve_sizes
-from experiments.train import as_run, data_settings
 from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.processing.tiny import TinyProcessor, build_tokenizer

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.loader import Loader
-from experiments import train
+from experiments import phases, train
 from experiments.configs import common
 from experiments.prepare import prepare_rooms
 from spatialsv_jax import loading
@@ -162,7 +162,7 @@ def test_resume_on_another_mesh_reads_the_same_records(rooms, straight, tmp_path
     config = _config(rooms)
     config.mesh.update(data=2, fsdp=2, tensor=2)
     train.train_and_evaluate(config, workdir)
-    plain = train.make_loader(train.data_settings(config), loading.load_processor(straight))
+    plain = train.make_loader(phases.data_settings(config), loading.load_processor(straight))
     assert drawn == {step: plain.record_ids(step) for step in range(5, 10)}
     for step, total in _totals(straight).items():
         np.testing.assert_allclose(_totals(workdir)[step], total, rtol=1e-4, atol=1e-4)

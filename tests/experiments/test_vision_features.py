@@ -22,7 +22,7 @@ from data_pipelines.loader import make_loader
 from data_pipelines.manifest import read_manifest
 from data_pipelines.storage import open_split
 from data_pipelines.vision_cache import VisionCacheError, open_cache, picture_name
-from experiments import train, vision_features
+from experiments import phases, train, vision_features
 from experiments.configs import common
 from experiments.prepare import prepare_rooms
 from experiments.starting import processor_for
@@ -177,7 +177,7 @@ def family_phase(name: str, rooms: Path):
 def test_every_family_learns_the_same_from_its_features(name, rooms, tmp_path):
     """Each loss, and the gradients of each part, of one batch as the loader gives it: from pixels and from the cache."""
     phase = family_phase(name, rooms)
-    settings, data = assembly.read_settings(phase), train.data_settings(phase)
+    settings, data = assembly.read_settings(phase), phases.data_settings(phase)
     vision_features.check_settings(settings, data)
     processor = processor_for(phase, settings, {str(rooms): read_manifest(rooms)}, tmp_path)
     model = assembly.build_model(settings, processor)
