@@ -122,7 +122,7 @@ def _without_lifting(costs: dict, planned) -> dict:
 def _compiled(traced, known, available: int, mesh):
     """(memory, bytes that a device has, collectives or None) of a traced step."""
     try:
-        with libtpu_log.captured() as log, jax.set_mesh(mesh):
+        with libtpu_log.written() as log, jax.set_mesh(mesh):
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         refused = memory.refused(known, str(error))

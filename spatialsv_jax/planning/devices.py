@@ -54,8 +54,7 @@ def abstract_devices(topology: Topology) -> list:
     axes = len(topology.shape)
     hosts = {} if topology.devices > 1 else {"chips_per_host_bounds": [1] * max(axes, 3)}
     try:
-        with libtpu_log.captured():  # it tells at length how it starts
-            found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **hosts)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **hosts)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"libtpu knows no slice {topology} ({str(error).splitlines()[0]}). Slices: "

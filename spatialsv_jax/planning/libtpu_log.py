@@ -7,47 +7,59 @@ them under "Program hbm requirement", in the figures by which a program is refus
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
-import sys
+import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-_SETTINGS = {"TPU_STDERR_LOG_LEVEL": "0", "TPU_MIN_LOG_LEVEL": "0"}
+_FOLDER, _ARGUMENTS, _UNBUFFERED = "TPU_LOG_DIR", "LIBTPU_INIT_ARGS", "--logbuflevel=-1"
 _HBM = re.compile(r"^Program hbm requirement.*\n((?: +.*\n)*)", re.MULTILINE)
 _GAPS = re.compile(r"HLO temp .*% fragmentation \(([\d.]+)([KMGT]?)B?\)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Log:
-    """What was written to standard error in a `captured()` that has ended."""
+    """What libtpu logged during a `written()` that has ended."""
 
     text = ""
 
 
 def ask() -> None:
-    """Has libtpu write its log to standard error, unless the environment says otherwise; call it before libtpu is loaded."""
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
+    """Has libtpu write its log at once, to a folder of this process; call it before libtpu is loaded.
+
+    What the environment says already stays. Without other settings its errors stand in that log alone, and what is fatal
+    on standard error too: a refusal's report is thousands of lines.
+    """
+    if _FOLDER not in os.environ:
+        os.environ[_FOLDER] = tempfile.mkdtemp(prefix="libtpu_log_")
+        atexit.register(shutil.rmtree, os.environ[_FOLDER], ignore_errors=True)
+    os.environ.setdefault("TPU_MIN_LOG_LEVEL", "0")
+    os.environ.setdefault("TPU_STDERR_LOG_LEVEL", "3")
+    given = os.environ.get(_ARGUMENTS, "")
+    if "--logbuflevel" not in given:
+        os.environ[_ARGUMENTS] = f"{given} {_UNBUFFERED}".strip()
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[Log]:
-    """Keeps what this process writes to standard error, libtpu included, instead of showing it."""
-    log = Log()
-    sys.stderr.flush()
-    shown = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield log
-        finally:
-            sys.stderr.flush()
-            os.dup2(shown, 2)
-            os.close(shown)
-            file.seek(0)
-            log.text = file.read().decode(errors="replace")
+def written() -> Iterator[Log]:
+    """Gives what libtpu logs meanwhile; "" where it keeps no log for this process."""
+    log, before = Log(), {path: path.stat().st_size for path in _files()}
+    try:
+        yield log
+    finally:
+        for path in _files():
+            with path.open("rb") as file:
+                file.seek(before.get(path, 0))
+                log.text += file.read().decode(errors="replace")
+
+
+def _files() -> list[Path]:
+    folder = os.environ.get(_FOLDER)
+    return sorted(Path(folder).glob(f"*.INFO.*.{os.getpid()}")) if folder else []
 
 
 def gaps(text: str) -> int | None:

@@ -45,17 +45,33 @@ def test_a_log_that_does_not_say():
     assert libtpu_log.gaps(LOG + LOG.replace("459.80M", "1.50G")) == 3 * 2**29
 
 
-def test_standard_error_is_kept_and_comes_back(capfd):
-    with pytest.raises(KeyError), libtpu_log.captured() as log:
-        os.write(2, b"from a library\n")
+def test_only_what_is_written_meanwhile_counts(tmp_path, monkeypatch):
+    """Of this process's file; another's log and earlier programs say nothing of this one."""
+    monkeypatch.setenv("TPU_LOG_DIR", str(tmp_path))
+    own = tmp_path / f"tpu_driver.host.root.log.INFO.20261126-191700.{os.getpid()}"
+    (tmp_path / f"tpu_driver.host.root.log.INFO.20261126-191700.{os.getpid() + 1}").write_text(LOG)
+    with libtpu_log.written() as log:
+        pass
+    assert log.text == ""
+    with libtpu_log.written() as log:
+        own.write_text(LOG)
+    assert libtpu_log.gaps(log.text) == round(459.80 * 2**20)
+    with pytest.raises(KeyError), libtpu_log.written() as log:
+        own.write_text(LOG + "refused\n")
         raise KeyError
-    assert log.text == "from a library\n"
-    os.write(2, b"shown\n")
-    assert capfd.readouterr().err == "shown\n"
+    assert log.text == "refused\n"
 
 
-def test_the_environment_s_own_settings_stay(monkeypatch):
-    monkeypatch.setenv("TPU_STDERR_LOG_LEVEL", "3")
-    monkeypatch.setenv("TPU_MIN_LOG_LEVEL", "3")
+def test_the_environment_s_own_settings_stay(tmp_path, monkeypatch):
+    for name in ("TPU_LOG_DIR", "TPU_MIN_LOG_LEVEL", "TPU_STDERR_LOG_LEVEL", "LIBTPU_INIT_ARGS"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     libtpu_log.ask()
-    assert os.environ["TPU_STDERR_LOG_LEVEL"] == "3"
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--logbuflevel=-1" and os.path.isdir(os.environ["TPU_LOG_DIR"])
+    monkeypatch.setenv("TPU_LOG_DIR", str(tmp_path))
+    monkeypatch.setenv("TPU_STDERR_LOG_LEVEL", "0")
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_x=1")
+    libtpu_log.ask()
+    libtpu_log.ask()
+    assert os.environ["LIBTPU_INIT_ARGS"] == "--xla_x=1 --logbuflevel=-1"
+    assert (os.environ["TPU_LOG_DIR"], os.environ["TPU_STDERR_LOG_LEVEL"]) == (str(tmp_path), "0")
