@@ -6,7 +6,6 @@ import csv
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -54,7 +53,7 @@ KIT_SETS: dict[str, Callable[[Item, str], str]] = {
 def write(
     folder: Path, benchmark: str, part: str, items: Sequence[Item], lines: Sequence[Mapping], model: str, stamp: str
 ) -> list[Path]:
-    """Writes all forms that the benchmark has, in place of those that are there.
+    """Writes all forms that the benchmark has, in place of this model's that are there.
 
     Args:
       folder: OUT; files go to lmms_eval/MODEL/ and vlmevalkit/MODEL/ in it.
@@ -70,13 +69,14 @@ def write(
     name = re.sub(r"[^\w.-]+", "__", model)
     said = {line["id"]: line["prediction"] for line in lines}
     written = []
+    patterns = {"lmms_eval": ("*_samples_*.jsonl", "from_log_*.json"), "vlmevalkit": (f"{name}_*.tsv",)}
     for kind, names, one in (("lmms_eval", LMMS_TASKS, _lmms), ("vlmevalkit", KIT_SETS, _kit)):
-        if (folder / kind).exists():
-            shutil.rmtree(folder / kind)
         if benchmark not in names:
             continue
         place = folder / kind / name
-        place.mkdir(parents=True)
+        place.mkdir(parents=True, exist_ok=True)
+        for older in [path for pattern in patterns[kind] for path in place.glob(pattern)]:
+            older.unlink()  # and no more: a harness may keep its own results there
         groups: dict[str, list[Item]] = {}
         for item in items:
             groups.setdefault(names[benchmark](item, part), []).append(item)

@@ -230,9 +230,17 @@ def _cell(path: Path, group: int, place: int, column: str, which: int) -> bytes:
     return data
 
 
-@functools.lru_cache(maxsize=2)
 def _group(path: Path, group: int, column: str):
-    return _pyarrow().ParquetFile(path).read_row_group(group, columns=[column]).column(column)
+    """A column of a row group; those of the last groups are kept, because a question's pictures may lie in several."""
+    read = _read_columns(path, group)
+    if column not in read:
+        read[column] = _pyarrow().ParquetFile(path).read_row_group(group, columns=[column]).column(column)
+    return read[column]
+
+
+@functools.lru_cache(maxsize=2)
+def _read_columns(path: Path, group: int) -> dict:
+    return {}
 
 
 def _pyarrow():

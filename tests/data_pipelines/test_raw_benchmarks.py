@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import raw_benchmarks
 
-from data_pipelines.benchmarks import items, raw_files, showing, single_tables, table
+from data_pipelines.benchmarks import items, raw_files, raw_rows, showing, single_tables, table
 from spatialsv_jax.evaluation.benchmarks import table as scorers
 
 
@@ -138,6 +138,16 @@ def test_tables_with_pictures_inside(tmp_path):
         1
     ].ground_truth == "True"
     assert "2D projected camera view" in levels[1].prompt and levels[0].prompt.endswith("'Answer': '<Your answer>'}")
+
+
+def test_a_row_group_is_read_once_for_each_of_its_picture_columns(tmp_path, monkeypatch):
+    parquet, table = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow").table
+    columns = {f"image_{one}": [{"bytes": bytes([one, row])} for row in range(5)] for one in range(4)}
+    parquet.write_table(table(columns), tmp_path / "x.parquet")
+    opened, real = [], parquet.ParquetFile
+    monkeypatch.setattr(parquet, "ParquetFile", lambda path: opened.append(path) or real(path))
+    cells = [raw_rows._cell(tmp_path / "x.parquet", 0, row, name, 0) for row in range(5) for name in columns]
+    assert cells == [bytes([one, row]) for row in range(5) for one in range(4)] and len(opened) == 4
 
 
 def test_tsvs_of_vlmevalkit(tmp_path):

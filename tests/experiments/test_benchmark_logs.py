@@ -88,9 +88,21 @@ def test_tables_of_vlmevalkit(tmp_path):
     assert rows[3]["answer"] == "move_right:0.3,rotate_left:12" and rows[1]["task"] == "position_matching"
 
 
-def test_older_logs_are_replaced(tmp_path):
+def test_older_logs_of_the_model_are_replaced_and_nothing_else(tmp_path):
     found, files = written("vsibench", tmp_path)
+    others = [
+        tmp_path / "lmms_eval/README",
+        tmp_path / "vlmevalkit/run.py",
+        tmp_path / "lmms_eval/my__model/results.json",
+    ]
+    for path in others:
+        path.write_text("someone's")
     lines = [{"id": item.id, "prediction": "B"} for item in found.items]
-    again = benchmark_logs.write(tmp_path, "vsibench", "all", found.items, lines, "other", "20261127_000000")
-    assert sorted(path for path in (tmp_path / "lmms_eval").rglob("*") if path.is_file()) == sorted(again[:2])
-    assert not any(path.exists() for path in files.values())
+    again = benchmark_logs.write(tmp_path, "vsibench", "all", found.items, lines, "my/model", "20261127_000000")
+    left = sorted(path for path in (tmp_path / "lmms_eval").rglob("*") if path.is_file())
+    assert left == sorted([*again[:2], others[0], others[2]]) and others[1].exists()
+    assert not any(path.exists() for path in files.values() if path not in again)
+    benchmark_logs.write(
+        tmp_path, "ego3d", "all", found.items, lines, "my/model", "20261127_000000"
+    )  # has no such forms
+    assert all(path.exists() for path in others)

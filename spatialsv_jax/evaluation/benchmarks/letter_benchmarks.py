@@ -100,8 +100,8 @@ def embspatial(lines: Sequence[Line], fixed: bool, letter: Reader) -> Plan:
 
 def _setting(line: Line, by_prefix: bool) -> str:
     """MindCube's setting of a question, from its id."""
-    if by_prefix:
-        first = line.id.split("_", 1)[0]
+    if by_prefix:  # behind the record's name, where there is one
+        first = line.id.rpartition("/")[2].split("_", 1)[0]
         return {"aroundnew": "around"}.get(first, first if first in ("among", "around", "rotation") else "other")
     for name in SETTINGS:
         if name in line.id.lower():

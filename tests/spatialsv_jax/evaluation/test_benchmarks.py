@@ -95,6 +95,12 @@ def test_mindcube_settings(scored):
     }  # fmt: skip
     assert result["overall"] == 0.5 and result["n"] == 4  # translation is shown, not counted
     assert scored("mindcube", rows, "lmms_eval_0_7_3")["overall"] == 0.6
+    # Ids as `experiments.evaluate` writes them for a prepared MindCube.
+    own = [(f"mindcube-test-000000/{name}", *rest) for name, *rest in rows]
+    assert (
+        scored("mindcube", own, "lmms_eval_0_7_3")["per_type"]
+        == scored("mindcube", rows, "lmms_eval_0_7_3")["per_type"]
+    )
     with pytest.raises(lines.LineError, match="field 'id': MindCube's ids hold one of"):
         scored("mindcube", [("x", "A", "A", FOUR, "7")])
 
