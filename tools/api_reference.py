@@ -23,6 +23,15 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("spatialsv_jax", "data_pipelines", "experiments")
+# Modules of ours that need these packages (extras) are shown without them all the same.
+STAND_INS = {
+    "apache_beam": {
+        "apache_beam": {"DoFn": object},
+        "apache_beam.options": {},
+        "apache_beam.options.pipeline_options": {"PipelineOptions": object},
+    },
+    "lmms_eval": {"lmms_eval": {}, "lmms_eval.api": {}, "lmms_eval.api.model": {"lmms": object}},
+}
 _OURS = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+(?:\(\))?")
 
 
@@ -123,13 +132,10 @@ def build(out: Path) -> list[str]:
     from jinja2 import pass_context
     from pdoc import render, render_helpers
 
-    if (
-        importlib.util.find_spec("apache_beam") is None
-    ):  # the two modules that need the extra [beam] are shown all the same
-        _stand_in("apache_beam", DoFn=object)
-        _stand_in("apache_beam.options")
-        _stand_in("apache_beam.options.pipeline_options", PipelineOptions=object)
-
+    for package, modules in STAND_INS.items():
+        if importlib.util.find_spec(package) is None:
+            for name, members in modules.items():
+                _stand_in(name, **members)
     _import_all()
 
     @pass_context
