@@ -67,6 +67,7 @@ def compare_runs(
                 if place
             },
             "depth_rmse": _depth(names, table, resamples),
+            "without_depth": [name for place, name in enumerate(names) if np.isnan(table.depth[place]).any(0).all()],
             "forgetting": _forgetting(names, table, resamples) if base else {},
             "gradient_shares": {name: entry for name, entry in shares.items() if entry},
             "without_gradient_norms": [name for name, entry in shares.items() if not entry],
@@ -100,20 +101,19 @@ def _pairs(names: Sequence[str], table: Table, resamples: int) -> list[dict]:
 
 
 def _depth(names: Sequence[str], table: Table, resamples: int) -> list[dict]:
-    if not len(table.record_scenes):
-        return []
-    return [
-        {
-            "first": names[0],
-            "second": names[place],
-            "first_rmse": float(table.depth[0].mean()),
-            "second_rmse": float(table.depth[place].mean()),
-            **comparison.paired_difference(
-                table.depth[0], table.depth[place], table.record_scenes, smaller_is_better=True, resamples=resamples
-            ),
-        }
-        for place in range(1, len(names))
-    ]
+    """Each pair over the records that all its seeds have lifted; a variant without a depth head is in no pair."""
+    result = []
+    for a, b in itertools.combinations(range(len(names)), 2):
+        both = ~np.isnan(table.depth[a]).any(0) & ~np.isnan(table.depth[b]).any(0)
+        if not both.any():
+            continue
+        first, second = table.depth[a][:, both], table.depth[b][:, both]
+        gap = comparison.paired_difference(
+            first, second, table.record_scenes[both], smaller_is_better=True, resamples=resamples
+        )
+        pair = {"first": names[a], "second": names[b], "left_out": int((~both).sum())}
+        result.append({**pair, "first_rmse": float(first.mean()), "second_rmse": float(second.mean()), **gap})
+    return result
 
 
 def _forgetting(names: Sequence[str], table: Table, resamples: int) -> dict:
@@ -168,6 +168,14 @@ def summary(result: Mapping) -> str:
         lines += [
             f"    {kind}: {_shown(entry)}" for kind, entry in types.items() if entry["verdict"] in ("better", "worse")
         ]
+    for pair in result["depth_rmse"]:
+        bounds = pair["interval_95"]
+        around = "no interval" if bounds is None else f"{bounds[0]:+.4f} to {bounds[1]:+.4f}"
+        lines.append(
+            f"  RMSE of lifted depth, {pair['second']} - {pair['first']}: {pair['value']:+.4f} ({around}): {pair['verdict']}"
+        )
+    if result["without_depth"]:
+        lines.append(f"  without lifted depth: {', '.join(result['without_depth'])}")
     for name, types in result["forgetting"].items():
         worse = [kind for kind, entry in types.items() if entry["verdict"] == "worse"]
         lines.append(f"  {name}, forgotten of the base: {', '.join(worse) or 'no type beyond noise'}")

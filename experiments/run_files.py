@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +17,12 @@ FIELDS = {"id": str, "scene": str, "question_type": str, "ground_truth": str, "c
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """The lines of one predictions.jsonl by question id, and what its evaluation says of the data."""
+    """The lines of one predictions.jsonl by question id, and what its evaluation.json says of data and model."""
 
     folder: Path
     rows: dict[str, dict]
     data_sha256: str | None
+    model: str | None = None
 
     @staticmethod
     def read(folder: str | Path) -> Answers:
@@ -51,18 +53,29 @@ class Answers:
         if not rows:
             raise ValueError(f"{path} has no lines.")
         evaluation = folder / "evaluation.json"
-        data = json.loads(evaluation.read_text("utf-8")).get("data", {}) if evaluation.exists() else {}
-        return Answers(folder, rows, data.get("data_sha256"))
+        said = json.loads(evaluation.read_text("utf-8")) if evaluation.exists() else {}
+        return Answers(folder, rows, said.get("data", {}).get("data_sha256"), said.get("trained", {}).get("model"))
 
     def metrics(self) -> list[dict]:
-        """The metric rows of the phase that was evaluated; [] where none are found in or above the folder."""
-        if (self.folder / "run.json").exists():
-            phases = json.loads((self.folder / "run.json").read_text("utf-8"))["phases"].values()
-            files = [self.folder / phase / "metrics.jsonl" for phase in reversed(list(phases))]
+        """The metric rows of the model that answered; [] where it has none, as a checkpoint of others.
+
+        That model is the one which evaluation.json names; without that file, or if the named folder is no longer there and
+        this is a run's own, the run in or above this folder.
+        """
+        own = (self.folder / "run.json").exists()
+        if self.model and Path(self.model).exists():
+            model = Path(self.model).absolute()
+            places = [model.parents[1] if model.parent.name == "checkpoints" else model]
+        elif own or not self.model:
+            places = [self.folder] if own else [self.folder, *self.folder.absolute().parents[:3]]
         else:
-            files = [place / "metrics.jsonl" for place in (self.folder, *self.folder.absolute().parents[:3])]
-        for file in files:
-            if file.exists():
+            return []
+        for place in places:
+            files = [place / "metrics.jsonl"]
+            if (place / "run.json").exists():
+                phases = json.loads((place / "run.json").read_text("utf-8"))["phases"].values()
+                files = [place / phase / "metrics.jsonl" for phase in reversed(list(phases))]
+            for file in filter(Path.exists, files):
                 rows = curves.read_metrics(file)
                 if any("gradient_norm/text" in row or "text" in row for row in rows):  # not a teacher's
                     return rows
@@ -78,7 +91,7 @@ class Table:
     types: np.ndarray  # str[N]
     exact: np.ndarray  # bool[N], right or wrong; False = a number's relative accuracy
     scores: list[np.ndarray]  # of each variant float[S,N]
-    depth: list[np.ndarray]  # of each variant float[S,R], RMSE of records that all have one
+    depth: list[np.ndarray]  # of each variant float[S,R], RMSE of the lifted depth; NaN where a seed has none
     record_scenes: np.ndarray  # str[R]
     left_out: dict[str, int]  # folder -> questions that not all runs answered
 
@@ -115,14 +128,15 @@ def join(variants: Sequence[Sequence[Answers]]) -> Table:
     records: dict[str, str] = {}  # record -> its first question
     for name in ids:
         records.setdefault(name.rsplit("/", 1)[0], name)
-    lifted = [name for name in records.values() if all(run.rows[name].get("depth_rmse") is not None for run in runs)]
+    lifted = list(records.values())
+    rmse = lambda run, name: math.nan if (value := run.rows[name].get("depth_rmse")) is None else value
     return Table(
         ids=ids,
         scenes=np.array([first.rows[name]["scene"] for name in ids]),
         types=np.array([kind(name, right) for name, right in zip(ids, exact, strict=True)]),
         exact=exact,
         scores=[np.array([[float(run.rows[i]["correct"]) for i in ids] for run in seeds]) for seeds in variants],
-        depth=[np.array([[run.rows[i]["depth_rmse"] for i in lifted] for run in seeds], float) for seeds in variants],
+        depth=[np.array([[rmse(run, i) for i in lifted] for run in seeds], float) for seeds in variants],
         record_scenes=np.array([first.rows[name]["scene"] for name in lifted], dtype=str),
         left_out={str(run.folder): len(run.rows) - len(ids) for run in runs},
     )

@@ -7,25 +7,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from spatialsv_jax.evaluation.statistics import bootstrap_intervals, mean_with_interval
+from spatialsv_jax.evaluation.statistics import bootstrap_intervals, mean_with_interval, wilson
 
 METHOD = {
     "score": "right or wrong; numbers by mean relative accuracy, which enter their own type only. Questions that all runs "
     "answered; a variant's score of a question is the mean over its seeds",
     "difference": "second minus first, paired by question",
     "interval_scenes": "bootstrap: 2.5 and 97.5 % quantiles over resamples of G of the G scenes with replacement (seed 0), "
-    "runs held fixed; where no question differs, Wilson's bound for 0 of G to both sides",
+    "runs held fixed; where no question differs, Wilson's bound for 0 of G to both sides; none where all scenes differ by the same, "
+    "which bounds nothing",
     "interval_95": "with two seeds or more of both: difference +- t * sqrt(se^2 + s1^2 / n1 + s2^2 / n2), se = cluster-robust "
     "standard error by scene of the seed-averaged differences, s = standard deviation of the whole score over n seeds, "
     "degrees of freedom by Welch and Satterthwaite (G-1 scenes; the seeds' part alone n1-1 and n2-1). A question's luck "
     "with a seed is in both parts, so it is a little too wide. With seeds of one side alone, its spread is taken for "
     "the other, but for a given base model, which has none. Without seeds: interval_scenes, which says nothing about training again",
-    "p": "two-sided, t statistic of the same standard error; p_holm: over the types of a pair (Holm's correction)",
-    "verdict": "better or worse where interval_95 does not hold 0 and p < 0.05 (the bootstrap alone is too sure with few scenes), "
+    "p": "two-sided, t statistic of the same standard error, but never below 2^(1-G), the least that a sign-flip test of G scenes "
+    "can give (exactly its p where all scenes differ by the same); p_holm: over the types of a pair (Holm's correction)",
+    "verdict": "better or worse where p < 0.05 and interval_95, if there is one, does not hold 0 (the bootstrap alone is too sure with few scenes), "
     "else within noise; unknown with fewer than two scenes; of a type 'doubtful' where p_holm >= 0.05",
     "forgetting": "against the base model: lost = share of questions that the base has right and the run wrong, gained the other way "
     "(mean over seeds; of numbers: mean fall and mean rise of the score)",
-    "depth_rmse": "of a record's lifted depth, paired by record; smaller is better",
+    "depth_rmse": "of a record's lifted depth, each pair over the records that all of its seeds have lifted; smaller is better",
     "gradient_share": "norm of a term's weighted gradient at the trunk over the sum of all terms' norms, mean over probed "
     "steps (first and last quarter of them beside); norms ignore that gradients may point against each other",
 }
@@ -50,7 +52,7 @@ def paired_difference(
       first_is_given: it is one model, not one of several that could have been trained (S1 = 1).
 
     Returns:
-      {"value", "interval_scenes", "interval_95", "standard_error", "p", "noise": what the interval holds, "verdict": "better",
+      {"value", "interval_scenes" and "interval_95" (each None where nothing bounds it), "standard_error", "p", "noise": what the interval holds, "verdict": "better",
       "worse", "within noise" or "unknown", "n", "scenes"}.
 
     Raises:
@@ -70,8 +72,9 @@ def paired_difference(
     if plain["standard_error"] is None:
         return result
     found = bootstrap_intervals(gaps, np.ones((len(gaps), 1), bool), scenes, np.ones((1, 1)), resamples)[0]
-    if not gaps.any():
-        found = [-found[1], found[1]]
+    if not gaps.any() and not smaller_is_better:  # errors have no bounds that equality could be measured by
+        bound = wilson(0.0, plain["scenes"])[1]
+        found = [-bound, bound]
     result["interval_scenes"] = result["interval_95"] = found
     variance, freedom, noise = _seeds(first, second, first_is_given)
     error = math.sqrt(plain["standard_error"] ** 2 + sum(variance))
@@ -84,12 +87,17 @@ def paired_difference(
         half = _t_quantile(degrees) * error
         result["interval_95"] = [plain["value"] - half, plain["value"] + half]
     result["standard_error"] = error
-    result["p"] = _p_value(plain["value"] / error, degrees) if error else 1.0 if plain["value"] == 0 else 0.0
-    low, high = result["interval_95"]
-    if low <= 0 <= high or result["p"] >= LEVEL:
+    result["p"] = 1.0
+    if abs(plain["value"]) > 1e-12 * max(
+        np.abs(first).max(), np.abs(second).max()
+    ):  # else the mean of equal ones, rounded
+        least = 2.0 ** (1 - plain["scenes"])
+        result["p"] = max(least, _p_value(plain["value"] / error, degrees)) if error else least
+    bounds = result["interval_95"]
+    if result["p"] >= LEVEL or (bounds and bounds[0] <= 0 <= bounds[1]):
         result["verdict"] = "within noise"
     else:
-        result["verdict"] = "better" if (low > 0) != smaller_is_better else "worse"
+        result["verdict"] = "better" if (plain["value"] > 0) != smaller_is_better else "worse"
     return result
 
 
@@ -173,7 +181,7 @@ def variant_score(scores: np.ndarray, scenes: Sequence[str]) -> dict:
     """Score of one variant float[S,N]: mean with its interval by scene, each seed's mean, and their standard deviation."""
     means = [float(values.mean()) for values in scores] if scores.shape[1] else []
     return {
-        **mean_with_interval(scores.mean(0) if scores.shape[1] else [], scenes),
+        **mean_with_interval(scores.mean(0) if scores.shape[1] else [], scenes, share=True),
         "seeds": means,
         "seed_spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
     }

@@ -18,8 +18,10 @@ INTERVAL_METHOD = (
     "95 % interval of the plain mean over items: cluster-robust standard error by scene "
     "(sum over scenes of (sum of residuals)^2, times G/(G-1)) and the t quantile of G-1 degrees of freedom, G scenes. "
     "Shares are cut at 0 and 1; where every item is right or every item is wrong the Wilson bound with n = G is given. "
-    "Fewer than two scenes: no interval."
+    "Fewer than two scenes, or scenes that do not vary otherwise: no interval."
 )
+# A spread below this share of the largest value is rounding: the scenes are equal, which bounds nothing.
+_ROUNDING = 1e-12
 
 
 def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool = False) -> dict:
@@ -54,7 +56,10 @@ def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool 
     error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
     result["standard_error"] = error
     if share and np.all(values == values[0]) and values[0] in (0.0, 1.0):
-        result["interval_95"] = list(_wilson(mean, groups))
+        result["interval_95"] = list(wilson(mean, groups))
+        return result
+    if error <= _ROUNDING * float(np.abs(values).max()):
+        result["standard_error"] = 0.0
         return result
     half = _t_quantile(groups - 1) * error
     low, high = mean - half, mean + half
@@ -65,13 +70,18 @@ def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool 
 BOOTSTRAP_METHOD = (
     "95 % interval: 2.5 and 97.5 % quantiles (linear interpolation) of the same rule on resamples that draw G of the G "
     "clusters with replacement (NumPy's default_rng, seed 0). A resample in which a needed mean has no item is left out; "
-    "no interval if that is more than half of them, or if fewer than two clusters hold its items. Where every item is right, or every "
-    "one wrong, the Wilson bound with n = G."
+    "no interval if that is more than half of them, if fewer than two clusters hold its items, or if the resamples do not vary; "
+    "for shares, where every item is right, or every one wrong, the Wilson bound with n = G."
 )
 
 
 def bootstrap_intervals(
-    values: Sequence[float], members: np.ndarray, clusters: Sequence[str], rules: np.ndarray, resamples: int = 2000
+    values: Sequence[float],
+    members: np.ndarray,
+    clusters: Sequence[str],
+    rules: np.ndarray,
+    resamples: int = 2000,
+    shares: Sequence[bool] | None = None,
 ) -> list[list[float] | None]:
     """Cluster bootstrap of numbers that are weighted sums of means (`BOOTSTRAP_METHOD`).
 
@@ -81,10 +91,12 @@ def bootstrap_intervals(
       clusters: what is drawn together; length N.
       rules: float[R,K], the weights of the means in each of R numbers; a mean with weight 0 is not needed.
       resamples: how many are drawn.
+      shares: which of the R numbers are shares, for which Wilson's bound makes sense; default none.
 
     Returns:
       For each rule [low, high] or None.
     """
+    shares = [False] * len(rules) if shares is None else shares
     values, members, rules = np.asarray(values, np.float64), np.asarray(members, bool), np.asarray(rules, np.float64)
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     groups = int(index.max()) + 1 if len(index) else 0
@@ -93,22 +105,24 @@ def bootstrap_intervals(
     np.add.at(counts, index, members)
     rng, drawn = np.random.default_rng(0), []
     for start in range(0, resamples if groups > 1 else 0, 200):
-        shares = np.full(groups, 1 / groups)
-        weights = rng.multinomial(groups, shares, size=min(200, resamples - start)).astype(np.float64)
+        chances = np.full(groups, 1 / groups)
+        weights = rng.multinomial(groups, chances, size=min(200, resamples - start)).astype(np.float64)
         total = weights @ counts
         means = np.divide(weights @ sums, total, out=np.full(total.shape, np.nan), where=total > 0)
         needed = np.where(rules[None] != 0, means[:, None], 0.0)
         drawn.append((needed * rules[None]).sum(-1))
     found = np.concatenate(drawn) if drawn else np.empty((0, len(rules)))
     result: list[list[float] | None] = []
-    for place, rule in enumerate(rules):
+    for place, (rule, share) in enumerate(zip(rules, shares, strict=True)):
         whole = found[~np.isnan(found[:, place]), place]
         inside = members[:, rule != 0].any(1)
         own = len(np.unique(index[inside]))
         if own < 2 or 2 * len(whole) < resamples:
             result.append(None)
-        elif np.unique(values[inside]).tolist() in ([0.0], [1.0]):
-            result.append(list(_wilson(float(values[inside][0]), own)))
+        elif share and np.unique(values[inside]).tolist() in ([0.0], [1.0]):
+            result.append(list(wilson(float(values[inside][0]), own)))
+        elif np.ptp(whole) <= _ROUNDING * np.abs(values[inside]).max():
+            result.append(None)
         else:
             result.append(np.quantile(whole, [0.025, 0.975]).tolist())
     return result
@@ -120,7 +134,8 @@ def _t_quantile(degrees: int) -> float:
     return float(stdtrit(degrees, 0.975))
 
 
-def _wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson's 95 % bounds of a share seen in `n` independent draws."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

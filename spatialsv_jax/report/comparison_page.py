@@ -118,12 +118,14 @@ def _types(path: Path, title: str, types: Mapping, first: str, second: str, more
 
 def _depth(result: Mapping) -> str:
     rows = [
-        [esc(f"{pair['second']} − {pair['first']}"), str(pair["n"]), number(pair["first_rmse"]), number(pair["second_rmse"]),
+        [esc(f"{pair['second']} − {pair['first']}"), str(pair["n"]), str(pair["left_out"]), number(pair["first_rmse"]), number(pair["second_rmse"]),
          number(pair["value"], 4) + interval(pair["interval_95"], 4), esc(pair["noise"]), _verdict(pair)]
         for pair in result["depth_rmse"]
     ]  # fmt: skip
-    head = ["pair", "records", "first", "second", "difference", "the interval holds", "verdict"]
-    return f"<h2>RMSE of the lifted depth</h2>{table(head, rows)}" if rows else ""
+    head = ["pair", "records", "left out", "first", "second", "difference", "the interval holds", "verdict"]
+    missing = ", ".join(map(esc, result["without_depth"]))
+    note = f"<p>No record with a lifted depth of every seed: {missing}.</p>" if missing else ""
+    return f"<h2>RMSE of the lifted depth</h2>{note}{table(head, rows) if rows else ''}" if rows or note else ""
 
 
 def _forgetting(folder: Path, result: Mapping) -> str:

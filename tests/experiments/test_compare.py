@@ -70,6 +70,26 @@ def test_questions_that_a_run_lacks_are_counted(tmp_path):
     assert "left out" in (tmp_path / "out" / "index.html").read_text("utf-8")
 
 
+def test_variants_without_depth_do_not_take_it_from_others(tmp_path, capsys):
+    lacks = lambda line: {k: v for k, v in line.items() if k != "depth_rmse"}
+    some = lambda line: line | {"depth_rmse": None} if line["scene"] == "scene3" else line
+    good = _run(tmp_path / "good", 0.8, scenes=60)
+    part = _run(tmp_path / "part", 0.5, 1, scenes=60, change=some)
+    text = _run(tmp_path / "text", 0.8, 2, scenes=60, change=lacks)
+    base = _run(tmp_path / "base", 0.6, 3, scenes=60, change=lacks)
+    out = tmp_path / "out"
+    assert _start(["--runs", text, good, part, "--base", base, "--out", str(out)]) == 0
+    found = json.loads((out / "comparison.json").read_text("utf-8"))
+    (pair,) = found["depth_rmse"]
+    assert (pair["first"], pair["second"], pair["verdict"]) == ("good", "part", "worse")
+    lines = [json.loads(line) for line in (tmp_path / "part" / "predictions.jsonl").read_text().splitlines()]
+    firsts = {line["id"].rsplit("/", 1)[0]: line["depth_rmse"] for line in reversed(lines)}
+    assert pair["left_out"] == 1 and pair["n"] == 59
+    assert pair["second_rmse"] == pytest.approx(np.mean([value for value in firsts.values() if value is not None]))
+    assert found["without_depth"] == ["text"] and "without lifted depth: text" in capsys.readouterr().out
+    assert "every seed: text" in (out / "index.html").read_text("utf-8")
+
+
 def test_the_page_escapes_everything(tmp_path):
     evil = "<script>alert(1)</script>"
     runs = [_run(tmp_path / str(seed), 0.5, seed, types=(evil,)) for seed in range(2)]
@@ -121,3 +141,16 @@ def test_metrics_of_a_run_are_those_of_its_last_phase(tmp_path):
     inner.mkdir(parents=True)
     (inner / "predictions.jsonl").write_text((run / "spatial" / "predictions.jsonl").read_text())
     assert len(Answers.read(inner).metrics()) == 4
+    # Another model, evaluated into this run's folder, is not given this run's gradients.
+    other = tmp_path / "published"
+    other.mkdir()
+    for model, rows in (
+        (other, 0),
+        (run / "spatial", 4),
+        (run / "spatial" / "checkpoints" / "40", 4),
+        (tmp_path / "gone", 0),
+    ):
+        (inner / "evaluation.json").write_text(json.dumps({"trained": {"model": str(model)}}))
+        if model.name == "40":
+            model.mkdir(parents=True)
+        assert len(Answers.read(inner).metrics()) == rows

@@ -135,7 +135,8 @@ def _entries(items: Sequence[Item], rules: Sequence[Rule], resamples: int) -> li
     for row, rule in enumerate(rules):
         for name, weight in rule.weights.items():
             weights[row, place[name]] = weight
-    intervals = bootstrap_intervals(values, members, [item.cluster for item in items], weights, resamples)
+    clusters, shares = [item.cluster for item in items], [not rule.root for rule in rules]
+    intervals = bootstrap_intervals(values, members, clusters, weights, resamples, shares)
     result = []
     for rule, interval in zip(rules, intervals, strict=True):
         own = [place[name] for name in rule.weights]

@@ -58,9 +58,13 @@ def test_intervals_of_independent_questions_are_binomial():
 def test_intervals_of_few_scenes_and_of_answers_all_right():
     one = bootstrap_intervals([1, 0], np.ones((2, 1), bool), ["a", "a"], np.ones((1, 1)))
     assert one == [None]
-    low, high = bootstrap_intervals([1.0] * 8, np.ones((8, 1), bool), list("aabbccdd"), np.ones((1, 1)))[0]
+    alike = ([1.0] * 8, np.ones((8, 1), bool), list("aabbccdd"), np.ones((1, 1)))
+    assert bootstrap_intervals(*alike) == [None]  # errors and differences know no Wilson
+    low, high = bootstrap_intervals(*alike, shares=[True])[0]
     z = stats.norm.ppf(0.975)
     assert high == 1.0 and low == pytest.approx(4 / (4 + z * z))  # Wilson with n = 4 scenes
+    constant = bootstrap_intervals([0.4] * 8, *alike[1:], shares=[True])
+    assert constant == [None]
     assert bootstrap_intervals([], np.zeros((0, 1), bool), [], np.ones((1, 1))) == [None]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -84,6 +86,22 @@ def test_edges():
     assert comparison.paired_difference(error + 1, error, np.arange(40), smaller_is_better=True)["verdict"] == "better"
     with pytest.raises(ValueError, match="expected \\[seeds, items\\]"):
         comparison.paired_difference(np.ones((1, 3)), np.ones((1, 4)), list("abc"))
+
+
+def test_p_is_never_below_that_of_all_sign_flips():
+    # Every scene differs by the same: of the 2^G sign flips only two are as extreme, whatever the t statistic says.
+    for scenes, verdict in ((3, "within noise"), (5, "within noise"), (6, "better")):
+        first = np.zeros((1, 4 * scenes))
+        found = comparison.paired_difference(first, first + 0.1, np.repeat(np.arange(scenes), 4))
+        sums = [sum(signs) for signs in itertools.product((-1, 1), repeat=scenes)]
+        assert found["p"] == np.mean(np.abs(sums) >= scenes) and found["verdict"] == verdict
+        assert found["interval_95"] is None and found["interval_scenes"] is None
+    nearly = comparison.paired_difference(np.zeros((1, 4)), np.array([[1, 1.01, 0.99, 1]]), list("abcd"))
+    assert nearly["p"] == 2 / 16 and nearly["verdict"] == "within noise"
+    # Equal errors are no share: Wilson's bound does not apply to them.
+    error = np.full((1, 12), 0.7)
+    same = comparison.paired_difference(error, error, list("aabbccddeeff"), smaller_is_better=True)
+    assert same["interval_95"] is None and same["p"] == 1 and same["verdict"] == "within noise"
 
 
 def test_holm_by_hand():

@@ -53,6 +53,9 @@ def test_shares_stay_in_range_and_degenerate_cases_are_defined():
     perfect = statistics.mean_with_interval([1.0] * 12, [0, 1, 2, 3] * 3, share=True)["interval_95"]
     wilson = scipy.stats.binomtest(4, 4).proportion_ci(0.95, method="wilson")
     np.testing.assert_allclose(perfect, [wilson.low, wilson.high], atol=1e-9)
+    for equal in ([0.3] * 12, [0.1, 0.5, 0.3] * 4):  # scenes that do not vary bound nothing
+        same = statistics.mean_with_interval(equal, sorted([0, 1, 2, 3] * 3), share=True)
+        assert same["interval_95"] is None and same["standard_error"] == 0
     low, high = statistics.mean_with_interval([0.0] * 20 + [1.0], range(21), share=True)["interval_95"]
     assert low == 0.0 and 0 < high < 1
     with pytest.raises(ValueError, match="not finite"):
