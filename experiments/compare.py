@@ -1,7 +1,8 @@
 """Which differences between runs are noise: `python -m experiments.compare --runs A B [...] [--base DIR] --out DIR`.
 
 A run is a folder with predictions.jsonl, as experiments.train and experiments.evaluate write it; several seeds of one
-variant are joined by commas: `--runs tasks=runs/t0,runs/t1 text=runs/x0,runs/x1`. All are compared with the first.
+variant are joined by commas: `--runs tasks=runs/t0,runs/t1 text=runs/x0,runs/x1`. All are compared with the first. With
+`--benchmark NAME` the answers are those of a published benchmark and its scorer judges them.
 Writes OUT/comparison.json, figures and OUT/index.html, prints the table. Needs no jax. docs/diagnosis.md.
 """
 
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import reporting
+from experiments import benchmark_runs, reporting
 from experiments.run_files import Answers, Table, join
 from spatialsv_jax.evaluation import comparison
+from spatialsv_jax.evaluation.benchmarks.table import BENCHMARKS
 from spatialsv_jax.evaluation.statistics import plain, write_json
 from spatialsv_jax.report import comparison_page, curves
 
@@ -31,6 +33,7 @@ def compare_runs(
     base: str | None = None,
     resamples: int = 2000,
     command: str = "",
+    benchmark: Mapping[str, str | None] | None = None,
 ) -> dict:
     """Compares, writes the files, and returns the contents of comparison.json.
 
@@ -40,6 +43,7 @@ def compare_runs(
       base: folder with the predictions of the model that all started from, to see what was forgotten.
       resamples: of the bootstrap.
       command: what to record as the command.
+      benchmark: {"benchmark", "dialect", "variant"} as in `experiments.score`; None = answers to own data.
 
     Raises:
       FileNotFoundError, ValueError: answers that are missing, broken, or of different data; fewer than two folders.
@@ -47,19 +51,28 @@ def compare_runs(
     if sum(map(len, runs.values())) + bool(base) < 2:
         raise ValueError("--runs names one folder: give two, or --base.")
     names = list(runs)
-    answers = [[Answers.read(folder) for folder in runs[name]] for name in names]
-    table = join([*answers, *([[Answers.read(base)]] if base else [])])
-    shares = {name: _shares(seeds) for name, seeds in zip(names, answers, strict=True)}
+    folders = [*(runs[name] for name in names), *([[base]] if base else [])]
+    shares: dict[str, dict | None] = {}
+    if benchmark:
+        table = benchmark_runs.join(folders, **benchmark)
+    else:
+        answers = [[Answers.read(folder) for folder in seeds] for seeds in folders]
+        table = join(answers)
+        shares = {name: _shares(seeds) for name, seeds in zip(names, answers, strict=False)}  # the base has none
     result = plain(
         {
             "format_version": FORMAT_VERSION,
             "runs": {name: [str(folder) for folder in folders] for name, folders in runs.items()},
             "base": base,
-            "questions": len(table.ids),
-            "number_questions": int((~table.exact).sum()),
+            "questions": table.questions,
+            "number_questions": table.numbers,
+            "score": table.rule,
             "left_out": table.left_out,
             "scenes": len(set(table.scenes.tolist())),
-            "variants": _variants(names, table),
+            "variants": {
+                name: comparison.variant_score(table.scores[place], table.scenes, table.overall, resamples)
+                for place, name in enumerate(names)
+            },
             "pairs": _pairs(names, table, resamples),
             "by_type": {
                 name: comparison.by_type(table.scores[0], table.scores[place], table.scenes, table.types, resamples)
@@ -67,7 +80,9 @@ def compare_runs(
                 if place
             },
             "depth_rmse": _depth(names, table, resamples),
-            "without_depth": [name for place, name in enumerate(names) if np.isnan(table.depth[place]).any(0).all()],
+            "without_depth": [
+                name for name, depth in zip(names, table.depth, strict=False) if np.isnan(depth).any(0).all()
+            ],
             "forgetting": _forgetting(names, table, resamples) if base else {},
             "gradient_shares": {name: entry for name, entry in shares.items() if entry},
             "without_gradient_norms": [name for name, entry in shares.items() if not entry],
@@ -84,26 +99,23 @@ def compare_runs(
     return result
 
 
-def _variants(names: Sequence[str], table: Table) -> dict:
-    scenes = table.scenes[table.exact]
-    return {
-        name: comparison.variant_score(table.scores[place][:, table.exact], scenes) for place, name in enumerate(names)
-    }
-
-
 def _pairs(names: Sequence[str], table: Table, resamples: int) -> list[dict]:
-    scenes = table.scenes[table.exact]
-    exact = [scores[:, table.exact] for scores in table.scores]
     return [
-        {"first": names[a], "second": names[b], **comparison.paired_difference(exact[a], exact[b], scenes, resamples=resamples)}
+        {
+            "first": names[a],
+            "second": names[b],
+            **comparison.paired_difference(
+                table.scores[a], table.scores[b], table.scenes, table.overall, resamples=resamples
+            ),
+        }
         for a, b in itertools.combinations(range(len(names)), 2)
-    ]  # fmt: skip
+    ]
 
 
 def _depth(names: Sequence[str], table: Table, resamples: int) -> list[dict]:
     """Each pair over the records that all its seeds have lifted; a variant without a depth head is in no pair."""
     result = []
-    for a, b in itertools.combinations(range(len(names)), 2):
+    for a, b in itertools.combinations(range(len(names) if table.depth else 0), 2):
         both = ~np.isnan(table.depth[a]).any(0) & ~np.isnan(table.depth[b]).any(0)
         if not both.any():
             continue
@@ -122,7 +134,7 @@ def _forgetting(names: Sequence[str], table: Table, resamples: int) -> dict:
     for place, name in enumerate(names):
         types = comparison.by_type(base, table.scores[place], table.scenes, table.types, resamples, True)
         for kind, entry in types.items():
-            inside = table.types == kind
+            inside = table.types[kind].inside
             entry |= comparison.moved(base[:, inside], table.scores[place][:, inside])
         result[name] = types
     return result
@@ -146,7 +158,7 @@ def _shares(seeds: Sequence[Answers]) -> dict | None:
 
 def summary(result: Mapping) -> str:
     """The table of differences as text."""
-    lines = [f"{result['questions']} questions of {result['scenes']} scenes that all runs answered"]
+    lines = [f"{result['questions']} questions of {result['scenes']} scenes that all runs answered ({result['score']})"]
     lines += [f"  left out of {folder}: {count}" for folder, count in result["left_out"].items() if count]
     for name, entry in result["variants"].items():
         spread = (
@@ -224,6 +236,9 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--base", help="folder with predictions.jsonl of the model that all started from")
     result.add_argument("--out", required=True, help="folder to write into")
+    result.add_argument("--benchmark", help=f"the runs answered this one: {', '.join(BENCHMARKS)}")
+    result.add_argument("--dialect", help="of --benchmark, as in experiments.score (default original)")
+    result.add_argument("--variant", help="of --benchmark, as in experiments.score")
     result.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default 2000)")
     return result
 
@@ -233,8 +248,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     flags = parser().parse_args(argv)
     reporting.check_counts(parser(), flags, "resamples")
     command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    if flags.benchmark is None and (flags.dialect or flags.variant):
+        parser().error("--dialect and --variant belong to --benchmark")
+    benchmark = flags.benchmark and {
+        "benchmark": flags.benchmark,
+        "dialect": flags.dialect or "original",
+        "variant": flags.variant,
+    }
     return reporting.exit_code(
-        lambda: compare_runs(parse_runs(flags.runs), flags.out, flags.base, flags.resamples, command)
+        lambda: compare_runs(parse_runs(flags.runs), flags.out, flags.base, flags.resamples, command, benchmark)
     )
 
 

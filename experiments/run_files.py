@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spatialsv_jax.evaluation.comparison import Score
 from spatialsv_jax.report import curves
 
 FIELDS = {"id": str, "scene": str, "question_type": str, "ground_truth": str, "correct": (bool, int, float)}
@@ -86,14 +87,16 @@ class Answers:
 class Table:
     """Scores of all runs on the questions that all of them answered."""
 
-    ids: list[str]
-    scenes: np.ndarray  # str[N]
-    types: np.ndarray  # str[N]
-    exact: np.ndarray  # bool[N], right or wrong; False = a number's relative accuracy
+    questions: int
+    numbers: int  # of them, questions about numbers that enter their own type only
+    scenes: np.ndarray  # str[N], of the scored items: questions, or what a benchmark counts as one
+    overall: Score
+    types: dict[str, Score]
     scores: list[np.ndarray]  # of each variant float[S,N]
     depth: list[np.ndarray]  # of each variant float[S,R], RMSE of the lifted depth; NaN where a seed has none
     record_scenes: np.ndarray  # str[R]
     left_out: dict[str, int]  # folder -> questions that not all runs answered
+    rule: str = "share of right answers over all word and letter questions"
 
 
 def join(variants: Sequence[Sequence[Answers]]) -> Table:
@@ -130,11 +133,13 @@ def join(variants: Sequence[Sequence[Answers]]) -> Table:
         records.setdefault(name.rsplit("/", 1)[0], name)
     lifted = list(records.values())
     rmse = lambda run, name: math.nan if (value := run.rows[name].get("depth_rmse")) is None else value
+    types = np.array([kind(name, right) for name, right in zip(ids, exact, strict=True)])
     return Table(
-        ids=ids,
+        questions=len(ids),
+        numbers=int((~exact).sum()),
         scenes=np.array([first.rows[name]["scene"] for name in ids]),
-        types=np.array([kind(name, right) for name, right in zip(ids, exact, strict=True)]),
-        exact=exact,
+        overall=Score.mean(exact),
+        types={name: Score.mean(types == name) for name in sorted(set(types.tolist()))},
         scores=[np.array([[float(run.rows[i]["correct"]) for i in ids] for run in seeds]) for seeds in variants],
         depth=[np.array([[rmse(run, i) for i in lifted] for run in seeds], float) for seeds in variants],
         record_scenes=np.array([first.rows[name]["scene"] for name in lifted], dtype=str),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
@@ -34,10 +35,57 @@ METHOD = {
 LEVEL = 0.05
 
 
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A number that is a weighted sum of means over items: one mean over all, or a benchmark's mean of its tasks' means.
+
+    Attributes:
+      members: bool[N,K], which of K means an item enters; every mean has an item.
+      weights: float[K].
+    """
+
+    members: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def mean(cls, chosen: np.ndarray) -> Score:
+        """The plain mean over the items bool[N] that are chosen."""
+        return cls(np.asarray(chosen, bool)[:, None], np.ones(1))
+
+    @property
+    def inside(self) -> np.ndarray:
+        """bool[N]: the items that count."""
+        return self.members[:, self.weights != 0].any(1)
+
+    def means(self, values: np.ndarray) -> np.ndarray:
+        """float[...,K]: the K means of values float[...,N]."""
+        return values @ self.members / np.maximum(self.members.sum(0), 1)
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """The number for values float[...,N]."""
+        return self.means(values) @ self.weights
+
+    def standard_error(self, values: np.ndarray, scenes: Sequence[str]) -> float | None:
+        """Cluster-robust standard error by scene for values float[N]: that of `mean_with_interval` for one mean.
+
+        A scene's part is the sum of its items' shares of (value - mean); None below two scenes.
+        """
+        shares = self.members * (self.weights / np.maximum(self.members.sum(0), 1))
+        parts = (shares * (values[:, None] - self.means(values))).sum(1)
+        _, index = np.unique(np.asarray(scenes, dtype=str)[self.inside], return_inverse=True)
+        groups = int(index.max()) + 1 if len(index) else 0
+        if groups < 2:
+            return None
+        sums = np.bincount(index, weights=parts[self.inside], minlength=groups)
+        error = math.sqrt(groups / (groups - 1) * float(sums @ sums))
+        return error if error > 1e-12 * float(np.abs(values).max()) else 0.0
+
+
 def paired_difference(
     first: np.ndarray,
     second: np.ndarray,
     scenes: Sequence[str],
+    score: Score | None = None,
     smaller_is_better: bool = False,
     resamples: int = 2000,
     first_is_given: bool = False,
@@ -47,6 +95,7 @@ def paired_difference(
     Args:
       first, second: float[S1,N] and float[S2,N], scores of the same N items by each seed.
       scenes: of the items.
+      score: what is compared; default the mean of all items.
       smaller_is_better: of errors; turns the verdict.
       resamples: of the bootstrap.
       first_is_given: it is one model, not one of several that could have been trained (S1 = 1).
@@ -63,48 +112,52 @@ def paired_difference(
         raise ValueError(
             f"Scores of shapes {first.shape} and {second.shape} for {len(scenes)} items: expected [seeds, items]."
         )
-    gaps = second.mean(0) - first.mean(0) if len(scenes) else np.zeros(0)
-    plain = mean_with_interval(gaps, scenes)
+    score = score or Score.mean(np.ones(len(scenes), bool))
+    inside = score.inside
+    groups = len(set(np.asarray(scenes, dtype=str)[inside].tolist()))
     result = {
-        "value": plain["value"], "interval_scenes": None, "interval_95": None, "standard_error": None, "p": None,
-        "noise": "scenes", "verdict": "unknown", "n": plain["n"], "scenes": plain["scenes"],
+        "value": None, "interval_scenes": None, "interval_95": None, "standard_error": None, "p": None,
+        "noise": "scenes", "verdict": "unknown", "n": int(inside.sum()), "scenes": groups,
     }  # fmt: skip
-    if plain["standard_error"] is None:
+    if not inside.any():
         return result
-    found = bootstrap_intervals(gaps, np.ones((len(gaps), 1), bool), scenes, np.ones((1, 1)), resamples)[0]
-    if not gaps.any() and not smaller_is_better:  # errors have no bounds that equality could be measured by
-        bound = wilson(0.0, plain["scenes"])[1]
+    gaps = second.mean(0) - first.mean(0)
+    value = result["value"] = float(score(gaps))
+    of_scenes = score.standard_error(gaps, scenes)
+    if of_scenes is None:
+        return result
+    found = bootstrap_intervals(gaps, score.members, scenes, score.weights[None], resamples)[0]
+    if not gaps[inside].any() and not smaller_is_better:  # errors have no bounds that equality could be measured by
+        bound = wilson(0.0, groups)[1]
         found = [-bound, bound]
     result["interval_scenes"] = result["interval_95"] = found
-    variance, freedom, noise = _seeds(first, second, first_is_given)
-    error = math.sqrt(plain["standard_error"] ** 2 + sum(variance))
-    degrees = float(plain["scenes"] - 1)
+    variance, freedom, noise = _seeds(score(first), score(second), first_is_given)
+    error = math.sqrt(of_scenes**2 + sum(variance))
+    degrees = float(groups - 1)
     if variance and error:
         result["noise"] = noise
-        parts = [plain["standard_error"] ** 2, *variance]
-        own = [plain["scenes"] - 1, *freedom]
+        parts = [of_scenes**2, *variance]
+        own = [groups - 1, *freedom]
         degrees = sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, own, strict=True))
         half = _t_quantile(degrees) * error
-        result["interval_95"] = [plain["value"] - half, plain["value"] + half]
+        result["interval_95"] = [value - half, value + half]
     result["standard_error"] = error
     result["p"] = 1.0
-    if abs(plain["value"]) > 1e-12 * max(
-        np.abs(first).max(), np.abs(second).max()
-    ):  # else the mean of equal ones, rounded
-        least = 2.0 ** (1 - plain["scenes"])
-        result["p"] = max(least, _p_value(plain["value"] / error, degrees)) if error else least
+    if abs(value) > 1e-12 * max(np.abs(first).max(), np.abs(second).max()):  # else the mean of equal ones, rounded
+        least = 2.0 ** (1 - groups)
+        result["p"] = max(least, _p_value(value / error, degrees)) if error else least
     bounds = result["interval_95"]
     if result["p"] >= LEVEL or (bounds and bounds[0] <= 0 <= bounds[1]):
         result["verdict"] = "within noise"
     else:
-        result["verdict"] = "better" if (plain["value"] > 0) != smaller_is_better else "worse"
+        result["verdict"] = "better" if (value > 0) != smaller_is_better else "worse"
     return result
 
 
 def _seeds(first: np.ndarray, second: np.ndarray, first_is_given: bool) -> tuple[list[float], list[float], str]:
-    """Variances of both means by the seeds, their degrees of freedom, and what they are called; [] without seeds."""
+    """Variances of both seeds' mean scores, their degrees of freedom, and what they are called; [] without seeds."""
     counts = [len(values) for values in (first, second)]
-    spread = [values.mean(1).var(ddof=1) if len(values) > 1 else None for values in (first, second)]
+    spread = [values.var(ddof=1) if len(values) > 1 else None for values in (first, second)]
     if spread[0] is None and spread[1] is None:
         return [], [], "scenes"
     if first_is_given:
@@ -143,7 +196,7 @@ def by_type(
     first: np.ndarray,
     second: np.ndarray,
     scenes: Sequence[str],
-    types: Sequence[str],
+    types: Mapping[str, Score],
     resamples: int = 2000,
     first_is_given: bool = False,
 ) -> dict[str, dict]:
@@ -151,16 +204,12 @@ def by_type(
 
     Args:
       first, second, scenes, resamples, first_is_given: as there.
-      types: of the items.
+      types: the score of each type.
     """
-    types, scenes = np.asarray(types, dtype=str), np.asarray(scenes, dtype=str)
     result = {}
-    for name in sorted(set(types.tolist())):
-        inside = types == name
-        entry = paired_difference(
-            first[:, inside], second[:, inside], scenes[inside], resamples=resamples, first_is_given=first_is_given
-        )
-        result[name] = {"first": float(first[:, inside].mean()), "second": float(second[:, inside].mean()), **entry}
+    for name, score in types.items():
+        entry = paired_difference(first, second, scenes, score, resamples=resamples, first_is_given=first_is_given)
+        result[name] = {"first": float(score(first).mean()), "second": float(score(second).mean()), **entry}
     corrected = holm([entry["p"] for entry in result.values()])
     for entry, value in zip(result.values(), corrected, strict=True):
         entry["p_holm"] = value
@@ -177,14 +226,24 @@ def moved(base: np.ndarray, run: np.ndarray) -> dict[str, float | None]:
     return {"lost": float(np.maximum(-gaps, 0).mean()), "gained": float(np.maximum(gaps, 0).mean())}
 
 
-def variant_score(scores: np.ndarray, scenes: Sequence[str]) -> dict:
-    """Score of one variant float[S,N]: mean with its interval by scene, each seed's mean, and their standard deviation."""
-    means = [float(values.mean()) for values in scores] if scores.shape[1] else []
-    return {
-        **mean_with_interval(scores.mean(0) if scores.shape[1] else [], scenes, share=True),
-        "seeds": means,
-        "seed_spread": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-    }
+def variant_score(scores: np.ndarray, scenes: Sequence[str], score: Score, resamples: int = 2000) -> dict:
+    """Score of one variant float[S,N] with its interval by scene, each seed's score, and their standard deviation.
+
+    The interval of one mean is `mean_with_interval`'s, that of several `bootstrap_intervals`'.
+    """
+    inside = score.inside
+    if not inside.any():
+        return {**mean_with_interval([], []), "seeds": [], "seed_spread": None}
+    mean, scenes = scores.mean(0), np.asarray(scenes, dtype=str)
+    found = mean_with_interval(mean[inside], scenes[inside], share=True)
+    if len(score.weights) > 1:
+        found["standard_error"] = score.standard_error(mean, scenes)
+        found["interval_95"] = bootstrap_intervals(
+            mean, score.members, scenes, score.weights[None], resamples, shares=[True]
+        )[0]
+    seeds = [float(value) for value in score(scores)]
+    spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
+    return {**found, "value": float(score(mean)), "seeds": seeds, "seed_spread": spread}
 
 
 def gradient_shares(rows: Sequence[Mapping], terms: Sequence[str]) -> dict | None:

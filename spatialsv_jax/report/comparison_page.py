@@ -50,7 +50,8 @@ def _head(result: Mapping) -> str:
     left = f" Questions that not all runs answered, left out: {lost}." if lost else ""
     return (
         f'<p class="soft">{result["questions"]} questions of {result["scenes"]} scenes that all runs answered, '
-        f"{result['number_questions']} of them with numbers (by type only).{left} Intervals are 95 %.</p>"
+        f"{result['number_questions']} of them with numbers (by type only). Score: {esc(result['score'])}.{left} "
+        "Intervals are 95 %.</p>"
     )
 
 
@@ -60,7 +61,7 @@ def _variants(result: Mapping) -> str:
         seeds = ", ".join(percent(value) for value in entry["seeds"])
         score = percent(entry["value"]) + interval(entry["interval_95"], 1, 100.0)
         rows.append([esc(name), score, str(len(result["runs"][name])), seeds, number(entry["seed_spread"], 2, 100.0)])
-    head = ["variant", "accuracy % (interval by scene)", "seeds", "accuracy of each", "standard deviation"]
+    head = ["variant", "score % (interval by scene)", "seeds", "score of each", "standard deviation"]
     return table(head, rows)
 
 
@@ -82,7 +83,7 @@ def _pairs(folder: Path, result: Mapping) -> str:
         )
     figure = ""
     if drawn:
-        chart = charts.forest_chart(folder / "pairs.png", drawn, "difference of accuracy, points")
+        chart = charts.forest_chart(folder / "pairs.png", drawn, "difference of scores, points")
         figure = charts.figure_html(chart, "Differences with their intervals; grey holds 0.")
     return f"<h2>Pairs</h2>{lone}{table(head, rows)}{figure}"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import compare
+from spatialsv_jax.evaluation.benchmarks import scoring
 
 
 def _run(folder, right, seed=0, scenes=30, types=("name", "count", "distance"), change=lambda line: line, data="d"):
@@ -154,3 +155,75 @@ def test_metrics_of_a_run_are_those_of_its_last_phase(tmp_path):
         if model.name == "40":
             model.mkdir(parents=True)
         assert len(Answers.read(inner).metrics()) == rows
+
+
+def _benchmark(folder, right, seed=0, name="vsibench", change=lambda line: line):
+    """Answers to two tasks of VSI-Bench: letters, right with this probability, and counts."""
+    folder.mkdir(parents=True)
+    rng, rows = np.random.default_rng(seed), []
+    for number in range(240):
+        count = number % 3 == 0
+        said = ("4" if rng.random() < right else "9") if count else ("B" if rng.random() < right else "A")
+        rows.append(
+            {"id": str(number), "question_type": "object_counting" if count else "route_planning", "prediction": said,
+             "ground_truth": "4" if count else "B", "options": None if count else ["A. left", "B. right"],
+             "scene": f"s{number // 8}", "dataset": "scannet"}
+        )  # fmt: skip
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(change(row)) + "\n" for row in rows))
+    (folder / "benchmark.json").write_text(json.dumps({"asked": {"data": {"sha256": name}}}))
+    return str(folder)
+
+
+def test_runs_on_a_published_benchmark(tmp_path, capsys):
+    good = [_benchmark(tmp_path / f"good{seed}", 0.8, seed) for seed in range(2)]
+    bad, base = _benchmark(tmp_path / "bad", 0.3, 5), _benchmark(tmp_path / "base", 0.5, 6)
+    out = tmp_path / "out"
+    arguments = ["--runs", "good=" + ",".join(good), bad, "--base", base, "--benchmark", "vsibench", "--out", str(out)]
+    assert _start(arguments) == 0
+    found = json.loads((out / "comparison.json").read_text("utf-8"))
+    alone = [scoring.score("vsibench", f"{folder}/predictions.jsonl", resamples=20) for folder in (*good, bad)]
+    assert found["variants"]["good"]["seeds"] == pytest.approx([result["overall"] for result in alone[:2]])
+    assert found["variants"]["bad"]["value"] == pytest.approx(alone[2]["overall"])
+    (pair,) = found["pairs"]
+    assert pair["value"] == pytest.approx(alone[2]["overall"] - np.mean([result["overall"] for result in alone[:2]]))
+    assert pair["verdict"] == "worse" and found["by_type"]["bad"].keys() == {"object_counting", "route_planning"}
+    assert found["forgetting"]["bad"]["route_planning"]["verdict"] == "worse" and not found["depth_rmse"]
+    assert "vsibench, dialect original" in capsys.readouterr().out
+
+
+def test_benchmark_runs_that_do_not_fit(tmp_path, capsys):
+    one = _benchmark(tmp_path / "one", 0.5)
+    moved = _benchmark(tmp_path / "moved", 0.5, name="other")
+    truth = _benchmark(tmp_path / "truth", 0.5, change=lambda row: row | {"scene": "elsewhere"})
+    out = ["--benchmark", "vsibench", "--out", str(tmp_path / "out")]
+    for runs, more, message in [
+        ([one, moved], [], "asked of different data"),
+        ([one, truth], [], "Question '0': scene is 's0'"),
+        ([one, str(tmp_path)], [], "has no predictions.jsonl. Make it with"),
+        ([one, one + "/"], ["--dialect", "none"], "none"),
+    ]:
+        assert _start(["--runs", *(f"{place}={run}" for place, run in enumerate(runs)), *out, *more]) == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        _start(["--runs", one, moved, "--out", str(tmp_path / "out"), "--dialect", "original"])
+    assert "belong to --benchmark" in capsys.readouterr().err
+    # Ego3D as published leaves unreadable distances out: which ones depends on the answers.
+    rows = [
+        {
+            "id": "1",
+            "question_type": "Ego_Centric_Absolute_Distance",
+            "ground_truth": "4",
+            "options": None,
+            "scene": "s",
+        }
+    ]
+    rows.append({**rows[0], "id": "2", "prediction": "3"})
+    for name, said in (("a", "3"), ("b", "far")):
+        (tmp_path / name).mkdir()
+        text = "".join(json.dumps({"prediction": said, **row}) + "\n" for row in rows)
+        (tmp_path / name / "predictions.jsonl").write_text(text)
+    out[1] = "ego3d"
+    assert _start(["--runs", str(tmp_path / "a"), str(tmp_path / "b"), *out]) == 2
+    assert (
+        "leaves questions out by what was answered" in (said := capsys.readouterr().err) and "--variant fixed" in said
+    )

@@ -104,6 +104,29 @@ def test_p_is_never_below_that_of_all_sign_flips():
     assert same["interval_95"] is None and same["p"] == 1 and same["verdict"] == "within noise"
 
 
+def test_a_mean_of_means_by_brute_force():
+    # Two tasks of unlike size, each with half the weight, in 14 scenes: value, jackknife error and bootstrap from definitions.
+    rng = np.random.default_rng(5)
+    scenes, task = np.repeat(np.arange(14), 9), rng.random(126) < 0.8
+    first = rng.random((2, 126))
+    second = first + 0.1 * rng.standard_normal((2, 126)) + 0.2 * rng.standard_normal(14)[scenes]
+    score = comparison.Score(np.stack([task, ~task], 1), np.array([0.5, 0.5]))
+    found = comparison.paired_difference(first[:1], second[:1], scenes, score, resamples=4000)
+    rule = lambda values, task: 0.5 * values[task].mean() + 0.5 * values[~task].mean()
+    gaps = (second - first)[0]
+    assert found["value"] == pytest.approx(rule(gaps, task))
+    left = [rule(gaps[scenes != scene], task[scenes != scene]) for scene in range(14)]
+    assert found["standard_error"] == pytest.approx(np.sqrt(13 / 14 * np.sum((left - np.mean(left)) ** 2)), rel=0.03)
+    drawn = []
+    for _ in range(4000):
+        rows = np.concatenate([np.flatnonzero(scenes == scene) for scene in rng.integers(0, 14, 14)])
+        drawn.append(rule(gaps[rows], task[rows]))
+    np.testing.assert_allclose(found["interval_scenes"], np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    own = comparison.variant_score(second, scenes, score)
+    assert own["value"] == pytest.approx(rule(second.mean(0), task))
+    assert own["seeds"] == pytest.approx([rule(values, task) for values in second])
+
+
 def test_holm_by_hand():
     assert comparison.holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06])
     assert comparison.holm([0.9, 0.8]) == [1, 1] and comparison.holm([]) == []
@@ -116,7 +139,8 @@ def test_types_are_corrected_together():
     first = (rng.random((1, 1200)) < 0.5).astype(float)
     second = (rng.random((1, 1200)) < 0.5).astype(float)
     second[:, types == "t7"] = 1
-    found = comparison.by_type(first, second, scenes, types, resamples=200)
+    scores = {name: comparison.Score.mean(types == name) for name in sorted(set(types))}
+    found = comparison.by_type(first, second, scenes, scores, resamples=200)
     assert found["t7"]["verdict"] == "better" and found["t7"]["second"] == 1
     assert {name for name, entry in found.items() if entry["verdict"] in ("better", "worse")} == {"t7"}
     assert [entry["p_holm"] for entry in found.values()] == comparison.holm([entry["p"] for entry in found.values()])
