@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ask()
 
     try:
-        return reporting.exit_code(work, (*failures.REPORTED, FloatingPointError, ImportError), hosts.label)
+        return reporting.exit_code(work, (*failures.REPORTED, ImportError), hosts.label)
     except stopping.Interrupted as reason:
         hosts.stopped(reason)
 
