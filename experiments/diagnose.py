@@ -29,13 +29,14 @@ from spatialsv_jax.evaluation import object_errors, runner, sparsification
 from spatialsv_jax.evaluation.head_agreement import AGREEMENT_METHOD, GAPS
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval, plain, write_json, write_json_lines
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: confidence has deciles of disagreement; bins null with a reason where there is nothing to sort
 CONVENTIONS = {
     **diagnosis_lib.CONVENTIONS,
     "heads": AGREEMENT_METHOD,
     "confidence": f"error of up to {diagnosis_rows.MOST_PIXELS} pixels a record (fixed stride): |d - g| / g for depth, norm of the "
     "residual for ray and points; deciles and rank correlation over the pixels of all records together; "
-    "'disagreement' sorts the depth error by the gap of depth and points instead of a confidence",
+    "'disagreement' takes minus the gap of depth and points (see heads) for a confidence in the depth: deciles from the largest "
+    "gap on, with gap_mean instead of confidence_mean. bins are null, with a reason, where the run or the data has no such pixel",
     "sparsification": sparsification.SPARSIFICATION_METHOD,
     "objects": object_errors.OBJECTS_METHOD,
 }
@@ -141,11 +142,9 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
     depth = [(row["depth"], row["scene"]) for row in found.records if row["depth"] is not None]
     heads = [(row["heads"], row["scene"]) for row in found.records if row["heads"]]
     confidence = {}
-    for name in (*found.pixels, "disagreement"):
-        pairs = found.pixels.get(name) or [(np.zeros(0), np.zeros(0))]
-        pooled = calibration(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)))
+    for name in found.pixels:
         curves = [row["sparsification"].get(name) for row in found.records]
-        confidence[name] = {**pooled, "sparsification": sparsification.summarise(curves, scenes)}
+        confidence[name] = {**_calibrated(found, name), "sparsification": sparsification.summarise(curves, scenes)}
     return {
         "accuracy": mean_with_interval([row["score"] for row in exact], [row["scene"] for row in exact], share=True),
         "depth": {
@@ -163,6 +162,18 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
                 for gap in GAPS
             },
         },
+def _calibrated(found: diagnosis_rows.Findings, name: str) -> dict:
+    """`statistics.calibration` over the pixels of all records, and why there is none."""
+    pairs = found.pixels[name]
+    if not pairs:
+        return {"n": 0, "spearman": None, "bins": None, "reason": found.why_missing(name)}
+    result = calibration(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)))
+    if name == diagnosis_rows.DISAGREEMENT:
+        for entry in result["bins"]:
+            entry["gap_mean"] = -entry.pop("confidence_mean")
+    return {**result, "reason": None}
+
+
         "confidence": confidence,
         "objects": object_errors.summarise(found.questions, resamples),
     }
