@@ -13,7 +13,6 @@ if __name__ == "__main__":
     cpu_settings.apply()  # as in training, so that numbers repeat
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,20 +21,21 @@ import numpy as np
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
-from experiments import diagnosis_objects, diagnosis_rows, evaluate, reporting
+from experiments import diagnosis_objects, diagnosis_rows, model_and_data, reporting
 from experiments.evaluation_groups import Groups, choose
 from spatialsv_jax.evaluation import diagnosis as diagnosis_lib
 from spatialsv_jax.evaluation import object_errors, runner, sparsification
 from spatialsv_jax.evaluation.head_agreement import AGREEMENT_METHOD, GAPS
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval, plain, write_json, write_json_lines
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: confidence has deciles of disagreement; bins null with a reason where there is nothing to sort
 CONVENTIONS = {
     **diagnosis_lib.CONVENTIONS,
     "heads": AGREEMENT_METHOD,
     "confidence": f"error of up to {diagnosis_rows.MOST_PIXELS} pixels a record (fixed stride): |d - g| / g for depth, norm of the "
     "residual for ray and points; deciles and rank correlation over the pixels of all records together; "
-    "'disagreement' sorts the depth error by the gap of depth and points instead of a confidence",
+    "'disagreement' takes minus the gap of depth and points (see heads) for a confidence in the depth: deciles from the largest "
+    "gap on, with gap_mean instead of confidence_mean. bins are null, with a reason, where the run or the data has no such pixel",
     "sparsification": sparsification.SPARSIFICATION_METHOD,
     "objects": object_errors.OBJECTS_METHOD,
 }
@@ -79,21 +79,17 @@ def diagnose_models(
     from experiments import placing
     from spatialsv_jax import loading
 
-    if names and len(names) != len(models):
-        raise ValueError(f"--names has {len(names)} names, expected one for each of the {len(models)} models.")
+    model_and_data.check_names(models, names)
     result: dict = {"format_version": FORMAT_VERSION, "measure": measure, "data": {}, "across_runs": {}, "runs": {}}
     lines, pictures, folder = [], {}, Path(out) if out else None
     for place, model in enumerate(models):
         loaded = loading.load(model, placing.mesh_of(fsdp, tensor), dtype)
-        own = (loaded.path / "checkpoints").is_dir()
         if place == 0:
-            if not own and not (data and out):
-                raise ValueError(
-                    f"{loaded.path} is a checkpoint of others, with no data beside it: give --data and --out."
-                )
-            data = data or evaluate.training_data(loaded)
+            if not model_and_data.is_ours(loaded):
+                model_and_data.need_of_others(loaded.path, data=data, out=out)
+            data = data or model_and_data.training_data(loaded.config)
             folder = folder or loaded.path / "diagnosis"
-            _cache(folder)
+            model_and_data.use_compile_cache(folder)
             records = storage.open_split(data, split)
             chosen = choose(len(records), max_scenes, seed)
             scenes = {records.rows[index]["scene"] for index in chosen}
@@ -103,8 +99,9 @@ def diagnose_models(
             }  # fmt: skip
             config = loaded.config
         trained = runner.describe_model(loaded, str(model))
-        name = _unused(names[place] if names else trained["name"], trained["step"], result["runs"])
-        groups = Groups(loaded, records, chosen, None, batch_size, seed)
+        called = names[place] if names else trained["name"]
+        name = model_and_data.unused_name(called, trained["step"], result["runs"])
+        groups = Groups(loaded, records, chosen, training=None, batch_size=batch_size, seed=seed)
         found = diagnosis_rows.collect(groups.outcomes(range(len(chosen)), blind=False), len(chosen), name)
         result["runs"][name] = {"trained": trained, **summarise(found, measure, resamples)}
         pictures[name] = _cards(groups, found, cards)
@@ -115,9 +112,8 @@ def diagnose_models(
         [run["depth"][measure]["value"] for run in runs], [run["accuracy"]["value"] for run in runs]
     )
     result["conventions"] = CONVENTIONS
-    result["provenance"] = runner.provenance(
-        config, Path(data) / MANIFEST_NAME, command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]), seed
-    )
+    typed = command or model_and_data.typed_command()
+    result["provenance"] = runner.provenance(config, Path(data) / MANIFEST_NAME, typed, seed)
     folder.mkdir(parents=True, exist_ok=True)
     result = plain(result)
     write_json(folder / "diagnosis.json", result)
@@ -141,11 +137,9 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
     depth = [(row["depth"], row["scene"]) for row in found.records if row["depth"] is not None]
     heads = [(row["heads"], row["scene"]) for row in found.records if row["heads"]]
     confidence = {}
-    for name in (*found.pixels, "disagreement"):
-        pairs = found.pixels.get(name) or [(np.zeros(0), np.zeros(0))]
-        pooled = calibration(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)))
+    for name in found.pixels:
         curves = [row["sparsification"].get(name) for row in found.records]
-        confidence[name] = {**pooled, "sparsification": sparsification.summarise(curves, scenes)}
+        confidence[name] = {**_calibrated(found, name), "sparsification": sparsification.summarise(curves, scenes)}
     return {
         "accuracy": mean_with_interval([row["score"] for row in exact], [row["scene"] for row in exact], share=True),
         "depth": {
@@ -168,6 +162,18 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
     }
 
 
+def _calibrated(found: diagnosis_rows.Findings, name: str) -> dict:
+    """`statistics.calibration` over the pixels of all records, and why there is none."""
+    pairs = found.pixels[name]
+    if not pairs:
+        return {"n": 0, "spearman": None, "bins": None, "reason": found.why_missing(name)}
+    result = calibration(*(np.concatenate([pair[side] for pair in pairs]) for side in (0, 1)))
+    if name == diagnosis_rows.DISAGREEMENT:
+        for entry in result["bins"]:
+            entry["gap_mean"] = -entry.pop("confidence_mean")
+    return {**result, "reason": None}
+
+
 def _cards(groups: Groups, found: diagnosis_rows.Findings, count: int) -> list[tuple[dict, list]]:
     """The chosen rows with their pictures; their records go through the model once more."""
     chosen = diagnosis_objects.choose_cards(found.questions, count)
@@ -177,19 +183,6 @@ def _cards(groups: Groups, found: diagnosis_rows.Findings, count: int) -> list[t
         place: (outcome, diagnosis_rows.things_of(outcome)) for place, outcome in zip(places, again, strict=True)
     }
     return [(row, diagnosis_objects.card_pictures(*records[row["record"]], row)) for row in chosen]
-
-
-def _cache(folder: Path) -> None:
-    import jax
-
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(folder / ".jax_cache"))
-
-
-def _unused(name: str, step: int, taken) -> str:
-    """The name, with its step or a number where another model is called the same."""
-    names = [name, f"{name}, step {step}", *(f"{name}, step {step} ({number})" for number in range(2, len(taken) + 3))]
-    return next(one for one in names if one not in taken)
 
 
 def _summary(result: dict, folder: Path) -> str:
@@ -251,11 +244,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> None:
         with failures.named_memory(dict):
             diagnose_models(
-                flags.model, flags.data, flags.split, flags.out, flags.names, flags.max_scenes, flags.measure,
-                flags.resamples, flags.cards, flags.batch_size, flags.seed, flags.dtype, flags.fsdp, flags.tensor,
-            )  # fmt: skip
+                models=flags.model,
+                data=flags.data,
+                split=flags.split,
+                out=flags.out,
+                names=flags.names,
+                max_scenes=flags.max_scenes,
+                measure=flags.measure,
+                resamples=flags.resamples,
+                cards=flags.cards,
+                batch_size=flags.batch_size,
+                seed=flags.seed,
+                dtype=flags.dtype,
+                fsdp=flags.fsdp,
+                tensor=flags.tensor,
+            )
 
-    return reporting.exit_code(work, (*failures.REPORTED, FloatingPointError))
+    return reporting.exit_code(work, failures.REPORTED)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from spatialsv_jax.evaluation.sparsification import sparsification
 
 MEASURES = ("rmse", "abs_rel")
 MOST_PIXELS = 4000  # of a record in calibration and agreement
+DISAGREEMENT = "disagreement"  # minus the gap of depth and points, as if it were a confidence in the depth
 
 
 class Findings:
@@ -27,16 +28,21 @@ class Findings:
     Attributes:
       questions: per question its answer, the depth error of its views and their difficulty.
       records: per record its depth error, sparsification and gaps between heads.
-      pixels: head -> list of (confidence, error) at some pixels of each record.
+      pixels: head or `DISAGREEMENT` -> list of (confidence, error) at some pixels of each record.
+      maps: names of all maps that the model gave.
     """
 
     def __init__(self):
         self.questions: list[dict] = []
         self.records: list[dict] = []
-        self.pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {name: [] for name in CONFIDENT_HEADS}
+        self.pixels: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {
+            name: [] for name in (*CONFIDENT_HEADS, DISAGREEMENT)
+        }
+        self.maps: set[str] = set()
 
     def add(self, outcome: Outcome) -> None:
         """Takes one record."""
+        self.maps |= set(outcome.maps)
         record = outcome.record
         everywhere = tuple(range(len(record.view_ids)))
         boxes = object_boxes(record)
@@ -71,17 +77,29 @@ class Findings:
         row["heads"] = self._heads(outcome, row["sparsification"])
         self.records.append(row)
 
+    def why_missing(self, name: str) -> str:
+        """Why `pixels[name]` is empty."""
+        heads = CONFIDENT_HEADS if name == DISAGREEMENT else (name,)
+        lacking = [head for head in heads if head not in self.maps]
+        if not lacking:
+            return "No record has a view with a known camera and valid depth."
+        text = f"the model has no {' and no '.join(lacking)} head."
+        return f"{text[0].upper()}{text[1:]}" if len(heads) == 1 else f"It needs the heads {', '.join(heads)}; {text}"
+
     def _heads(self, outcome: Outcome, curves: dict) -> dict:
-        """Median and mean of each gap; and how well minus the gap of depth and points sorts the depth errors."""
+        """Median and mean of each gap; keeps the gaps as confidences, and adds how well they sort the depth errors."""
         mask = outcome.points_mask
         gaps = head_gaps(outcome.maps) if mask.any() else {}
         if not gaps:
             return {}
         step = stride(mask, MOST_PIXELS)
-        depth, truth = (
-            values[mask][::step].astype(np.float64) for values in (outcome.maps["depth"], outcome.labels["depth"])
+        depth, truth, gap = (
+            values[mask][::step].astype(np.float64)
+            for values in (outcome.maps["depth"], outcome.labels["depth"], gaps["depth_points"])
         )
-        curves["disagreement"] = sparsification(-gaps["depth_points"][mask][::step], np.abs(depth - truth) / truth)
+        error = np.abs(depth - truth) / truth
+        self.pixels[DISAGREEMENT].append((-gap, error))
+        curves[DISAGREEMENT] = sparsification(-gap, error)
         return {
             name: {"median": float(np.median(gaps[name][mask])), "mean": float(np.mean(gaps[name][mask]))} for name in GAPS
         }  # fmt: skip

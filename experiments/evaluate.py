@@ -14,7 +14,6 @@ if __name__ == "__main__":
 
 import argparse
 import datetime
-import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from tqdm import tqdm
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
-from experiments import reporting
+from experiments import model_and_data, reporting
 from experiments.evaluation_groups import Groups, choose
 from experiments.scene_figures import scene_figure
 from spatialsv_jax.evaluation import runner
@@ -80,8 +79,6 @@ def evaluate_run(
     Raises:
       FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
     """
-    import jax
-
     from experiments import gathering, hosts, placing
     from spatialsv_jax import loading
 
@@ -90,22 +87,18 @@ def evaluate_run(
     kinds = export_formats.DEFAULT if exports is None else tuple(exports)
     export_formats.check_kinds(kinds)
     loaded = loading.load(model, placing.mesh_of(fsdp, tensor), dtype)
-    own = (loaded.path / "checkpoints").is_dir()
-    if not own and not (data and out):
-        raise ValueError(
-            f"{loaded.path} is a checkpoint of others, with no data or results beside it: give --data and --out."
-        )
-    if not jax.config.jax_compilation_cache_dir:
-        place = _run_folder(loaded.path) if own else Path(out)
-        jax.config.update("jax_compilation_cache_dir", str(place / ".jax_cache"))
+    own = model_and_data.is_ours(loaded)
+    if not own:
+        model_and_data.need_of_others(loaded.path, data=data, out=out)
+    model_and_data.use_compile_cache(_run_folder(loaded.path) if own else Path(out))
     out_folder = Path(out) if out else _default_folder(loaded, data, split)
-    data = data or training_data(loaded)
+    data = data or model_and_data.training_data(loaded.config)
     records = storage.open_split(data, split)
     training = storage.open_split(data, "train") if "train" in records.manifest["splits"] else None
     if training is None:  # as in published tests
         print(f"{data} has no split 'train': no constant predictor stands beside the scores.", flush=True)
     chosen = choose(len(records), max_scenes, seed)
-    groups = Groups(loaded, records, chosen, training, batch_size, seed)
+    groups = Groups(loaded, records, chosen, training=training, batch_size=batch_size, seed=seed)
     chosen = groups.indices
     geometry = GeometryScores(groups.constants, depth_alignments, pose_auc)
     own_places = gathering.own_places(len(chosen))
@@ -135,7 +128,7 @@ def evaluate_run(
         "provenance": runner.provenance(
             loaded.config,
             Path(data) / MANIFEST_NAME,
-            command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]),
+            command or model_and_data.typed_command(),
             seed,
         ),
     }
@@ -175,13 +168,6 @@ def _like(report: str) -> list[str]:
     from spatialsv_jax.report import viewer_data
 
     return [scene["id"] for run in viewer_data.read_runs(Path(report)) for scene in run["scenes"]]
-
-
-def training_data(loaded) -> str:
-    """The first source of a model's config."""
-    sources = loaded.config["data"]["sources"]
-    first = sources[sorted(sources)[0]] if isinstance(sources, dict) else sources[0]
-    return first["path"]
 
 
 def _run_folder(phase: Path) -> Path:
@@ -272,10 +258,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             hosts.on_first(lambda: evaluate_benchmark.run_benchmark(flags))
             return
         evaluate_run(
-            flags.model, flags.data, flags.split, flags.out, flags.max_scenes, not flags.no_report,
-            flags.report_scenes, flags.report_like, flags.exports, not flags.no_blind, flags.batch_size, flags.seed, None,
-            flags.dtype, flags.fsdp, flags.tensor, flags.depth_alignment, flags.pose_auc,
-        )  # fmt: skip
+            model=flags.model,
+            data=flags.data,
+            split=flags.split,
+            out=flags.out,
+            max_scenes=flags.max_scenes,
+            report=not flags.no_report,
+            report_scenes=flags.report_scenes,
+            report_like=flags.report_like,
+            exports=flags.exports,
+            blind=not flags.no_blind,
+            batch_size=flags.batch_size,
+            seed=flags.seed,
+            dtype=flags.dtype,
+            fsdp=flags.fsdp,
+            tensor=flags.tensor,
+            depth_alignments=flags.depth_alignment,
+            pose_auc=flags.pose_auc,
+        )
 
     def work() -> None:
         hosts.join(flags.coordinator, flags.num_processes, flags.process_id)
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ask()
 
     try:
-        return reporting.exit_code(work, (*failures.REPORTED, FloatingPointError, ImportError), hosts.label)
+        return reporting.exit_code(work, (*failures.REPORTED, ImportError), hosts.label)
     except stopping.Interrupted as reason:
         hosts.stopped(reason)
 

@@ -10,8 +10,6 @@ import argparse
 import datetime
 import hashlib
 import json
-import shlex
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +23,7 @@ from data_pipelines.benchmarks.items import Item, RawError
 from data_pipelines.benchmarks.raw_files import media_hash
 from data_pipelines.benchmarks.showing import Showing, Shown, show
 from data_pipelines.sources.qa.video import SAMPLERS
-from experiments import benchmark_logs
+from experiments import benchmark_logs, model_and_data
 from experiments.answer_file import PREDICTIONS, AnswerFile
 from spatialsv_jax.evaluation.benchmarks import scoring
 from spatialsv_jax.evaluation.statistics import plain, write_json
@@ -71,8 +69,6 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
       RawError: raw files that are wrong or missing.
       ValueError: options that do not fit, or answers in OUT that were made otherwise.
     """
-    import jax
-
     from experiments import placing
     from spatialsv_jax import loading
     from spatialsv_jax.evaluation import runner
@@ -85,14 +81,13 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
     items, missing = _present(_chosen(questions.items, flags.max_questions, flags.seed), flags.allow_missing)
     showing = Showing(flags.frames, flags.sampler, flags.max_size)
     loaded = loading.load(flags.model, placing.mesh_of(flags.fsdp, flags.tensor), flags.dtype)
-    own = (loaded.path / "checkpoints").is_dir()
+    own = model_and_data.is_ours(loaded)
     if not own and not flags.out:
         raise ValueError(f"{loaded.path} is a checkpoint of others: say with --out where the answers go.")
     if loaded.settings.model != "mllm":
         raise ValueError(f"The model at {loaded.path} cannot talk: it is a '{loaded.settings.model}'.")
     out = Path(flags.out) if flags.out else loaded.path / "evaluation" / f"{flags.benchmark}-{loaded.step}"
-    if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(out / ".jax_cache"))
+    model_and_data.use_compile_cache(out)
     most = flags.max_new_tokens or table.benchmark(flags.benchmark).max_new_tokens
     asked = {
         "benchmark": flags.benchmark,
@@ -142,7 +137,7 @@ def run_benchmark(flags: argparse.Namespace, command: str | None = None) -> dict
 def _provenance(loaded, command: str | None, seed: int) -> dict:
     from spatialsv_jax.evaluation import runner
 
-    typed = command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    typed = command or model_and_data.typed_command()
     found = runner.provenance(loaded.config, loaded.path / "no manifest", typed, seed)
     return {name: value for name, value in found.items() if name != "manifest_sha256"}
 

@@ -17,7 +17,6 @@ from data_pipelines.loader import Loader
 from data_pipelines.manifest import PrepareError
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.training import optimizer, sharding, step
-from spatialsv_jax.training.loop import NonFiniteError
 from spatialsv_jax.training.state import TrainState
 
 OUT_OF_MEMORY = (
@@ -44,8 +43,9 @@ class AcceleratorError(RuntimeError):
     """An accelerator was asked for that jax cannot use; the message says what to install."""
 
 
-# What a command reports in one message instead of a traceback.
-REPORTED = (ValueError, OSError, PrepareError, NonFiniteError, OutOfMemoryError, AcceleratorError)
+# What a command reports in one message instead of a traceback. FloatingPointError: a loss (loop.NonFiniteError) or a
+# model's map (evaluation.predictions) that is not finite.
+REPORTED = (ValueError, OSError, PrepareError, FloatingPointError, OutOfMemoryError, AcceleratorError)
 
 
 @contextlib.contextmanager

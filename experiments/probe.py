@@ -13,34 +13,36 @@ if __name__ == "__main__":
     cpu_settings.apply()  # as in training, so that numbers repeat
 
 import argparse
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines import storage
 from data_pipelines.manifest import MANIFEST_NAME
-from experiments import reporting
+from experiments import model_and_data, probe_records, reporting
 from experiments.configs import probe_depth
-from spatialsv_jax import metrics
 from spatialsv_jax.evaluation import comparison, runner
-from spatialsv_jax.evaluation.statistics import mean_with_interval, plain, write_json
+from spatialsv_jax.evaluation.statistics import plain, write_json
+from spatialsv_jax.report import probe_page
 
 FORMAT_VERSION = 1
 PAPER_WIDTH = 512  # models of this width or more get heads of the paper's size
-MEASURES = ("rmse", "abs_rel")
 METHOD = {
     "probe": "encoder, projector and language model frozen; one depth DPT with fresh projectors reads the visual tokens' states "
     "at four layers and is trained on the training split with the depth terms alone",
     "layers": "state indices of transformers: 0 = what the language model reads, i = after layer i, last = after the final norm; "
     "one index stands for four times the same; spread = the model's own taps, else the rule of docs/method.md",
-    "label_size": "depth maps have one size for all models, so that all are measured at the same pixels",
+    "label_size": "depth maps have one size for all models; families that show different parts of a picture (a crop, the "
+    "whole) are measured at different pixels of it",
+    "records": "the table is over the records that have valid depth in every probe, joined by id; left_out = those that some "
+    f"probes measured and others not; other_pixels = of the former, those whose number of valid pixels or mean true depth differs by "
+    f"more than {100 * probe_records.SAME:g} % from the first probe's",
     "rmse": "of a record's depth in scene units without alignment, mean over records with an interval by scene; constant = the "
     "best constant map of the training records; against_first = this minus the first row, paired by record",
-    "accuracy": "of the frozen model itself over word and letter questions of the same records, asked once per model",
+    "accuracy": "of the frozen model itself over word and letter questions of all records of the choice, with depth or "
+    "without, asked once per model",
 }
 
 
@@ -78,18 +80,20 @@ def probe_models(
       command: what to record as the command; by default this process's.
 
     Raises:
-      FileNotFoundError, PrepareError, ValueError: no model or data there, layers that a model lacks, data without depth.
+      FileNotFoundError, PrepareError, ValueError: no model or data there, layers that a model lacks, data without depth, no
+        record that all probes measured.
+      FloatingPointError: a loss or a probe's depth is not finite.
     """
     from experiments import train
 
-    called = _names(models, names)
+    called = model_and_data.distinct_names(models, names)
     data = data or _data_of(models[0])
     training, records = storage.open_split(data, "train"), storage.open_split(data, split)
     if not any(row["views"] for row in training.rows):
         raise ValueError(f"{data} has no pictures in its training split; a probe needs views with depth.")
     phases, rows_of, label_size = {}, [], tuple(label_size or _label_size(models[0]))
     for model, name in zip(models, called, strict=True):
-        base = _phase(model, str(data), training, label_size, steps, rows, rate, seed)
+        base = _phase(model, str(data), training, label_size=label_size, steps=steps, rows=rows, rate=rate, seed=seed)
         for layer in layers:
             phase = base.copy_and_resolve_references()
             phase.lifting.taps = taps_of(layer, phase.language.layers, _own_taps(model))
@@ -102,30 +106,35 @@ def probe_models(
     evaluation = dict(split=split, scenes=-1, report_scenes=0)
     train.train_and_evaluate(ConfigDict({**run, "evaluation": evaluation}), out)
 
-    result: dict = {"format_version": FORMAT_VERSION, "data": {"path": str(data), "split": split}}
-    result |= {"label_size": label_size, "rows": []}
-    asked, errors = {}, []
-    for name, layer, place in rows_of:
+    asked, found = {}, {}
+    for name, _, place in rows_of:
         ask = answers and name not in asked
-        measured = measure(Path(out) / place, training, records, ask, max_scenes, batch_size, seed)
-        if ask:
-            asked[name] = measured["accuracy"]
-        errors.append(measured.pop("errors"))
-        if not errors[-1]["scene"]:
-            raise ValueError(f"No record of the {split} split of {data} has depth; a probe has nothing to measure.")
-        result["rows"].append({**measured, "model": name, "layers": layer, "accuracy": asked.get(name)})
-    for row, own in zip(result["rows"], errors, strict=True):
-        row["against_first"] = comparison.paired_difference(
-            np.array([errors[0]["rmse"]]), np.array([own["rmse"]]), own["scene"], smaller_is_better=True
+        found[place] = probe_records.measure(
+            Path(out) / place, training, records, ask=ask, max_scenes=max_scenes, batch_size=batch_size, seed=seed
         )
+        if ask:
+            asked[name] = found[place].accuracy
+        if not found[place].records:
+            raise ValueError(f"No record of the {split} split of {data} has depth; a probe has nothing to measure.")
+    common = probe_records.join({place: own.records for place, own in found.items()})
+    result: dict = {"format_version": FORMAT_VERSION, "data": {"path": str(data), "split": split}}
+    result |= {"label_size": label_size, "records": {"common": len(common.ids), **_listed(common)}, "rows": []}
+    first = found[rows_of[0][2]]
+    scenes = [first.records[record]["scene"] for record in common.ids]
+    for name, layer, place in rows_of:
+        row = {**probe_records.summarise(found[place], common.ids), "model": name, "layers": layer}
+        row["accuracy"] = asked.get(name)
+        row["against_first"] = comparison.paired_difference(
+            *(probe_records.errors(own, common.ids, "rmse")[None] for own in (first, found[place])),
+            scenes,
+            smaller_is_better=True,
+        )
+        result["rows"].append(row)
     result["method"] = METHOD
-    result["provenance"] = runner.provenance(
-        phases, Path(data) / MANIFEST_NAME, command or shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]]), seed
-    )  # fmt: skip
+    typed = command or model_and_data.typed_command()
+    result["provenance"] = runner.provenance(phases, Path(data) / MANIFEST_NAME, typed, seed)
     result = plain(result)
     write_json(Path(out) / "probe.json", result)
-    from spatialsv_jax.report import probe_page
-
     probe_page.write_page(Path(out), result)
     print(summary(result), flush=True)
     print(f"wrote {Path(out) / 'probe.json'}, {Path(out) / 'probe.png'} and {Path(out) / 'index.html'}", flush=True)
@@ -133,7 +142,15 @@ def probe_models(
 
 
 def _phase(
-    model: str, data: str, training, label_size: tuple[int, int], steps: int, rows: int, rate: float | None, seed: int
+    model: str,
+    data: str,
+    training,
+    *,
+    label_size: tuple[int, int],
+    steps: int,
+    rows: int,
+    rate: float | None,
+    seed: int,
 ) -> ConfigDict:
     from experiments.starting import resolve_sizes
 
@@ -145,51 +162,6 @@ def _phase(
     if rate is not None:
         config.optimizer.lifting = rate
     return config
-
-
-def measure(phase: Path, training, records, ask: bool, max_scenes: int | None, batch_size: int, seed: int) -> dict:
-    """Depth errors of a probe's records, the constant map's, and the accuracy of the model where it is asked.
-
-    Returns:
-      {"taps", "step", "rmse", "abs_rel", "constant_rmse": as `mean_with_interval`, "rmse_over_constant", "accuracy" or None,
-      "errors": {"rmse", "scene": lists}}.
-    """
-    from experiments.evaluation_groups import Groups, choose
-    from spatialsv_jax import loading
-
-    loaded = loading.load(phase)
-    chosen = choose(len(records), max_scenes, seed)
-    groups = Groups(loaded, records, chosen, training, batch_size, seed)
-    constants = {constant.depth.shape[-2:]: constant.depth for constant in groups.constants}
-    if not constants:
-        raise ValueError("No record of the training split has depth; a probe has nothing to learn from.")
-    found: dict[str, list] = {"rmse": [], "abs_rel": [], "constant": [], "scene": []}
-    score, asked = [], []
-    for outcome in groups.outcomes(range(len(chosen)), blind=False, ask=ask):
-        for line, extra in runner.question_rows(outcome, None):
-            if extra["form"] != "number":
-                score.append(float(line["correct"]))
-                asked.append(line["scene"])
-        truth, mask = outcome.labels["depth"], outcome.depth_mask
-        if not mask.any():
-            continue
-        error = metrics.depth_metrics(outcome.maps["depth"], truth, mask)
-        for name in MEASURES:
-            found[name].append(error[name])
-        constant = constants[truth.shape[-2:]]
-        found["constant"].append(metrics.depth_metrics(constant[: len(truth)], truth, mask)["rmse"])
-        found["scene"].append(outcome.record.scene)
-    mean = {name: mean_with_interval(found[name], found["scene"]) for name in (*MEASURES, "constant")}
-    own, base = mean["rmse"]["value"], mean["constant"]["value"]
-    return {
-        "taps": list(loaded.model.taps),
-        "step": int(loaded.step),
-        **{name: mean[name] for name in MEASURES},
-        "constant_rmse": mean["constant"],
-        "rmse_over_constant": own / base if own is not None and base else None,
-        "accuracy": mean_with_interval(score, asked, share=True) if ask else None,
-        "errors": {"rmse": found["rmse"], "scene": found["scene"]},
-    }
 
 
 def taps_of(layer: str, layers: int, own: Sequence[int] = ()) -> tuple[int, ...]:
@@ -218,15 +190,7 @@ def taps_of(layer: str, layers: int, own: Sequence[int] = ()) -> tuple[int, ...]
 def _own_taps(model: str) -> tuple[int, ...]:
     from spatialsv_jax.interop import hub
 
-    return () if hub.is_checkpoint(model) else tuple(_config_of(model)["lifting"]["taps"])
-
-
-def _config_of(model: str) -> dict:
-    import json
-
-    from spatialsv_jax import loading
-
-    return json.loads((loading.locate(model).workdir / "config.json").read_text())
+    return () if hub.is_checkpoint(model) else tuple(model_and_data.config_of(model)["lifting"]["taps"])
 
 
 def _label_size(model: str) -> tuple[int, int]:
@@ -235,25 +199,23 @@ def _label_size(model: str) -> tuple[int, int]:
 
     if hub.is_checkpoint(model):
         return hf_models.label_size(hf_models.processor_of(hub.open_checkpoint(model)))
-    return tuple(_config_of(model)["data"]["label_size"])
+    return tuple(model_and_data.config_of(model)["data"]["label_size"])
 
 
 def _data_of(model: str) -> str:
     from spatialsv_jax.interop import hub
 
     if hub.is_checkpoint(model):
-        raise ValueError(f"{model} is a checkpoint of others, with no data beside it: give --data.")
-    sources = _config_of(model)["data"]["sources"]
-    return sources[sorted(sources)[0]]["path"]
+        model_and_data.need_of_others(model, data=None)
+    return model_and_data.training_data(model_and_data.config_of(model))
 
 
-def _names(models: Sequence[str], names: Sequence[str]) -> list[str]:
-    if names and len(names) != len(models):
-        raise ValueError(f"--names has {len(names)} names, expected one for each of the {len(models)} models.")
-    found = list(names) or [Path(model).absolute().name for model in models]
-    if len(set(found)) != len(found):
-        raise ValueError(f"Two models are called alike ({', '.join(found)}); tell them apart with --names.")
-    return found
+def _listed(common: probe_records.Common) -> dict:
+    """{"left_out", "other_pixels"} as {"n", "ids"}: number and ids of the records."""
+    return {
+        kind: {"n": len(ids), "ids": ids}
+        for kind, ids in (("left_out", common.left_out), ("other_pixels", common.other_pixels))
+    }
 
 
 def _safe(name: str) -> str:
@@ -274,7 +236,7 @@ def summary(result: dict) -> str:
             f"{row['model']} | {row['layers']} {tuple(row['taps'])} | {row['rmse']['value']:.3f}{shown(row['rmse'])} | "
             f"{row['rmse_over_constant']:.2f} | {pair['value']:+.3f} {pair['verdict']} | {accuracy}"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, *probe_page.notes(result["records"])])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -312,9 +274,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         probe_models(
-            flags.model, flags.out, flags.layers, flags.data, flags.split, flags.names, flags.steps, flags.rows, flags.rate,
-            flags.label_size, not flags.no_answers, flags.max_scenes, flags.batch_size, flags.seed,
-        )  # fmt: skip
+            models=flags.model,
+            out=flags.out,
+            layers=flags.layers,
+            data=flags.data,
+            split=flags.split,
+            names=flags.names,
+            steps=flags.steps,
+            rows=flags.rows,
+            rate=flags.rate,
+            label_size=flags.label_size,
+            answers=not flags.no_answers,
+            max_scenes=flags.max_scenes,
+            batch_size=flags.batch_size,
+            seed=flags.seed,
+        )
 
     return reporting.exit_code(work, failures.REPORTED)
 

@@ -181,8 +181,13 @@ def _heads(run: Mapping) -> str:
 
 def _confidence(folder: Path, place: int, run: Mapping) -> str:
     found = {name: entry for name, entry in run["confidence"].items() if entry["sparsification"]["records"]}
+    reasons = "".join(
+        f"<p>{esc(HEAD_NAMES.get(name, name))}: {esc(entry['reason'])}</p>"
+        for name, entry in run["confidence"].items()
+        if entry["reason"]
+    )
     if not found:
-        return ""
+        return f"<h3>Does it know where it errs?</h3>{reasons}" if reasons else ""
     rows, curves = [], {}
     for name, entry in found.items():
         thinned, label = entry["sparsification"], HEAD_NAMES.get(name, name)
@@ -199,19 +204,22 @@ def _confidence(folder: Path, place: int, run: Mapping) -> str:
     )  # fmt: skip
     figure = charts.figure_html(chart, "Sparsification: 1 = no better than chance, the oracle knows the errors.")
     text = "<p>Rank correlation of confidence and error over pixels (−1 is best); gain: 1 = the oracle, 0 = chance.</p>"
-    return f"<h3>Does it know where it errs?</h3>{text}{table(head, rows)}{figure}{_deciles(found)}"
+    return f"<h3>Does it know where it errs?</h3>{text}{table(head, rows)}{reasons}{figure}{_deciles(found)}"
 
 
 def _deciles(found: Mapping) -> str:
-    names = [name for name, entry in found.items() if entry["bins"]]
-    most = max((len(found[name]["bins"]) for name in names), default=0)
+    sure_by = {"disagreement": ("gap_mean", "gap", 3)}  # key, title, digits
+    columns = {name: sure_by.get(name, ("confidence_mean", "confidence", 2)) for name in found if found[name]["bins"]}
+    most = max((len(found[name]["bins"]) for name in columns), default=0)
     rows: list[Sequence[str]] = []
     for decile in range(most):
         cells = [str(decile + 1)]
-        for name in names:
+        for name, (key, _, digits) in columns.items():
             bins = found[name]["bins"]
             entry = bins[decile] if decile < len(bins) else None
-            cells += ["", ""] if entry is None else [number(entry["confidence_mean"], 2), number(entry["error_mean"])]
+            cells += ["", ""] if entry is None else [number(entry[key], digits), number(entry["error_mean"])]
         rows.append(cells)
-    head = ["decile"] + [cell for name in names for cell in (f"{name}: confidence", f"{name}: error")]
-    return f"<details><summary>error by confidence decile</summary>{table(head, rows)}</details>"
+    head = ["decile"]
+    for name, (_, title, _) in columns.items():
+        head += [f"{name}: {title}", f"{name}: error"]
+    return f"<details><summary>error by decile, the least sure first</summary>{table(head, rows)}</details>"

@@ -57,6 +57,7 @@ def write_page(folder: Path, result: Mapping) -> Path:
         f'<p class="soft">{rows[0]["rmse"]["n"]} records of {rows[0]["rmse"]["scenes"]} scenes, split {esc(result["data"]["split"])} of '
         f"{esc(result['data']['path'])}. Depth in scene units, no alignment; the best constant map has RMSE "
         f"{number(rows[0]['constant_rmse']['value'])}. Intervals are 95 %, by scene.</p>"
+        f"{''.join(f'<p>{esc(note)}</p>' for note in notes(result['records']))}"
         f"{table(head, cells)}{charts.figure_html(path, caption)}"
         f'<h2>How these numbers were made</h2>{markup.facts(facts)}<dl class="facts">{rules}</dl>'
     )
@@ -65,6 +66,29 @@ def write_page(folder: Path, result: Mapping) -> Path:
     temporary.write_text(markup.document("Probe", body), "utf-8")
     temporary.replace(page)
     return page
+
+
+def notes(records: Mapping) -> list[str]:
+    """Sentences on the records that not all probes measured, or not at the same pixels; [] where all is alike.
+
+    Args:
+      records: of probe.json.
+    """
+    found = []
+    if count := records["left_out"]["n"]:
+        found.append(
+            f"{_records(count)} left out, with valid depth in some of the probes alone; {records['common']} are in all."
+        )
+    if count := records["other_pixels"]["n"]:
+        found.append(
+            f"{_records(count)} of {records['common']} measured at other pixels than in the first probe: the models are "
+            "shown different parts of the pictures."
+        )
+    return found
+
+
+def _records(count: int) -> str:
+    return f"{count} record{'' if count == 1 else 's'}"
 
 
 def _figure(path: Path, rows) -> tuple[Path, str]:

@@ -20,6 +20,8 @@ def test_two_checkpoints_side_by_side(tiny_run, tmp_path, capsys):
     assert first["accuracy"]["value"] == evaluation["questions"]["micro"]["value"]
     assert first["depth"]["rmse"]["value"] == pytest.approx(evaluation["depth"]["model"]["none"]["rmse"])
     assert {**first, "trained": 0} == {**second, "trained": 0}
+    deciles = first["confidence"]["disagreement"]["bins"]
+    assert len(deciles) == 10 and deciles[0]["gap_mean"] > deciles[-1]["gap_mean"] > 0
     lines = [json.loads(line) for line in (out / "questions.jsonl").read_text("utf-8").splitlines()]
     assert len(lines) == 2 * evaluation["questions"]["n"]
     assert all(line["object_count"] > 0 and 0 <= line["occlusion"] < 1 for line in lines)

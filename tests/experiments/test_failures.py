@@ -1,4 +1,4 @@
-"""Memory that is short, a plug-in that is missing, a disk that is full: a few words that say what to do."""
+"""Short memory, numbers that are not finite, a missing plug-in, a full disk: a few words that say what to do."""
 
 import os
 import subprocess
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import failures
+from experiments import diagnose, evaluate, failures, probe
 from spatialsv_jax.training import sharding
+from spatialsv_jax.training.loop import NonFiniteError
 from spatialsv_jax.training.state import TrainState
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +36,21 @@ def test_other_errors_pass_unchanged():
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
     with pytest.raises(failures.OutOfMemoryError, match="none known"), failures.named_memory(dict):
         raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("command", "work"), [(probe, "probe_models"), (diagnose, "diagnose_models"), (evaluate, "evaluate_run")]
+)
+@pytest.mark.parametrize("kind", [FloatingPointError, NonFiniteError])
+def test_numbers_that_are_not_finite_end_a_command_with_2_and_one_message(
+    command, work, kind, monkeypatch, capsys, tmp_path
+):
+    def fail(*_, **__):
+        raise kind("The model's depth holds NaN or inf.")
+
+    monkeypatch.setattr(command, work, fail)
+    assert command.main(["--model", "any", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: The model's depth holds NaN or inf.\n"
 
 
 def test_memory_by_part_is_what_one_device_holds():

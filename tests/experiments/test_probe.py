@@ -42,6 +42,8 @@ def test_the_table_says_what_was_measured(tiny_run, probed):
     found = json.loads((probed / "probe.json").read_text("utf-8"), parse_constant=pytest.fail)
     assert [(row["layers"], row["taps"]) for row in found["rows"]] == [("spread", [1, 2, 3, 4]), ("last", [4] * 4)]
     evaluation = json.loads((tiny_run / "evaluation.json").read_text("utf-8"))
+    none = {"n": 0, "ids": []}
+    assert found["records"] == {"common": 3, "left_out": none, "other_pixels": none}
     for row in found["rows"]:  # the frozen model's own answers, and the same constant map
         assert row["accuracy"]["value"] == evaluation["questions"]["micro"]["value"]
         assert row["constant_rmse"]["value"] == pytest.approx(evaluation["depth"]["constant"]["none"]["rmse"])
@@ -115,9 +117,11 @@ def test_several_models_are_drawn_against_accuracy_and_texts_are_escaped(tmp_pat
     ]  # fmt: skip
     result = {
         "rows": rows,
+        "records": {"common": 3, "left_out": {"n": 2, "ids": [evil] * 2}, "other_pixels": {"n": 1, "ids": [evil]}},
         "data": {"path": evil, "split": evil},
         "method": {evil: evil},
         "provenance": {"command": evil},
     }
     page = probe_page.write_page(tmp_path, result).read_text("utf-8")
     assert "<script" not in page and "against the accuracy" in page
+    assert "2 records left out" in page and "1 record of 3 measured at other pixels" in page
