@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import benchmark_runs, reporting
+from experiments.model_and_data import typed_command
 from experiments.run_files import Answers, Table, join
 from spatialsv_jax.evaluation import comparison
 from spatialsv_jax.evaluation.benchmarks.table import BENCHMARKS
@@ -247,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
     reporting.check_counts(parser(), flags, "resamples")
-    command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
+    command = typed_command()
     if flags.benchmark is None and (flags.dialect or flags.variant):
         parser().error("--dialect and --variant belong to --benchmark")
     benchmark = flags.benchmark and {
