@@ -61,6 +61,16 @@ def part_value(part: Part, count: jax.Array | None = None) -> jax.Array:
     return part.total() / jnp.maximum(count, 1).astype(part.values.dtype)
 
 
+def row_values(part: Part) -> jax.Array:
+    """S / N of every row of the batch alone, float32[B]; NaN where a row has nothing that counts.
+
+    Their mean, weighted by the rows' N, is `part_value`: it says which rows a value comes from.
+    """
+    over = lambda array: array.reshape(array.shape[0], -1).sum(1)
+    number = over(part.count_mask.astype(jnp.int32))
+    return jnp.where(number > 0, over(jnp.where(part.mask, part.values, 0)) / jnp.maximum(number, 1), jnp.nan)
+
+
 def reduce(parts: Mapping[str, Part], counts: Mapping[str, jax.Array] | None = None) -> jax.Array:
     """Value of a term: the sum over its parts of coefficient * S / N.
 

@@ -91,6 +91,34 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return out
 
 
+def spikes(rows: Sequence[Mapping], count: int = 3, recent: int = 32) -> list[tuple[int, float]]:
+    """The logged steps whose gradient norm stands highest above the median of those logged before it.
+
+    As `training.skip_spike` measures a step, but on what was logged.
+
+    Args:
+      rows: of `read_metrics`.
+      count: at most that many.
+      recent: norms in the median: the last ones before the step that are finite.
+
+    Returns:
+      (step, norm / median), the highest first; infinity where the norm was not finite. The first norm has none before it.
+    """
+    found, before = [], []
+    for row in rows:
+        if "gradient_norm/all" not in row:
+            continue
+        norm = row["gradient_norm/all"]
+        if norm is None:  # JSON has no NaN
+            found.append((row["step"], float("inf")))
+            continue
+        median = float(np.median(before[-recent:])) if before else 0.0
+        if median > 0:
+            found.append((row["step"], norm / median))
+        before.append(norm)
+    return sorted(found, key=lambda pair: -pair[1])[:count]
+
+
 def curves_svg(rows: Sequence[Mapping], identifier: str) -> str:
     """One row of panels: total and text loss, 3D losses, gradient norms at the trunk. All axes are linear.
 

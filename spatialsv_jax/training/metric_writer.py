@@ -116,6 +116,17 @@ class RecordLog:
         self._file.close()
 
 
+def read_records(workdir: str | Path, step: int) -> list[int] | None:
+    """What RecordLog noted of a step: indices of its records, of all processes, in row order; None where nothing was."""
+    found = []
+    for path in sorted(
+        Path(workdir).glob("records-p*.jsonl"), key=lambda path: int(path.stem.removeprefix("records-p"))
+    ):
+        lines = [line for line in path.read_text().splitlines() if _step_of(line) == step]
+        found += json.loads(lines[0])["records"] if lines else []
+    return found or None
+
+
 def _event(scalars: Mapping[str, float]) -> Event:
     """All scalars of a step in one message.
 

@@ -1,9 +1,8 @@
-"""The evaluate and reconstruct commands and the notebook on a real, very small run."""
+"""The evaluate and reconstruct commands on a real, very small run."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -112,34 +111,6 @@ def test_reconstruct_any_pictures(tiny_run, tmp_path, capsys):
     assert page.count("aspect-ratio: 50 / 40") == 4  # depth and confidence of two views, square maps of oblong pictures
     assert reconstruct.main([*command, *paths * 3]) == 2
     assert "6 pictures were given, but the model was trained with at most 4" in capsys.readouterr().err
-
-
-def test_notebook_runs(tiny_run, tmp_path):
-    """Executed as a user would, in a kernel of its own; the committed file holds no outputs."""
-    import nbclient
-    import nbformat
-
-    file = ROOT / "notebooks" / "loss_inspection.ipynb"
-    notebook = nbformat.read(file, as_version=4)
-    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in notebook.cells)
-    os.environ["SPATIALSV_WORKDIR"] = str(tiny_run)
-    paths = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + paths if paths else "")
-    try:
-        client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
-        client.execute()
-    finally:
-        del os.environ["SPATIALSV_WORKDIR"]
-        if paths is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = paths
-    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
-    assert "6 maps agree with their terms" in printed and "text/ce" in printed
-    pictures = [
-        output for cell in notebook.cells for output in cell.get("outputs", ()) if "image/png" in output.get("data", {})
-    ]
-    assert len(pictures) == 6
 
 
 def test_help_needs_no_model():

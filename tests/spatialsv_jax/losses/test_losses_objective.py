@@ -11,7 +11,7 @@ import pytest
 
 from spatialsv_jax import geometry, spec
 from spatialsv_jax.losses import dense, distillation, language, objective
-from spatialsv_jax.losses.base import reduce
+from spatialsv_jax.losses.base import part_value, reduce, row_values
 from spatialsv_jax.losses.targets import make_targets
 from spatialsv_jax.settings import from_mapping
 
@@ -205,3 +205,17 @@ def test_rematerialised_terms_are_the_same(batch, predictions):
     assert jax.tree.structure(results[0]) == jax.tree.structure(results[1])
     for one, other in zip(jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_values_of_rows_are_those_of_the_rows_alone_and_add_up(batch, predictions):
+    for parts in objective.term_parts(CONFIG, predictions, batch).values():
+        for name, part in parts.items():
+            found = np.asarray(row_values(part), np.float64)
+            counts = np.asarray(part.count_mask, np.float64).reshape(len(found), -1).sum(1)
+            values = np.asarray(part.values, np.float64)
+            for row, count in enumerate(counts):
+                expected = values[row][np.asarray(part.mask)[row]].sum() / count if count else np.nan
+                np.testing.assert_allclose(found[row], expected, rtol=1e-5, atol=1e-7, err_msg=name)
+            assert np.isnan(found[counts == 0]).all()
+            mean = np.nansum(found * counts) / counts.sum()
+            np.testing.assert_allclose(mean, float(part_value(part)), rtol=1e-5, atol=1e-6, err_msg=name)

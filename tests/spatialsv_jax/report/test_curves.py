@@ -77,3 +77,11 @@ def test_svg_is_xml_without_weight_zero_terms_and_repeatable():
     ids = lambda text: {e.get("id") for e in ElementTree.fromstring(text).iter() if e.get("id")}
     assert not ids(svg) & ids(curves.curves_svg(_rows(), "phase1"))
     assert curves.curves_svg([], "phase0") == ""
+
+
+def test_spikes_stand_above_the_median_before():
+    norms = [1.0, 3.0, 2.0, 20.0, None, 2.0]
+    rows = [{"step": 10 * place, "gradient_norm/all": norm} for place, norm in enumerate(norms)] + [{"step": 60}]
+    assert curves.spikes(rows, 3) == [(40, float("inf")), (30, 10.0), (10, 3.0)]
+    assert curves.spikes(rows, 9, recent=1)[-1] == (50, 0.1)  # only the 20 before it
+    assert curves.spikes(rows[:1]) == [] and curves.spikes([]) == []

@@ -11,7 +11,7 @@ from PIL import Image
 from tensorboardX import event_file_writer
 from tensorboardX.proto.event_pb2 import Event
 
-from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog
+from spatialsv_jax.training.metric_writer import MetricWriter, RecordLog, read_records
 
 
 def test_resume_drops_later_and_torn_lines(tmp_path):
@@ -100,3 +100,11 @@ def test_records_are_noted_and_those_of_later_steps_dropped(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "records-p0.jsonl").read_text().splitlines()]
     assert rows == [{"step": step, "records": [step, 0 if step < 2 else 2]} for step in range(4)]
     assert not (tmp_path / "records-p1.jsonl").read_text()  # there is one process now, which began anew
+
+
+def test_records_of_a_step_are_read_in_the_order_of_the_processes(tmp_path):
+    for process in (0, 2, 10):
+        lines = [json.dumps({"step": step, "records": [process, step]}) + "\n" for step in (0, 1)]
+        (tmp_path / f"records-p{process}.jsonl").write_text("".join(lines) + '{"step": 2, "rec')
+    assert read_records(tmp_path, 1) == [0, 1, 2, 1, 10, 1]
+    assert read_records(tmp_path, 2) is None and read_records(tmp_path / "none", 0) is None
