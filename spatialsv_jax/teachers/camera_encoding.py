@@ -12,7 +12,8 @@ LEAST_FIELD = 1e-3
 def rotation_of(quaternion: jax.Array) -> jax.Array:
     """Rotations [...,3,3] of quaternions [...,4] x y z w of any length; the identity for the zero quaternion."""
     x, y, z, w = (quaternion[..., slot] for slot in range(4))
-    twice = 2 / jnp.maximum(jnp.square(quaternion).sum(-1), jnp.finfo(quaternion.dtype).tiny)
+    squared = jnp.square(quaternion).sum(-1)
+    twice = 2 / jnp.where(squared > 0, squared, 1)
     rows = [
         [1 - twice * (y * y + z * z), twice * (x * y - z * w), twice * (x * z + y * w)],
         [twice * (x * y + z * w), 1 - twice * (x * x + z * z), twice * (y * z - x * w)],
