@@ -70,3 +70,11 @@ def test_what_is_refused():
         prepare([picture, picture.astype(np.float32)])
     with pytest.raises(ValueError, match="No picture"):
         prepare([])
+
+
+def test_shorter_pictures_lie_in_the_middle_of_white():
+    """60 x 90 becomes 70 x 112 (5.33 patches are 5), beside a square of 112."""
+    found = prepare([np.zeros((60, 90, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)], "crop", 112)
+    rows = np.flatnonzero(found.covered[0].all(1))
+    assert (rows[0], rows[-1], len(rows)) == (21, 90, 70) and found.covered[1].all()
+    assert (found.pictures[0, rows] == 0).all() and (np.delete(found.pictures[0], rows, 0) == 255).all()
