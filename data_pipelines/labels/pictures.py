@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.labels.files import LabelError
+from spatialsv_jax.processing import vggt_pictures
+from spatialsv_jax.processing.vggt_pictures import PATCH, Place, Scaled
 
-PATCH = 14
-SIDES = {"da3": 504, "vggt": 518}  # the side that each package scales pictures to by default
+SIDES = {"da3": 504, "vggt": vggt_pictures.SIDE}  # the side that each package scales pictures to by default
 # The first is each package's default; "resize" and "crop" of DA3 stand for both bounds.
 RESIZES = {
     "da3": (
@@ -31,18 +31,6 @@ RESIZES = {
 }
 _CELLS = 16  # a side of the pictures when they are compared
 _APART = 10.0  # mean difference (of 255) above which pictures are others; resampling makes about 1
-
-
-class Place(NamedTuple):
-    """Where one picture lies in the map.
-
-    Attributes:
-      affine: float64[2,3], pixel of the map -> original pixel.
-      inside: bool[H,W], where the map shows the picture.
-    """
-
-    affine: np.ndarray
-    inside: np.ndarray
 
 
 def picture_places(
@@ -72,7 +60,8 @@ def picture_places(
         methods = [resize] if "_" in resize else [f"{bound}_{resize}" for bound in ("upper_bound", "lower_bound")]
         sides = dict.fromkeys([side] if side else [SIDES["da3"], *sorted(processed, reverse=True)])
         asked = [(method, one) for one in sides for method in methods]
-    made = {one: _VGGT[one[0]](sizes, one[1]) if teacher == "vggt" else _da3(sizes, *one) for one in asked}
+    vggt = lambda method, side: vggt_pictures.MODES[method](sizes, side)
+    made = {one: vggt(*one) if teacher == "vggt" else _da3(sizes, *one) for one in asked}
     fitting = {one: scaled for one, (shape, scaled) in made.items() if shape == tuple(processed)}
     if not fitting:
         shapes = sorted({f"{rows} x {columns}" for (rows, columns), _ in made.values()})
@@ -87,19 +76,10 @@ def picture_places(
             f"{where}: maps of {processed[0]} x {processed[1]} may have been made by any of {list(fitting)}, which place the "
             "pictures differently. State the bound in --resize and the size in --process_res."
         )
-    return [_place(size, scaled, processed) for size, scaled in zip(sizes, first, strict=True)]
+    return [scaled.place(size, processed) for size, scaled in zip(sizes, first, strict=True)]
 
 
-class _Scaled(NamedTuple):
-    """A picture scaled to width x height, its corner at (left, top) of the map."""
-
-    width: int
-    height: int
-    left: int
-    top: int
-
-
-def _da3(sizes: Sequence[tuple[int, int]], method: str, side: int) -> tuple[tuple[int, int], list[_Scaled]]:
+def _da3(sizes: Sequence[tuple[int, int]], method: str, side: int) -> tuple[tuple[int, int], list[Scaled]]:
     """((H, W), places): one side to `side`, both to whole patches, then the middle that the smallest pictures have."""
     scaled, shown = [], []
     for width, height in sizes:
@@ -115,48 +95,16 @@ def _da3(sizes: Sequence[tuple[int, int]], method: str, side: int) -> tuple[tupl
         shown.append(whole)
     least = [min(one[axis] for one in shown) for axis in (0, 1)]
     places = [
-        _Scaled(*one, *(-((full - kept) // 2) - (kept - end) // 2 for full, kept, end in zip(one, whole, least, strict=True)))
+        Scaled(*one, *(-((full - kept) // 2) - (kept - end) // 2 for full, kept, end in zip(one, whole, least, strict=True)))
         for one, whole in zip(scaled, shown, strict=True)
     ]  # fmt: skip
     return (least[1], least[0]), places
 
 
-def _vggt_crop(sizes: Sequence[tuple[int, int]], side: int) -> tuple[tuple[int, int], list[_Scaled]]:
-    """((H, W), places): widths to `side`, the middle `side` rows kept, shorter pictures padded to the longest."""
-    heights = [max(PATCH, PATCH * round(height * (side / width) / PATCH)) for width, height in sizes]
-    rows = max(min(height, side) for height in heights)
-    places = [_Scaled(side, height, 0, -((height - side) // 2) if height > side else 0) for height in heights]
-    places = [one._replace(top=one.top + (rows - min(one.height, side)) // 2) for one in places]
-    return (rows, side), places
-
-
-def _vggt_pad(sizes: Sequence[tuple[int, int]], side: int) -> tuple[tuple[int, int], list[_Scaled]]:
-    """((H, W), places): longest sides to `side`, in the middle of a square."""
-    places = []
-    for width, height in sizes:
-        scale = side / max(width, height)
-        whole = [
-            side if one == max(width, height) else max(PATCH, PATCH * round(one * scale / PATCH))
-            for one in (width, height)
-        ]
-        places.append(_Scaled(*whole, *((side - one) // 2 for one in whole)))
-    return (side, side), places
-
-
-_VGGT = {"crop": _vggt_crop, "pad": _vggt_pad}
-
-
-def _differ(first: Sequence[_Scaled], second: Sequence[_Scaled]) -> bool:
+def _differ(first: Sequence[Scaled], second: Sequence[Scaled]) -> bool:
     """Whether a corner of any picture lies more than half a pixel elsewhere."""
     corners = [np.array([(s.left, s.top, s.left + s.width, s.top + s.height) for s in one]) for one in (first, second)]
     return bool(np.abs(corners[0] - corners[1]).max() > 0.5)
-
-
-def _place(size: tuple[int, int], scaled: _Scaled, processed: tuple[int, int]) -> Place:
-    across, down = size[0] / scaled.width, size[1] / scaled.height
-    affine = np.array([[across, 0, -scaled.left * across], [0, down, -scaled.top * down]])
-    x, y = np.arange(processed[1]) + 0.5 - scaled.left, np.arange(processed[0]) + 0.5 - scaled.top
-    return Place(affine, ((y >= 0) & (y < scaled.height))[:, None] & ((x >= 0) & (x < scaled.width)))
 
 
 def check_pictures(stored: np.ndarray, pictures: Sequence[np.ndarray], places: Sequence[Place], where: str) -> None:

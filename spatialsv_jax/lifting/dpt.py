@@ -8,7 +8,7 @@ Views are folded into the leading axis; maps are [n,h,w,c].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -102,17 +102,25 @@ def _shifted(source: int, target: int) -> np.ndarray:
 
 
 class Reassembly(nn.Module):
-    """Four token grids [n,gh,gw,C] to four maps of F channels at 4, 2, 1 and 1/2 times the grid."""
+    """Four token grids [n,gh,gw,C] to four maps of F channels at 4, 2, 1 and 1/2 times the grid.
+
+    `embed` is applied to the projected grids [n,gh,gw,C_i]. `pixel_bias`: whether an enlarged token has a bias per channel of
+    each pixel, or one per channel (as a transposed convolution has).
+    """
 
     channels: Sequence[int]
     features: int
     dtype: Any = jnp.float32
+    embed: Callable[[jax.Array], jax.Array] | None = None
+    pixel_bias: bool = True
 
     @nn.compact
     def __call__(self, grids: Sequence[jax.Array]) -> list[jax.Array]:
         maps = []
         for level, (grid, channels) in enumerate(zip(grids, self.channels, strict=True)):
             x = linear(channels, ("conv_in", "conv_out"), f"project_{level}", self.dtype)(grid.astype(self.dtype))
+            if self.embed is not None:
+                x = self.embed(x)
             if level < len(UPSAMPLING):
                 x = self._enlarge(x, UPSAMPLING[level], f"resize_{level}")
             else:
@@ -125,21 +133,27 @@ class Reassembly(nn.Module):
         if factor == 1:
             return x
         number, rows, columns, channels = x.shape
-        x = linear(factor * factor * channels, ("conv_in", "conv_out"), name, self.dtype)(x)
+        x = linear(factor * factor * channels, ("conv_in", "conv_out"), name, self.dtype, self.pixel_bias)(x)
         x = x.reshape(number, rows, columns, factor, factor, channels).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(number, rows * factor, columns * factor, channels)
+        x = x.reshape(number, rows * factor, columns * factor, channels)
+        if not self.pixel_bias:
+            bias = self.param(f"{name}_bias", CONV_OPTIONS["bias_init"], (channels,), jnp.float32)
+            x = x + bias[None, None, None].astype(self.dtype)
+        return x
 
 
 class ResidualUnit(nn.Module):
-    """x + conv(relu(conv(relu(x))))."""
+    """x + conv(relu(conv(relu(x)))); `clipped`: relu(x) is added instead of x."""
 
     features: int
     dtype: Any = jnp.float32
+    clipped: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inner = conv3(self.features, "first", self.dtype)(nn.relu(x))
-        return x + conv3(self.features, "second", self.dtype)(nn.relu(inner))
+        positive = nn.relu(x)
+        inner = conv3(self.features, "first", self.dtype)(positive)
+        return (positive if self.clipped else x) + conv3(self.features, "second", self.dtype)(nn.relu(inner))
 
 
 class Fusion(nn.Module):

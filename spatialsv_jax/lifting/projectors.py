@@ -36,6 +36,6 @@ class Projector(nn.Module):
         return linear(self.features, ("lifting", self.features_axis), "down", self.dtype)(nn.gelu(x))
 
 
-def linear(features: int, axes: tuple[str, str], name: str, dtype: Any = jnp.float32) -> nn.Dense:
+def linear(features: int, axes: tuple[str, str], name: str, dtype: Any = jnp.float32, bias: bool = True) -> nn.Dense:
     """A linear map over the last axis (also a 1x1 convolution), its kernel's axes named."""
-    return nn.Dense(features, dtype=dtype, name=name, **linear_options(axes))
+    return nn.Dense(features, use_bias=bias, dtype=dtype, name=name, **linear_options(axes))
