@@ -1,7 +1,8 @@
-"""Writes label files: with a trained teacher of ours, or from what Depth Anything 3 or VGGT exported.
+"""Writes label files: with Depth Anything 3 or VGGT, with a trained teacher of ours, or from what those two exported.
 
+python -m experiments.label --teacher da3 --checkpoint DIR --data DIR --out DIR [--views N] [--config.mesh.fsdp=4]
 python -m experiments.label --teacher rooms --model DIR --data DIR --out DIR [--splits train,test]
-python -m experiments.label --teacher da3 --from EXPORTS --data DIR --out DIR
+python -m experiments.label --teacher da3 --from EXPORTS --checkpoint NAME --data DIR --out DIR
 python -m experiments.label --pictures --data DIR --out PICTURES        (for those teachers' own programs)
 python -m experiments.label --check --data DIR --out LABELS             (files of tools/label_da3.py, or of a run before)
 
@@ -26,22 +27,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from data_pipelines.labels.exports import NAMES
 from data_pipelines.labels.files import UNFINISHED, label_path
-from data_pipelines.labels.pictures import RESIZES, SIDES
 from data_pipelines.manifest import PrepareError, write_atomically
 from data_pipelines.paths import as_path, is_remote
 from data_pipelines.storage import open_split
 from experiments import failures, hosts, stopping
-from experiments.label_makers import COUNTS, Exports, Present, Rooms, Written, label_records, parameters_hash
+from experiments.label_flags import maker_of, parser
+from experiments.label_makers import Exports, Present, Rooms, parameters_hash
+from experiments.label_networks import Networks
 from experiments.label_pictures import write_pictures
+from experiments.label_records import COUNTS, Written, label_records
 from spatialsv_jax.training.checkpoints import CheckpointError
 
 __all__ = ["check_labels", "label_data", "label_exports", "label_rooms", "parameters_hash", "write_pictures"]
 
 
 def label_data(
-    maker: Exports | Present | Rooms,
+    maker: Exports | Networks | Present | Rooms,
     data: Path | str,
     out: Path | str,
     splits: Sequence[str],
@@ -67,7 +69,7 @@ def label_data(
     folder = as_path(out)
     folder.mkdir(parents=True, exist_ok=True)
     hosts.on_first(lambda: _remove_leftovers(folder))
-    total, failure = Written(), None
+    total, failure, began = Written(), None, time.perf_counter()
     try:
         if beam is not None:
             from experiments import label_pipeline
@@ -94,6 +96,12 @@ def label_data(
             )
         if isinstance(maker, Present):
             raise ValueError(f"{folder} has no label file of any record, e.g. no {label_path(folder, first)}.")
+    seconds = time.perf_counter() - began
+    done = total.counts["written"]
+    if done:
+        hosts.say(
+            f"{done} scenes in {seconds:.0f} s here: {done / seconds:.2f} scenes/s, with reading, checks and compilation"
+        )
     facts = {**maker.facts, "data": str(data), "splits": list(splits)}
     return _finish(maker, folder, least, total, counts, facts)
 
@@ -150,10 +158,10 @@ def label_exports(
     licence: str = "",
     least: float = 0.0,
     process_res: int = 0,
-    views: str = "",
+    made_of: str = "",
 ) -> dict:
     """`label_data` with what another teacher exported (`label_makers.Exports`); records without an export are counted."""
-    maker = Exports(teacher, str(exports), checkpoint, resize, metric, licence, process_res, views)
+    maker = Exports(teacher, str(exports), checkpoint, resize, metric, licence, process_res, made_of)
     return label_data(maker, data, out, splits, least)
 
 
@@ -225,56 +233,13 @@ def _kind_of(out: Path, done: Written) -> dict:
     return {**(before if same else {}), "teacher": teacher, "checkpoint": checkpoint}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
-    result = argparse.ArgumentParser(prog="python -m experiments.label", description=__doc__.splitlines()[0])
-    result.add_argument(
-        "--teacher", choices=("rooms", *NAMES), default="rooms", help="which network labels (default rooms)"
-    )
-    result.add_argument("--model", help="rooms: workdir of the trained teacher")
-    result.add_argument("--from", dest="exports", help="da3, vggt: folder of their exports, one folder a record")
-    result.add_argument("--checkpoint", default="", help="da3, vggt: name or hash of the weights (needed)")
-    result.add_argument(
-        "--resize", default="", help=f"how pictures were brought to size, the first by default: {RESIZES}"
-    )
-    result.add_argument(
-        "--process_res", type=int, default=0, help=f"to what size (default {SIDES}, or the maps' sides)"
-    )
-    result.add_argument(
-        "--views", default="", help="da3, vggt: folder that --pictures wrote, to compare the exports with"
-    )
-    result.add_argument("--metric", action="store_true", help="da3, vggt: lengths are metres")
-    result.add_argument("--licence", default="", help="da3, vggt: licence of the weights, kept in the files")
-    result.add_argument(
-        "--pictures", action="store_true", help="write the records' pictures for other programs, no labels"
-    )
-    result.add_argument("--check", action="store_true", help="check and mask the label files that are there, make none")
-    result.add_argument("--data", required=True, help="a prepared data set")
-    result.add_argument("--out", required=True, help="folder for the label files (or pictures)")
-    result.add_argument("--splits", default="train", help="comma-separated splits (default train)")
-    result.add_argument("--rows", type=int, default=8, help="rooms: records per forward pass (default 8)")
-    result.add_argument(
-        "--min_agreement", type=float, default=0.0, help="mask scenes whose views agree less, 0..1 (default 0: none)"
-    )
-    result.add_argument(
-        "--beam",
-        nargs="?",
-        const="",
-        help='as a Beam pipeline with these options, --beam="--runner=..." (docs/at_scale.md)',
-    )
-    hosts.add_arguments(result)
-    return result
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line."""
     args = parser().parse_args(argv)
     splits = args.splits.split(",")
-    needed = {"rooms": ("model",)}.get(args.teacher, ("exports", "checkpoint"))
-    if missing := [name for name in needed if not (getattr(args, name) or args.pictures or args.check)]:
-        parser().error(
-            f"--teacher {args.teacher} needs --{' --'.join('from' if n == 'exports' else n for n in missing)}."
-        )
+    missing = ("model" if args.teacher == "rooms" else "checkpoint") if not (args.pictures or args.check) else ""
+    if missing and not getattr(args, missing):
+        parser().error(f"--teacher {args.teacher} needs --{missing}.")
     if not 0 <= args.min_agreement <= 1:
         parser().error("--min_agreement lies between 0 and 1.")
     try:
@@ -293,12 +258,11 @@ def _run(args: argparse.Namespace, splits: list[str]) -> None:
     if args.pictures:
         hosts.say(f"pictures of {write_pictures(args.data, args.out, splits)} records in {args.out}")
         return
-    maker = Present()
-    if not args.check and args.teacher == "rooms":
-        maker = Rooms(args.model, args.rows)
-    elif not args.check:
-        how = (args.resize, args.metric, args.licence, args.process_res, args.views)
-        maker = Exports(args.teacher, args.exports, args.checkpoint, *how)
+    maker = maker_of(args)
+    if isinstance(maker, Networks):
+        network = maker.network
+        use = "commercial use allowed" if network.commercial else "commercial use not allowed, or not known to be"
+        hosts.say(f"{args.teacher}, weights {network.name} ({network.checkpoint[:12]}): {network.licence}; {use}")
     beam = None if args.beam is None else shlex.split(args.beam)
     label_data(maker, args.data, args.out, splits, args.min_agreement, beam)
 

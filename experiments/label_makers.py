@@ -4,19 +4,16 @@ calls here and in a pipeline.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from data_pipelines.labels.arrival import check_arrival
 from data_pipelines.labels.cameras import impossible_camera
 from data_pipelines.labels.exports import NAMES, export_file, has_pictures, read_export
 from data_pipelines.labels.files import (
@@ -24,8 +21,6 @@ from data_pipelines.labels.files import (
     LabelFile,
     images_hash,
     label_path,
-    read_labels,
-    write_labels,
 )
 from data_pipelines.labels.pictures import RESIZES, SIDES
 from data_pipelines.labels.views import differing_views
@@ -51,7 +46,7 @@ class Exports:
       metric: lengths are metres.
       licence: of the weights.
       process_res: size to which the teacher brought them; 0 = its default, or what the maps' sides say.
-      views: folder that `label.write_pictures` wrote; its views.json files are looked for there too.
+      made_of: folder that `label.write_pictures` wrote; its views.json files are looked for there too.
     """
 
     teacher: str
@@ -61,7 +56,7 @@ class Exports:
     metric: bool = False
     licence: str = ""
     process_res: int = 0
-    views: str = ""
+    made_of: str = ""
 
     rows = 1  # records of a call
     counts = ("without_export", "pictures_unverified")  # beside `COUNTS`
@@ -79,6 +74,8 @@ class Exports:
         """What labels.json says of them."""
         made = {name: getattr(self, name) for name in ("licence", "metric", "process_res")}
         return {"exports": self.folder, "resize": self.resize or RESIZES[self.teacher][0], **made}
+
+    group_of = staticmethod(lambda record: len(record.view_ids))
 
     def settings_of(self, record: Record) -> str | None:
         """All that decides what a record's labels are beside teacher, checkpoint and pictures; None without an export."""
@@ -123,7 +120,7 @@ class Exports:
         Raises:
           LabelError: they are not the record's.
         """
-        folders = [label_path(folder, record.id).with_suffix("") for folder in (self.folder, self.views) if folder]
+        folders = [label_path(folder, record.id).with_suffix("") for folder in (self.folder, self.made_of) if folder]
         found = False
         for file in (folder / "views.json" for folder in folders):
             if not file.is_file():
@@ -151,6 +148,7 @@ class Present:
     rows = 1
     counts = ("without_labels",)
     facts = {}
+    group_of = staticmethod(lambda record: len(record.view_ids))
 
     def settings_of(self, record: Record) -> None:
         """Any."""
@@ -179,6 +177,7 @@ class Rooms:
 
     teacher = "rooms"
     counts = ()
+    group_of = staticmethod(lambda record: len(record.view_ids))
 
     def settings_of(self, record: Record) -> str:
         """None beside the weights."""
@@ -234,99 +233,6 @@ class Rooms:
                 features=features.reshape(*features.shape[:1], *teacher.processor.grid_hw, -1).astype(np.float16),
             )
             yield record, labels, {}
-
-
-COUNTS = ("written", "kept", "views", "views_without_camera", "masked_for_disagreement")
-
-
-@dataclasses.dataclass
-class Written:
-    """What came of some records.
-
-    Attributes:
-      counts: `COUNTS` and those of the maker.
-      agreements: (record id, agreement of its views, whether they were masked for it) of all files that can be judged.
-      kinds: (teacher, checkpoint) of the files.
-    """
-
-    counts: collections.Counter = dataclasses.field(
-        default_factory=lambda: collections.Counter(dict.fromkeys(COUNTS, 0))
-    )
-    agreements: list[tuple[str, float, bool]] = dataclasses.field(default_factory=list)
-    kinds: set[tuple[str, str]] = dataclasses.field(default_factory=set)
-
-    def add(self, other: Written) -> None:
-        """Takes another's counts and agreements in."""
-        self.counts.update(other.counts)
-        self.agreements += other.agreements
-        self.kinds |= other.kinds
-
-    def take(self, record_id: str, labels: LabelFile) -> None:
-        """Takes in what a record's file says, new or old."""
-        masked = labels.masked_depth is not None
-        self.counts["masked_for_disagreement"] += masked
-        self.counts["views"] += len(labels.view_ids)
-        self.counts["views_without_camera"] += int((~labels.pose_valid).sum())
-        self.kinds.add((labels.teacher, labels.checkpoint))
-        if not math.isnan(labels.agreement):
-            self.agreements.append((record_id, labels.agreement, masked))
-
-
-def label_records(maker, out: Path, least: float, records: Iterator[Record]) -> Iterator[tuple[int, Written]]:
-    """Writes the label files that are missing or were made otherwise, checks and masks all, also those that are there; says
-    after every few records how many were done and what came of them.
-
-    Args:
-      maker: `Exports` or `Rooms`.
-      out: folder of the label files.
-      least: agreement between its views below which a scene's depth is masked.
-      records: which.
-    """
-    waiting: dict[int, list[Record]] = {}
-
-    def write(group: list[Record]) -> tuple[int, Written]:
-        done = Written()
-        for record, labels, counts in maker(group):
-            done.counts.update(counts)
-            if labels is None:
-                continue
-            labels = check_arrival(labels, least)
-            write_labels(out, record.id, labels)
-            done.counts.update(written=1)
-            done.take(record.id, labels)
-        return len(group), done
-
-    def keep(record: Record, labels: LabelFile) -> tuple[int, Written]:
-        done = Written(collections.Counter(kept=1))
-        checked = check_arrival(labels, least)
-        if labels.agreement is None or labels.min_agreement != least:
-            write_labels(out, record.id, checked)
-        done.take(record.id, checked)
-        return 1, done
-
-    for record in records:
-        if not record.view_ids:
-            yield 1, Written(collections.Counter(without_pictures=1))
-        elif (there := _there(maker, out, record)) is not None:
-            yield keep(record, there)
-        else:
-            same = waiting.setdefault(len(record.view_ids), [])  # of as many views, for one program
-            same.append(record)
-            if len(same) == maker.rows:
-                yield write(waiting.pop(len(record.view_ids)))
-    for group in waiting.values():
-        yield write(group)
-
-
-def _there(maker, out: Path, record: Record) -> LabelFile | None:
-    """The record's file, if there is a good one that the maker would make the same."""
-    known = dict(view_ids=record.view_ids, images=record.images, teacher=maker.teacher, checkpoint=maker.checkpoint)
-    try:
-        return read_labels(out, record.id, **known, settings=maker.settings_of(record))
-    except LabelError:
-        if isinstance(maker, Present) and label_path(out, record.id).is_file():
-            raise
-        return None
 
 
 def parameters_hash(params) -> str:

@@ -17,7 +17,7 @@ from data_pipelines.labels.files import UNFINISHED, label_path
 from data_pipelines.manifest import write_atomically
 from data_pipelines.paths import as_path, remove_tree
 from data_pipelines.storage import open_split
-from experiments.label_makers import Written, label_records
+from experiments.label_records import Written, label_records
 
 _NOTES = ".labelling"
 _RECORDS = 16  # of a step, at least

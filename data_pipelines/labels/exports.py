@@ -128,6 +128,11 @@ def _features(features: np.ndarray, file: Path, views: int) -> np.ndarray:
             f"{file}: field 'features' is {features.dtype}{list(features.shape)}, expected float[{views}, rows, columns, width] "
             "on the teacher's grid of patches."
         )
+    return pool_cells(features)
+
+
+def pool_cells(features: np.ndarray) -> np.ndarray:
+    """float16[V,gh,gw,F] of features float[V,gh',gw',F] on a grid of patches, averaged by area to at most `MOST_CELLS` a side."""
     down, across = (pool_matrix(cells, min(cells, MOST_CELLS)) for cells in features.shape[1:3])
     return np.einsum("ir,vrcf,jc->vijf", down, features.astype(np.float64), across, optimize=True).astype(np.float16)
 

@@ -6,26 +6,25 @@ no setting of the package makes these maps of those pictures.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
 from data_pipelines.labels.files import LabelError
-from spatialsv_jax.processing import vggt_pictures
-from spatialsv_jax.processing.vggt_pictures import PATCH, Place, Scaled
+from spatialsv_jax.processing import da3_pictures, vggt_pictures
+from spatialsv_jax.processing.vggt_pictures import Place, Scaled
 
-SIDES = {"da3": 504, "vggt": vggt_pictures.SIDE}  # the side that each package scales pictures to by default
+SIDES = {
+    "da3": da3_pictures.SIDE,
+    "vggt": vggt_pictures.SIDE,
+}  # the side that each package scales pictures to by default
 # The first is each package's default; "resize" and "crop" of DA3 stand for both bounds.
 RESIZES = {
     "da3": (
         "resize",
         "crop",
-        "upper_bound_resize",
-        "upper_bound_crop",
-        "lower_bound_resize",
-        "lower_bound_crop",
+        *da3_pictures.METHODS,
     ),
     "vggt": ("crop", "pad"),
 }
@@ -61,7 +60,7 @@ def picture_places(
         sides = dict.fromkeys([side] if side else [SIDES["da3"], *sorted(processed, reverse=True)])
         asked = [(method, one) for one in sides for method in methods]
     vggt = lambda method, side: vggt_pictures.MODES[method](sizes, side)
-    made = {one: vggt(*one) if teacher == "vggt" else _da3(sizes, *one) for one in asked}
+    made = {one: vggt(*one) if teacher == "vggt" else da3_pictures.places(sizes, *one) for one in asked}
     fitting = {one: scaled for one, (shape, scaled) in made.items() if shape == tuple(processed)}
     if not fitting:
         shapes = sorted({f"{rows} x {columns}" for (rows, columns), _ in made.values()})
@@ -77,28 +76,6 @@ def picture_places(
             "pictures differently. State the bound in --resize and the size in --process_res."
         )
     return [scaled.place(size, processed) for size, scaled in zip(sizes, first, strict=True)]
-
-
-def _da3(sizes: Sequence[tuple[int, int]], method: str, side: int) -> tuple[tuple[int, int], list[Scaled]]:
-    """((H, W), places): one side to `side`, both to whole patches, then the middle that the smallest pictures have."""
-    scaled, shown = [], []
-    for width, height in sizes:
-        bound = max if method.startswith("upper") else min
-        scale = side / bound(width, height)
-        sides = [max(1, round(one * scale)) for one in (width, height)]
-        if method.endswith("resize"):
-            whole = [max(1, PATCH * math.floor(one / PATCH + 0.5)) for one in sides]
-            scaled.append(whole)
-        else:
-            whole = [PATCH * (one // PATCH) for one in sides]
-            scaled.append(sides)
-        shown.append(whole)
-    least = [min(one[axis] for one in shown) for axis in (0, 1)]
-    places = [
-        Scaled(*one, *(-((full - kept) // 2) - (kept - end) // 2 for full, kept, end in zip(one, whole, least, strict=True)))
-        for one, whole in zip(scaled, shown, strict=True)
-    ]  # fmt: skip
-    return (least[1], least[0]), places
 
 
 def _differ(first: Sequence[Scaled], second: Sequence[Scaled]) -> bool:

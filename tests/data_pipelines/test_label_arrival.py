@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash, label_path, read_labels, write_labels
 from data_pipelines.loader import make_loader
-from experiments import label, label_makers, label_pictures
+from experiments import label, label_pictures, label_records
 
 EXPORT = dict(np.load(Path(__file__).parents[1] / "layouts/teachers/da3_results.npz"))
 SIZE = (56, 70)
@@ -110,7 +110,7 @@ def test_a_corrected_export_is_taken_in(rooms):
 
 
 def test_a_killed_run_goes_on_with_all_agreements(rooms, monkeypatch):
-    write, calls = label_makers.write_labels, []
+    write, calls = label_records.write_labels, []
 
     def killed(*arguments):
         calls.append(arguments)
@@ -118,10 +118,10 @@ def test_a_killed_run_goes_on_with_all_agreements(rooms, monkeypatch):
             raise KeyboardInterrupt
         return write(*arguments)
 
-    monkeypatch.setattr(label_makers, "write_labels", killed)
+    monkeypatch.setattr(label_records, "write_labels", killed)
     with pytest.raises(KeyboardInterrupt):
         rooms.label(least=0.7)
-    monkeypatch.setattr(label_makers, "write_labels", write)
+    monkeypatch.setattr(label_records, "write_labels", write)
     first = rooms.label(least=0.7)
     assert (first["written"], first["kept"], first["masked_for_disagreement"]) == (2, 2, 1)
     assert len(agreements(rooms.out)) == 4
@@ -220,7 +220,7 @@ def test_exports_of_pictures_that_were_replaced_since_are_refused(rooms, tmp_pat
         label.write_pictures("d", rooms.exports, ["train"])
     label.write_pictures("d", tmp_path / "new", ["train"])
     (rooms.exports / "r1/views.json").unlink()
-    assert rooms.label(views=str(tmp_path / "new"))["written"] == 1
+    assert rooms.label(made_of=str(tmp_path / "new"))["written"] == 1
 
 
 def test_names_of_many_pictures_sort_in_their_order(tmp_path, monkeypatch):

@@ -1,0 +1,186 @@
+"""Labels made by Depth Anything 3 or VGGT on this machine's devices: batches of scenes, split over a mesh of scenes and views."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from data_pipelines.labels.cameras import impossible_camera
+from data_pipelines.labels.exports import pool_cells
+from data_pipelines.labels.files import LabelError, LabelFile, images_hash
+from data_pipelines.records import Record
+from data_pipelines.transforms.decode import decode_image, picture_size
+from experiments.label_makers import Made
+from spatialsv_jax.partitioning import BATCH_AXES
+from spatialsv_jax.teachers import networks
+from spatialsv_jax.training import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """Labels of a published teacher; its weights are loaded where they are first needed.
+
+    Attributes:
+      teacher: "da3" or "vggt".
+      folder: of the checkpoint's safetensors.
+      metric: da3: folder of DA3METRIC-LARGE, for metres; "" = none.
+      rows: scenes of a forward pass; a multiple of the mesh's data and fsdp axes.
+      views: views of a forward pass, to which scenes of fewer are padded; 0 = as many as each has.
+      resize, process_res, features, licence, dtype: of `networks.load`.
+      mesh: axes over this host's devices; rows go over data and fsdp, views over context, parameters over fsdp.
+    """
+
+    teacher: str
+    folder: str
+    metric: str = ""
+    rows: int = 1
+    views: int = 0
+    resize: str = ""
+    process_res: int = 0
+    features: int | None = None
+    licence: str = ""
+    dtype: str = "bfloat16"
+    mesh: sharding.MeshConfig = sharding.MeshConfig(data=1, fsdp=1)
+
+    counts = ()
+
+    def __post_init__(self):
+        batch = self.mesh.data * self.mesh.fsdp
+        if self.mesh.slices != 1 or min(self.mesh.data, self.mesh.fsdp, self.mesh.context, self.mesh.tensor) < 1:
+            raise ValueError(
+                f"{self.mesh}: state positive sizes; every host labels records of its own, so slices is 1."
+            )
+        if self.rows % batch:
+            raise ValueError(f"--rows {self.rows} is no multiple of data x fsdp = {batch} devices.")
+        if self.mesh.context > 1 and (not self.views or self.views % self.mesh.context):
+            raise ValueError(
+                f"--config.mesh.context={self.mesh.context} splits the views of a scene: --views must be a multiple of it, not {self.views}."
+            )
+
+    @functools.cached_property
+    def network(self) -> networks.Network:
+        """The teacher, its parameters on this host's devices.
+
+        Raises:
+          ValueError: no such folder or setting, tensors that do not fit, or weights without a known licence.
+        """
+        found = networks.load(
+            self.teacher,
+            self.folder,
+            self.metric,
+            resize=self.resize,
+            process_res=self.process_res,
+            features=self.features,
+            licence=self.licence,
+            dtype=self.dtype,
+            progress=True,
+        )
+        if not found.licence:
+            raise ValueError(
+                f"{self.folder} has none of the published names, so its licence is not known: state it with --licence."
+            )
+        return found
+
+    @functools.cached_property
+    def _mesh(self) -> jax.sharding.Mesh:
+        return sharding.make_mesh(self.mesh, jax.local_devices()[: _devices(self.mesh)])
+
+    @functools.cached_property
+    def _params(self) -> dict:
+        shapes, axes = self.network.parameter_axes()
+        places, _ = sharding.parameter_shardings(shapes, axes, self._mesh)
+        return jax.device_put(self.network.params, places)
+
+    @functools.cached_property
+    def _forward(self):
+        rows = PartitionSpec(BATCH_AXES, "context")
+        place = NamedSharding(self._mesh, rows)
+        forward = jax.jit(self.network.predict, in_shardings=(None, place, place))
+
+        def run(pixels: np.ndarray, view_valid: np.ndarray) -> dict[str, np.ndarray]:
+            with jax.set_mesh(self._mesh):
+                found = forward(self._params, jax.device_put(pixels, place), jax.device_put(view_valid, place))
+            return {name: np.asarray(value) for name, value in found.items()}
+
+        return run
+
+    @property
+    def checkpoint(self) -> str:
+        """Hash of the weight files."""
+        return self.network.checkpoint
+
+    @property
+    def facts(self) -> dict:
+        """What labels.json says of them."""
+        return {"model": self.folder, "commercial_use": self.network.commercial, **self.network.facts}
+
+    def settings_of(self, record: Record) -> str:
+        """All that decides what the labels are beside teacher, checkpoint and pictures."""
+        return json.dumps(self.network.facts, sort_keys=True)
+
+    def group_of(self, record: Record) -> tuple:
+        """Records of one program: as many views, pictures of one size.
+
+        Raises:
+          LabelError: more views than --views.
+        """
+        count = len(record.view_ids)
+        if self.views and count > self.views:
+            raise LabelError(
+                f"Record '{record.id}' has {count} views, --views is {self.views}: a teacher sees all views of a scene at once. Raise it."
+            )
+        sizes = [picture_size(image, f"record '{record.id}'") for image in record.images]
+        return (self.views or count, *self.network.prepared_shape(sizes))
+
+    def __call__(self, records: Sequence[Record]) -> Made:
+        """The labels of at most `rows` records of one group."""
+        views, *size = self.group_of(records[0])
+        prepared = [self.network.prepare(_decoded(record)) for record in records]
+        pixels = np.zeros((self.rows, views, *size, 3), np.float32)
+        valid = np.zeros((self.rows, views), bool)
+        for row, one in enumerate(prepared):
+            pixels[row, : len(one.pixel_values)] = one.pixel_values
+            valid[row, : len(one.pixel_values)] = True
+        valid[len(records) :, 0] = True  # rows of padding: a view of zeros, which no one reads
+        found = self._forward(pixels, valid)
+        for row, (record, one) in enumerate(zip(records, prepared, strict=True)):
+            shown = len(record.view_ids)
+            yield record, self._labels(record, one, {name: value[row, :shown] for name, value in found.items()}), {}
+
+    def _labels(self, record: Record, prepared: networks.Prepared, found: dict[str, np.ndarray]) -> LabelFile:
+        poses, intrinsics = found["camera_to_world"].astype(np.float64), found["intrinsics"].astype(np.float64)
+        possible = [
+            not impossible_camera(*camera, found["depth"].shape[1:]) for camera in zip(intrinsics, poses, strict=True)
+        ]
+        good = found["valid"] & prepared.covered & np.isfinite(found["confidence"])
+        return LabelFile(
+            depth=np.where(good, found["depth"], 0).astype(np.float32),
+            confidence=np.where(np.isfinite(found["confidence"]), found["confidence"], 0).astype(np.float32),
+            intrinsics=intrinsics,
+            camera_to_world=np.linalg.inv(poses[0]) @ poses,
+            valid=good,
+            label_affine=prepared.label_affine,
+            view_ids=record.view_ids,
+            teacher=self.teacher,
+            checkpoint=self.checkpoint,
+            images_hash=images_hash(record.images),
+            metric=self.network.is_metric,
+            licence=self.network.licence,
+            settings=self.settings_of(record),
+            pose_valid=np.array(possible),
+            features=pool_cells(found["features"]) if "features" in found else None,
+        )
+
+
+def _devices(mesh: sharding.MeshConfig) -> int:
+    return mesh.data * mesh.fsdp * mesh.context * mesh.tensor
+
+
+def _decoded(record: Record) -> list[np.ndarray]:
+    return [decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)]
