@@ -21,6 +21,8 @@ from spatialsv_jax.partitioning import BATCH_AXES
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.training import sharding
 
+PICTURES = PartitionSpec(BATCH_AXES, "context")  # scenes, views
+
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
@@ -93,14 +95,13 @@ class Networks:
 
     @functools.cached_property
     def _params(self) -> dict:
-        shapes, axes = self.network.parameter_axes()
-        places, _ = sharding.parameter_shardings(shapes, axes, self._mesh)
-        return jax.device_put(self.network.params, places)
+        network = self.network
+        places, _ = sharding.parameter_shardings(network.parameter_shapes(), network.parameter_axes(), self._mesh)
+        return jax.device_put(network.params, places)
 
     @functools.cached_property
     def _forward(self):
-        rows = PartitionSpec(BATCH_AXES, "context")
-        place = NamedSharding(self._mesh, rows)
+        place = NamedSharding(self._mesh, PICTURES)
         forward = jax.jit(self.network.predict, in_shardings=(None, place, place))
 
         def run(pixels: np.ndarray, view_valid: np.ndarray) -> dict[str, np.ndarray]:

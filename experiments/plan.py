@@ -1,6 +1,7 @@
 """What a config's training step needs on a slice that is not there: memory, work, communication, time.
 
     python -m experiments.plan --config FILE --topology v5e:8x8 [--mesh data=1,fsdp=64] [--out plan.json] [--config.key=value]
+    python -m experiments.plan --label DA3-LARGE --topology v5e:4x4        (`plan_label`)
 
 The real step is compiled ahead of time for the slice; no data set, tokenizer or accelerator is needed. When it does not
 fit, changes are tried and ranked. docs/scaling.md says how to read the result.
@@ -20,7 +21,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from experiments import plan_step, startup
+from experiments import plan_label, plan_step, startup
 from experiments.plan_changes import Change, changes, mesh_sizes
 from spatialsv_jax import target
 from spatialsv_jax.losses.objective import TERMS
@@ -205,7 +206,7 @@ def advise(
 def parser() -> argparse.ArgumentParser:
     """The command line; overrides `--config.key=value` are read by ml_collections."""
     made = argparse.ArgumentParser(prog="python -m experiments.plan", description=__doc__.split("\n")[0])
-    made.add_argument("--config", required=True, help="config file, as for experiments.train")
+    made.add_argument("--config", default="", help="config file, as for experiments.train")
     made.add_argument("--topology", required=True, help="v5e:8x8, v5p:4x4x4, v6e:16x16, h100:8, cpu:8")
     made.add_argument("--mesh", default="", help="data=..,fsdp=..,tensor=..,context=..; the others are 1")
     made.add_argument("--phase", default="", help="of a run with several phases; the last one by default")
@@ -219,6 +220,7 @@ def parser() -> argparse.ArgumentParser:
         help="compiles no step whose estimate is above so many times the memory",
     )
     made.add_argument("--tries", type=int, default=2, help="changes to compile when the step does not fit")
+    plan_label.add_flags(made)
     return made
 
 
@@ -301,9 +303,6 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
             verdict = {True: "fits", False: "too much", None: "not known"}[one.fits]
             print(f"  {verdict}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}")
             result["changes"].append({"change": str(change), "same_result": change.same_result, **one.to_json()})
-    if arguments.out:
-        Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
-        Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -312,8 +311,13 @@ def main(argv: list[str] | None = None) -> None:
     arguments, rest = parser().parse_known_args(argv)
     if unknown := [word for word in rest if not word.startswith("--config.")]:
         sys.exit(f"error: unknown arguments {unknown}. Overrides are written --config.key=value.")
+    if bool(arguments.config) == bool(arguments.label):
+        parser().error("give --config FILE for a training step, or --label TEACHER for labelling")
     try:
-        run(arguments, rest)
+        result = plan_label.run(arguments) if arguments.label else run(arguments, rest)
+        if arguments.out:
+            Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
+            Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
     except (ValueError, OSError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise

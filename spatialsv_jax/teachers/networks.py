@@ -27,9 +27,12 @@ from spatialsv_jax.teachers.da3 import hf as da3_files
 from spatialsv_jax.teachers.da3 import preprocess as da3_preprocess
 from spatialsv_jax.teachers.da3 import presets as da3_presets
 from spatialsv_jax.teachers.da3 import scale
+from spatialsv_jax.teachers.da3.model import AnyViewModel
+from spatialsv_jax.teachers.da3.mono import MonoModel
 from spatialsv_jax.teachers.vggt import hf as vggt_files
 from spatialsv_jax.teachers.vggt import preprocess as vggt_preprocess
 from spatialsv_jax.teachers.vggt import presets as vggt_presets
+from spatialsv_jax.teachers.vggt.model import VGGT
 
 FAMILIES = ("da3", "vggt")
 RESIZES = {"da3": da3_preprocess.METHODS, "vggt": vggt_preprocess.MODES}  # the first is the published default
@@ -96,13 +99,18 @@ class Network:
             "licence": self.licence,
         }
 
-    def parameter_axes(self) -> tuple[dict, dict]:
-        """Shapes of `params` (ShapeDtypeStructs) and the logical axis names of each, for `training.sharding`."""
+    def _boxed(self) -> dict:
         patch = jax.ShapeDtypeStruct((1, 1, 2 * da3_presets.PATCH, 2 * da3_presets.PATCH, 3), jnp.float32)
         modules = {"model": self.model} | ({"metric": self.metric} if self.metric else {})
-        boxed = {name: jax.eval_shape(one.init, jax.random.key(0), patch)["params"] for name, one in modules.items()}
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.params)
-        return shapes, names_of(boxed)
+        return {name: jax.eval_shape(one.init, jax.random.key(0), patch)["params"] for name, one in modules.items()}
+
+    def parameter_shapes(self) -> dict:
+        """ShapeDtypeStructs of `params`."""
+        return jax.tree.map(lambda box: box.value, self._boxed(), is_leaf=lambda node: hasattr(node, "names"))
+
+    def parameter_axes(self) -> dict:
+        """The logical axis names of `params`, for `training.sharding`."""
+        return names_of(self._boxed())
 
     def prepare(self, pictures: Sequence[np.ndarray]) -> Prepared:
         """Pictures uint8[h,w,3] of one scene, all at one size."""
@@ -217,6 +225,45 @@ def load(
         process_res=process_res or SIDES[family],
         features=features,
     )
+
+
+def published(
+    name: str,
+    metric: bool = False,
+    resize: str = "",
+    process_res: int = 0,
+    features: int | None = None,
+    dtype: str = "bfloat16",
+) -> Network:
+    """A published teacher without its weights, for plans: `params` are ShapeDtypeStructs.
+
+    Args:
+      name: of da3.presets.PUBLISHED or vggt.presets.PUBLISHED, as "DA3-LARGE" or "VGGT-1B".
+      metric: whether DA3METRIC-LARGE runs beside it; the nested model has it anyway.
+      resize, process_res, features, dtype: as in `load`.
+
+    Raises:
+      ValueError: no such checkpoint, or one without cameras.
+    """
+    found = {"da3": da3_presets.published(name), "vggt": vggt_presets.published(name)}
+    family = next((family for family, one in found.items() if one), None)
+    names = (*da3_presets.PUBLISHED, *vggt_presets.PUBLISHED)
+    if family is None or not getattr(found[family].sizes, "any_view", True):
+        raise ValueError(
+            f"No published teacher with cameras is called {name!r}; there are {', '.join(n for n in names if 'M' not in n.split('-')[0])}."
+        )
+    resize = resize or RESIZES[family][0]
+    if resize not in RESIZES[family]:
+        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
+    sized = lambda sizes: dataclasses.replace(sizes, dtype=dtype)
+    model = AnyViewModel(sized(found[family].sizes)) if family == "da3" else VGGT(sized(found[family].sizes))
+    scaled = family == "da3" and (metric or "NESTED" in name.upper())
+    made = Network(
+        family=family, name=name, model=model, params={}, metric=MonoModel(sized(da3_presets.MONO)) if scaled else None,
+        licence=found[family].licence, commercial=found[family].commercial, checkpoint="", resize=resize,
+        process_res=process_res or SIDES[family], features=features,
+    )  # fmt: skip
+    return dataclasses.replace(made, params=made.parameter_shapes())
 
 
 def _weights_hash(directories: Sequence[str | Path]) -> str:
