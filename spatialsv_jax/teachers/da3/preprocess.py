@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from spatialsv_jax.processing.base import check_pictures
 from spatialsv_jax.processing.pretrained import normalise
@@ -112,19 +113,19 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     down, across = (weights(old, new) for old, new in zip(image.shape, size, strict=False))
     height, width, channels = image.shape
     x = (down @ image.reshape(height, -1).astype(np.float32)).reshape(size[0], width, channels)
-    x = np.matmul(across, x)
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    x = (across @ x.transpose(1, 0, 2).reshape(width, -1)).reshape(size[1], size[0], channels)
+    return np.clip(np.rint(x.transpose(1, 0, 2)), 0, 255).astype(np.uint8)
 
 
 @functools.lru_cache(maxsize=64)
-def _area(source: int, target: int) -> np.ndarray:
+def _area(source: int, target: int) -> sparse.csr_array:
     """float32[target,source]: the share of each source cell in each of `target` equal parts."""
     edges, cells = np.arange(target + 1) * source / target, np.arange(source)
     shared = np.minimum(edges[1:, None], cells + 1) - np.maximum(edges[:-1, None], cells)
-    return (np.maximum(shared, 0) * target / source).astype(np.float32)
+    return sparse.csr_array((np.maximum(shared, 0) * target / source).astype(np.float32))
 
 
 @functools.lru_cache(maxsize=64)
-def _cubic(source: int, target: int) -> np.ndarray:
+def _cubic(source: int, target: int) -> sparse.csr_array:
     centre = (np.arange(target) + 0.5) * source / target - 0.5
-    return cubic_weights(centre, source, -0.75).astype(np.float32)
+    return sparse.csr_array(cubic_weights(centre, source, -0.75).astype(np.float32))

@@ -73,7 +73,7 @@ def test_padding_views_change_nothing(odd):
     full, valid = pixels(views=4), np.array([[False, True, False, True]])
     full[:, ~valid[0]] *= 30
     for given in (None, some_cameras(4)):
-        names = ("features", "pose", "reference") + (("depth", "ray") if given is None else ())
+        names = ("features", "pose", "reference")  # the head sees each view by itself
         alone = None if given is None else tuple(part[:, valid[0]] for part in given)
         wanted = runs.predict(found, full[:, valid[0]], *names, cameras=alone)
         made = runs.predict(found, full, *names, view_valid=jnp.asarray(valid), cameras=given)
