@@ -10,7 +10,8 @@ from spatialsv_jax.planning.hlo import Collective
 from spatialsv_jax.training.flops import Cost
 
 ASSUMPTIONS = (
-    "matrix products run at the chip's peak for bf16, float32 ones too (TPUs multiply them in one bf16 pass)",
+    "matrix products run at the chip's peak for bf16, float32 ones too (TPUs multiply them in one bf16 pass; in three or six where "
+    "the program asks for more precision, which counts as so much time and no more work)",
     "work and activations are split evenly over all devices of the mesh; elementwise operations cost no time of their own",
     "every product reads its operands from memory and writes its result there once; each device reads the weights of a "
     "product and writes their gradients whole, or the part that the tensor axis leaves it",
@@ -60,7 +61,7 @@ def roofline(
         return Roofline(None, None, None, None, None, "not known for simulated devices", None)
     compute, memory, local = 0.0, 0.0, 0.0
     for part, cost in costs.items():
-        arithmetic = cost.matrix / devices / chip.flops
+        arithmetic = (cost.matrix + cost.passes) / devices / chip.flops
         split = cost.bytes + (update_bytes if part == "optimizer" else 0.0)
         traffic = (split / devices + cost.whole) / chip.memory_bandwidth
         compute, memory, local = compute + arithmetic, memory + traffic, local + max(arithmetic, traffic)

@@ -247,10 +247,10 @@ def published(
     """
     found = {"da3": da3_presets.published(name), "vggt": vggt_presets.published(name)}
     family = next((family for family, one in found.items() if one), None)
-    names = (*da3_presets.PUBLISHED, *vggt_presets.PUBLISHED)
     if family is None or not getattr(found[family].sizes, "any_view", True):
+        any_view = [known for known, one in da3_presets.PUBLISHED.items() if one.sizes.any_view]
         raise ValueError(
-            f"No published teacher with cameras is called {name!r}; there are {', '.join(n for n in names if 'M' not in n.split('-')[0])}."
+            f"No published teacher with cameras is called {name!r}; there are {', '.join((*any_view, *vggt_presets.PUBLISHED))}."
         )
     resize = resize or RESIZES[family][0]
     if resize not in RESIZES[family]:

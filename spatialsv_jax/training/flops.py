@@ -36,6 +36,8 @@ class Cost:
     Attributes:
       matrix: FLOPs of matrix products and convolutions, a multiplication and an addition counting two.
       recomputed: those of them that rematerialisation does a second time.
+      passes: FLOPs of the further passes that float32 products of a stated precision take on a unit that multiplies in bf16:
+        2 more for "high", 5 more for "highest".
       vector: elementwise floating-point operations, one for each result; reductions one for each input.
       bytes: read and written by products, convolutions, kernels, reductions and gathers; elementwise work is taken to
         be fused into them.
@@ -45,6 +47,7 @@ class Cost:
 
     matrix: float = 0.0
     recomputed: float = 0.0
+    passes: float = 0.0
     vector: float = 0.0
     bytes: float = 0.0
     whole: float = 0.0
@@ -173,7 +176,7 @@ def _cost(equation, name: str, weights: Weights | None = None) -> Cost | None:
     if name in ("dot_general", "conv_general_dilated"):
         flops = _dot_flops(equation) if name == "dot_general" else _conv_flops(equation)
         split, whole = _moved(equation.invars, equation.outvars, equation, weights)
-        return Cost(matrix=flops, bytes=split, whole=whole)
+        return Cost(matrix=flops, passes=flops * _further_passes(equation), bytes=split, whole=whole)
     if name in _MOVES:
         split, whole = _moved((), equation.outvars[:1], equation, weights)
         return Cost(bytes=2 * split, whole=2 * whole)
@@ -183,6 +186,14 @@ def _cost(equation, name: str, weights: Weights | None = None) -> Cost | None:
             return None
         return Cost(vector=math.prod(read[0].aval.shape), bytes=array_bytes(read) if name in _REDUCTIONS else 0.0)
     return None
+
+
+def _further_passes(equation) -> int:
+    precision = equation.params.get("precision")
+    stated = precision[0] if isinstance(precision, tuple) else precision
+    if any(operand.aval.dtype != jnp.float32 for operand in equation.invars[:2]):
+        return 0
+    return {jax.lax.Precision.HIGH: 2, jax.lax.Precision.HIGHEST: 5}.get(stated, 0)
 
 
 def _bare(jaxpr):

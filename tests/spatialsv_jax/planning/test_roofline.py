@@ -51,3 +51,8 @@ def test_the_update_takes_memory_traffic():
 def test_nothing_is_said_of_simulated_devices():
     times = roofline({"language": Cost(matrix=1e12)}, {}, parse_topology("cpu:4"), 0.0)
     assert times.seconds is None and times.mfu is None
+
+
+def test_further_passes_take_time_and_are_no_work():
+    times = roofline({"head": Cost(matrix=4 * 197e12, passes=8 * 197e12)}, None, SLICE, 0.0)
+    assert times.seconds == pytest.approx(3) and times.mfu == pytest.approx(1 / 3)

@@ -86,3 +86,16 @@ def test_recomputed_products_are_named_and_costs_add_up_with_loops():
     (cost,) = flops.costs(jax.make_jaxpr(jax.grad(loss))(w, x)).values()
     assert cost.matrix == 3 * 8 * one and cost.recomputed == 3 * 2 * one  # forward 2, again 2, backward 4
     assert cost.bytes >= 3 * 8 * 4 * (5 * 7 * 2 + 7 * 7) and cost.vector >= 3 * 2 * 5 * 7
+
+
+def test_precise_products_count_their_further_passes():
+    x, w = jnp.zeros((5, 7)), jnp.zeros((7, 6))
+    work = 2 * 5 * 7 * 6
+
+    def run(x, w):
+        with jax.default_matmul_precision("high"):
+            y = x @ w + (x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)).astype(jnp.float32)
+        return y + x @ w, jnp.matmul(x, w, precision="highest")
+
+    (found,) = flops.costs(jax.make_jaxpr(run)(x, w)).values()
+    assert found.matrix == 4 * work and found.passes == (2 + 5) * work
