@@ -1,11 +1,12 @@
 """The table of docs/scaling.md: which slice each of the paper's models needs, by compiling its step for TPUs.
 
-    python -m benchmarks.scaling_table [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
+    python -m benchmarks.scaling_table [--estimate] [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
 
 One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
 tries the slices of a chip from the smallest that could hold the state and stops at the first that fits; when all rows have
 theirs, the next larger slice is added to each. Each compilation is a process of its own (two to eight minutes of two cores, up to 6 GB).
-`--table` writes the table into docs/scaling.md from the rows that are there.
+`--estimate` compiles nothing (half a minute a slice): a slice then is taken to fit where `memory.likely_peak` does; a later run without
+it makes these rows again. `--table` writes the table into docs/scaling.md from the rows that are there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 from experiments.configs.pretrained import PRESETS, finetune
 from experiments.plan_changes import mesh_sizes
 from spatialsv_jax.planning.chips import CHIPS, GIB, Topology, parse_topology
+from spatialsv_jax.planning.memory import likely_peak
 
 ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "docs/plans"
@@ -62,7 +64,7 @@ def attempts(model: str, topology: Topology, batch: int) -> list[tuple[dict, int
     return [(mesh, passes) for passes in (2**power for power in range(most.bit_length())) if most % passes == 0]
 
 
-def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int) -> dict:
+def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, estimate: bool) -> dict:
     """The JSON of one plan, made in a process of its own, with what is kept of it.
 
     Raises:
@@ -77,6 +79,7 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int) ->
             "--skip_above=1", f"--config.data.sources.train.per_batch={batch}",
             f"--config.training.microbatches={passes}",
         ]  # fmt: skip
+        command += ["--estimate"] * estimate
         if (context := mesh.get("context", 1)) > 1:  # in the heads a context axis splits the views of a chunk
             command.append(f"--config.lifting.chunk_views={min(context, finetune(model).data.views)}")
         began = time.time()
@@ -95,17 +98,24 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int) ->
         f"{guess:.2f}), {time.time() - began:.0f} s",
         flush=True,
     )
-    return {name: found[name] for name in KEPT}
+    found = {name: found[name] for name in KEPT}
+    if estimate and likely_peak(found["peak_bytes_per_device"]) <= found["bytes_available_per_device"]:
+        found["fits"] = True
+    return found
 
 
-def make(name: str, larger: bool) -> None:
-    """Makes one row, with the next larger slice or without, going on from what its file holds."""
+def make(name: str, larger: bool, estimate: bool) -> None:
+    """Makes one row, with the next larger slice or without, going on from what its file holds.
+
+    GPU rows are estimates in any case. An estimated row is made again by compiling.
+    """
     model, chip, batch = name.rsplit("-", 2)
     batch = int(batch[1:])
     path = PLANS / f"{name}.json"
-    row = (
-        json.loads(path.read_text()) if path.exists() else {"model": model, "chip": chip, "batch": batch, "slices": {}}
-    )
+    estimate = estimate or CHIPS[chip].platform == "gpu"
+    row = json.loads(path.read_text()) if path.exists() else {}
+    if not row or (row.get("estimated") and not estimate):
+        row = {"model": model, "chip": chip, "batch": batch, "estimated": estimate, "slices": {}}
     if row.get("finished") or ("smallest" in row and not larger):
         return
     print(f"  {name}", flush=True)
@@ -115,7 +125,7 @@ def make(name: str, larger: bool) -> None:
         if PRESETS[model]["parameters"] * STATE_BYTES / topology.devices > CHIPS[chip].memory_bytes:
             continue
         if str(topology) not in row["slices"]:
-            row["slices"][str(topology)] = try_slice(model, topology, batch)
+            row["slices"][str(topology)] = try_slice(model, topology, batch, estimate)
             path.write_text(json.dumps(row, indent=1) + "\n")
         found = row["slices"][str(topology)]
         if smallest is not None:  # this is the next larger one
@@ -128,22 +138,25 @@ def make(name: str, larger: bool) -> None:
     path.write_text(json.dumps(row, indent=1) + "\n")
 
 
-def try_slice(model: str, topology: Topology, batch: int) -> dict:
+def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dict:
     """{"plans": tried ones, the last one is the best, "why_not": "" or why none fits}; an estimate may leave that open."""
     options = attempts(model, topology, batch)
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
+    peak_of = lambda found: found["peak_bytes_per_device"]
     for mesh, passes in options:
         # What is estimated above the memory is not compiled: near the limit the compiler rematerialises of its own for a quarter of
         # an hour and more, and mostly refuses in the end. Such a row says "not known".
         try:
-            tried.append(plan(model, topology, batch, mesh, passes))
+            tried.append(plan(model, topology, batch, mesh, passes, estimate))
         except Refused as error:
             why = str(error)
             continue
         if tried[-1]["fits"]:
             break
+        if estimate and len(tried) > 1 and peak_of(tried[-1]) > 0.98 * peak_of(tried[-2]):
+            break  # what is left does not shrink with the pass
     return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] is not False else why}
 
 
@@ -170,6 +183,8 @@ def table() -> str:
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
             source = {"compiler": "", "compiler refused": " (refused)", "estimate": " (estimate)"}[one["memory_source"]]
             verdict = {True: "", False: "**no**: ", None: "not known: "}[one["fits"]]
+            if source == " (estimate)" and one["fits"]:
+                verdict = "likely: "
             times = one["roofline"]
             lines.append(
                 f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | "
@@ -192,6 +207,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", default=[], help="names of rows, or their beginnings")
     parser.add_argument("--list", action="store_true", help="prints the names of all rows")
+    parser.add_argument("--estimate", action="store_true", help="compiles nothing")
     parser.add_argument("--table", action="store_true", help="writes the table alone")
     arguments = parser.parse_args()
     if arguments.list:
@@ -204,7 +220,7 @@ def main() -> None:
     for larger in () if arguments.table else (False, True):
         for name in wanted:
             try:
-                make(name, larger)
+                make(name, larger, arguments.estimate)
             except RuntimeError as error:  # one row that cannot be made does not stop the others
                 print(f"    {name} failed: {error}", flush=True)
     write_table()
