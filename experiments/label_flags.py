@@ -40,6 +40,12 @@ def parser() -> argparse.ArgumentParser:
     networks.add_argument("--metric_checkpoint", default="", help="da3: folder of DA3METRIC-LARGE, which gives metres")
     networks.add_argument("--features", type=int, choices=range(4), help="keep the features of this tap (default none)")
     networks.add_argument(
+        "--cameras",
+        choices=("head", "rays"),
+        default="head",
+        help="da3: of the camera head (default), or solved from the rays",
+    )
+    networks.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the backbone's products"
     )
     for axis, what in (
@@ -106,6 +112,7 @@ def maker_of(args: argparse.Namespace) -> Exports | Networks | Present | Rooms:
         resize=args.resize,
         process_res=args.process_res,
         features=args.features,
+        cameras=args.cameras,
         licence=args.licence,
         dtype=args.dtype,
         mesh=mesh,

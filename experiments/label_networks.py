@@ -19,6 +19,7 @@ from data_pipelines.transforms.decode import decode_image, picture_size
 from experiments.label_makers import Made
 from spatialsv_jax.partitioning import BATCH_AXES
 from spatialsv_jax.teachers import networks
+from spatialsv_jax.teachers.da3.ray_decoder import cameras_from_rays
 from spatialsv_jax.training import sharding
 
 PICTURES = PartitionSpec(BATCH_AXES, "context")  # scenes, views
@@ -35,6 +36,7 @@ class Networks:
       rows: scenes of a forward pass; a multiple of the mesh's data and fsdp axes.
       views: views of a forward pass, to which scenes of fewer are padded; 0 = as many as each has.
       resize, process_res, features, licence, dtype: of `networks.load`.
+      cameras: "head", or "rays" for those that da3's rays say (`da3.ray_decoder`).
       mesh: axes over this host's devices; rows go over data and fsdp, views over context, parameters over fsdp.
     """
 
@@ -46,6 +48,7 @@ class Networks:
     resize: str = ""
     process_res: int = 0
     features: int | None = None
+    cameras: str = "head"
     licence: str = ""
     dtype: str = "bfloat16"
     mesh: sharding.MeshConfig = sharding.MeshConfig(data=1, fsdp=1)
@@ -79,6 +82,7 @@ class Networks:
             resize=self.resize,
             process_res=self.process_res,
             features=self.features,
+            rays=self.cameras == "rays",
             licence=self.licence,
             dtype=self.dtype,
             progress=True,
@@ -156,6 +160,11 @@ class Networks:
 
     def _labels(self, record: Record, prepared: networks.Prepared, found: dict[str, np.ndarray]) -> LabelFile:
         poses, intrinsics = found["camera_to_world"].astype(np.float64), found["intrinsics"].astype(np.float64)
+        fitted = np.ones(len(poses), bool)
+        if "ray" in found:
+            intrinsics, poses, fitted = cameras_from_rays(
+                found["ray"], found["ray_confidence"], found["depth"].shape[1:]
+            )
         possible = [
             not impossible_camera(*camera, found["depth"].shape[1:]) for camera in zip(intrinsics, poses, strict=True)
         ]
@@ -174,7 +183,7 @@ class Networks:
             metric=self.network.is_metric,
             licence=self.network.licence,
             settings=self.settings_of(record),
-            pose_valid=np.array(possible),
+            pose_valid=np.array(possible) & fitted,
             features=pool_cells(found["features"]) if "features" in found else None,
         )
 

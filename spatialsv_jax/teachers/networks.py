@@ -67,6 +67,7 @@ class Network:
       checkpoint: SHA-256 of the weight files.
       resize, process_res: how pictures come to it.
       features: which of the four taps is handed out as "features", None = none.
+      rays: da3: whether the ray map goes along, to solve cameras from it.
     """
 
     family: str
@@ -80,6 +81,7 @@ class Network:
     resize: str
     process_res: int
     features: int | None
+    rays: bool = False
 
     @property
     def is_metric(self) -> bool:
@@ -96,6 +98,7 @@ class Network:
             "dtype": self.model.sizes.dtype,
             "features": self.features,
             "metric": self.is_metric,
+            "cameras": "rays" if self.rays else "head",
             "licence": self.licence,
         }
 
@@ -137,7 +140,7 @@ class Network:
         Returns:
           depth, confidence float32[B,V,H,W]; valid bool[B,V,H,W], False where the depth is made up (sky) or no number;
           camera_to_world [B,V,4,4] in the teacher's own world and intrinsics [B,V,3,3] in pixels of H x W; features
-          [B,V,gh,gw,F], if asked for.
+          [B,V,gh,gw,F], ray [B,V,h',w',6] and ray_confidence, if asked for.
         """
         params = jax.lax.stop_gradient(params)
         options = {} if self.family == "da3" else {"points": False}
@@ -147,7 +150,7 @@ class Network:
             metric = self.metric.apply({"params": params["metric"]}, pixels)
             found = scale.join_nested(found, metric, view_valid)
             valid &= ~found["sky"]
-        kept = ("camera_to_world", "intrinsics")
+        kept = ("camera_to_world", "intrinsics", *(("ray", "ray_confidence") if self.rays else ()))
         result = {name: found[name] for name in kept} | {"depth": jnp.where(valid, found["depth"], 0), "valid": valid}
         result["confidence"] = found["depth_confidence"]
         if self.features is not None:
@@ -165,6 +168,7 @@ def load(
     resize: str = "",
     process_res: int = 0,
     features: int | None = None,
+    rays: bool = False,
     licence: str = "",
     dtype: str = "bfloat16",
     progress: bool = False,
@@ -178,6 +182,7 @@ def load(
       resize: one of RESIZES[family]; its default if "".
       process_res: pixels of the side that pictures are brought to; 0 = the published 504 or 518.
       features: which tap to hand out, 0 to 3 (the published programs' last is 3).
+      rays: da3: hand the ray map out too.
       licence: of the weights, where the folder's name is none of the published ones.
       dtype: of the backbone's products; heads and cameras are float32.
       progress: whether to show a bar.
@@ -208,8 +213,10 @@ def load(
             weights += [metric] if metric else []
         if scaling is not None and scaling.model.sizes.any_view:
             raise ValueError(f"{metric} is no mono checkpoint: DA3METRIC-LARGE gives metres.")
-    elif metric:
-        raise ValueError("VGGT has no metric model; its scale is free.")
+    elif metric or rays:
+        raise ValueError(
+            "VGGT has no metric model, and no rays: its scale is free, its cameras are those of the camera head."
+        )
     known = [presets.published(Path(place).absolute().name) for place in weights]
     texts = list(dict.fromkeys([licence] if licence else [one.licence for one in known if one]))
     return Network(
@@ -224,6 +231,7 @@ def load(
         resize=resize,
         process_res=process_res or SIDES[family],
         features=features,
+        rays=rays,
     )
 
 

@@ -12,12 +12,14 @@ import loader_fakes as fakes
 import numpy as np
 import pytest
 
+from data_pipelines.labels.cameras import impossible_camera
 from data_pipelines.labels.files import read_labels
 from data_pipelines.transforms.decode import decode_image
 from experiments import label
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.da3 import hf as da3_files
 from spatialsv_jax.teachers.da3 import preprocess as da3_preprocess
+from spatialsv_jax.teachers.da3.ray_decoder import cameras_from_rays
 from spatialsv_jax.teachers.da3.scale import FOCAL
 
 WEIGHTS = Path(__file__).parents[1] / "goldens"
@@ -107,6 +109,22 @@ def test_a_mesh_of_scenes_and_views_changes_nothing(rooms, teacher):
             np.testing.assert_allclose(getattr(second, name), wanted, atol=1e-4 * np.abs(wanted).max(), err_msg=name)
 
 
+def test_cameras_may_come_from_the_rays(rooms):
+    out = rooms.run("labels", "--cameras", "rays")
+    imported = da3_files.load(WEIGHTS / "da3")
+    record = rooms.records[0]
+    pixels = jnp.asarray(da3_preprocess.prepare(decoded(record), process_res=70).pixel_values[None])
+    found = imported.model.apply({"params": imported.params}, pixels)
+    fit = cameras_from_rays(found["ray"][0], found["ray_confidence"][0], (56, 70))
+    labels = read_labels(out, record.id)
+    possible = [
+        not impossible_camera(*camera, (56, 70)) for camera in zip(fit.intrinsics, fit.camera_to_world, strict=True)
+    ]
+    np.testing.assert_array_equal(labels.pose_valid, fit.ok & possible)
+    np.testing.assert_allclose(labels.intrinsics[fit.ok], fit.intrinsics[fit.ok], rtol=1e-2)
+    assert '"cameras": "rays"' in labels.settings
+
+
 def test_vggt_leaves_padding_out(rooms):
     out = rooms.run("labels", "--resize", "pad", teacher="vggt", folder="vggt")
     labels = read_labels(out, "r0")
@@ -145,6 +163,7 @@ def test_the_metric_model_gives_metres(rooms):
         ([], {"folder": "da3_mono"}, "gives no cameras: take an any-view checkpoint"),
         (["--metric_checkpoint", str(WEIGHTS / "da3")], {}, "is no mono checkpoint"),
         (["--metric_checkpoint", "x"], {"teacher": "vggt", "folder": "vggt"}, "VGGT has no metric model"),
+        (["--cameras", "rays"], {"teacher": "vggt", "folder": "vggt"}, "and no rays"),
         ([], {"teacher": "vggt"}, "it is no checkpoint of VGGT"),
         ([], {"folder": "nowhere"}, "nowhere"),
     ],
