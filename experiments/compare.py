@@ -70,7 +70,7 @@ def compare_runs(
             "left_out": table.left_out,
             "scenes": len(set(table.scenes.tolist())),
             "variants": {
-                name: comparison.variant_score(table.scores[place], table.scenes, table.overall, resamples)
+                name: comparison.variant_score(table.scores[place], table.scenes, table.overall)
                 for place, name in enumerate(names)
             },
             "pairs": _pairs(names, table, resamples),

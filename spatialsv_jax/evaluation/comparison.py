@@ -14,6 +14,9 @@ METHOD = {
     "score": "right or wrong; numbers by mean relative accuracy, which enter their own type only. Questions that all runs "
     "answered; a variant's score of a question is the mean over its seeds",
     "difference": "second minus first, paired by question",
+    "several_means": "of a benchmark whose score is a mean of tasks' means: the standard error adds up, within a scene, the scene's parts of all "
+    "tasks, each times sqrt(G/(G-1)) of the task's own G scenes; degrees of freedom by Welch and Satterthwaite over the tasks, at most the scenes less one; both intervals are "
+    "t intervals, no bootstrap. A task of fewer than two scenes leaves the whole unknown",
     "interval_scenes": "bootstrap: 2.5 and 97.5 % quantiles over resamples of G of the G scenes with replacement (seed 0), "
     "runs held fixed; where no question differs, Wilson's bound for 0 of G to both sides; none where all scenes differ by the same, "
     "which bounds nothing",
@@ -22,8 +25,8 @@ METHOD = {
     "degrees of freedom by Welch and Satterthwaite (G-1 scenes; the seeds' part alone n1-1 and n2-1). A question's luck "
     "with a seed is in both parts, so it is a little too wide. With seeds of one side alone, its spread is taken for "
     "the other, but for a given base model, which has none. Without seeds: interval_scenes, which says nothing about training again",
-    "p": "two-sided, t statistic of the same standard error, but never below 2^(1-G), the least that a sign-flip test of G scenes "
-    "can give (exactly its p where all scenes differ by the same); p_holm: over the types of a pair (Holm's correction)",
+    "p": "two-sided, t statistic of the same standard error, but never below 2^(1-D), the least that a sign-flip test can give where D scenes "
+    "differ (exactly its p where all differ by the same); p_holm: over the types of a pair (Holm's correction)",
     "verdict": "better or worse where p < 0.05 and interval_95, if there is one, does not hold 0 (the bootstrap alone is too sure with few scenes), "
     "else within noise; unknown with fewer than two scenes; of a type 'doubtful' where p_holm >= 0.05",
     "forgetting": "against the base model: lost = share of questions that the base has right and the run wrong, gained the other way "
@@ -65,20 +68,46 @@ class Score:
         """The number for values float[...,N]."""
         return self.means(values) @ self.weights
 
-    def standard_error(self, values: np.ndarray, scenes: Sequence[str]) -> float | None:
-        """Cluster-robust standard error by scene for values float[N]: that of `mean_with_interval` for one mean.
+    def spread(self, values: np.ndarray, scenes: Sequence[str]) -> tuple[float, float] | None:
+        """(standard error, degrees of freedom) of the number for values float[N], clustered by scene (`METHOD`).
 
-        A scene's part is the sum of its items' shares of (value - mean); None below two scenes.
+        A scene's part of a mean is the sum of (value - mean) over its items, over the mean's items, times sqrt(G/(G-1)) of that mean's own
+        G scenes; parts of the means add up within a scene. None where a mean that counts has fewer than two scenes: nothing
+        says how much it varies.
         """
-        shares = self.members * (self.weights / np.maximum(self.members.sum(0), 1))
-        parts = (shares * (values[:, None] - self.means(values))).sum(1)
-        _, index = np.unique(np.asarray(scenes, dtype=str)[self.inside], return_inverse=True)
-        groups = int(index.max()) + 1 if len(index) else 0
-        if groups < 2:
+        _, index = np.unique(np.asarray(scenes, dtype=str), return_inverse=True)
+        parts, variances, freedom = np.zeros(int(index.max(initial=-1)) + 1), [], []
+        for place in np.flatnonzero(self.weights):
+            inside = self.members[:, place]
+            groups = len(np.unique(index[inside]))
+            if groups < 2:
+                return None
+            share = self.weights[place] / inside.sum() * math.sqrt(groups / (groups - 1))
+            own = share * (values[inside] - values[inside].mean())
+            sums = np.bincount(index[inside], weights=own, minlength=len(parts))
+            parts += sums
+            variances.append(float(sums @ sums))
+            freedom.append(groups - 1)
+        if not variances:
             return None
-        sums = np.bincount(index, weights=parts[self.inside], minlength=groups)
-        error = math.sqrt(groups / (groups - 1) * float(sums @ sums))
-        return error if error > 1e-12 * float(np.abs(values).max()) else 0.0
+        error = math.sqrt(float(parts @ parts))
+        if error <= 1e-12 * float(np.abs(values).max()):  # rounding
+            error = 0.0
+        scenes_in_all = len(np.unique(index[self.inside]))  # parts of one scene are no independent draws
+        return error, min(_satterthwaite(variances, freedom), scenes_in_all - 1.0)
+
+    def scenes_that_differ(self, gaps: np.ndarray, scenes: Sequence[str]) -> int:
+        """How many scenes change the number for gaps float[N]."""
+        parts = (self.members * (self.weights / np.maximum(self.members.sum(0), 1))).sum(1) * gaps
+        _, index = np.unique(np.asarray(scenes, dtype=str), return_inverse=True)
+        sums = np.bincount(index, weights=parts)
+        return int((np.abs(sums) > 1e-12 * np.abs(parts).max(initial=0.0)).sum())
+
+
+def _satterthwaite(variances: Sequence[float], freedom: Sequence[float]) -> float:
+    """Degrees of freedom of a sum of variance estimates (Welch and Satterthwaite)."""
+    squares = sum(value**2 / free for value, free in zip(variances, freedom, strict=True))
+    return sum(variances) ** 2 / squares if squares else float(min(freedom))
 
 
 def paired_difference(
@@ -123,28 +152,31 @@ def paired_difference(
         return result
     gaps = second.mean(0) - first.mean(0)
     value = result["value"] = float(score(gaps))
-    of_scenes = score.standard_error(gaps, scenes)
-    if of_scenes is None:
+    spread = score.spread(gaps, scenes)
+    if spread is None:
         return result
-    found = bootstrap_intervals(gaps, score.members, scenes, score.weights[None], resamples)[0]
+    of_scenes, degrees = spread
+    if (score.weights != 0).sum() > 1:
+        # A resample of a task of few questions is too often without them, and its bootstrap too narrow.
+        half = _t_quantile(degrees) * of_scenes
+        found = [value - half, value + half] if of_scenes else None
+    else:
+        found = bootstrap_intervals(gaps, score.members, scenes, score.weights[None], resamples)[0]
     if not gaps[inside].any() and not smaller_is_better:  # errors have no bounds that equality could be measured by
         bound = wilson(0.0, groups)[1]
         found = [-bound, bound]
     result["interval_scenes"] = result["interval_95"] = found
     variance, freedom, noise = _seeds(score(first), score(second), first_is_given)
     error = math.sqrt(of_scenes**2 + sum(variance))
-    degrees = float(groups - 1)
     if variance and error:
         result["noise"] = noise
-        parts = [of_scenes**2, *variance]
-        own = [groups - 1, *freedom]
-        degrees = sum(parts) ** 2 / sum(part**2 / free for part, free in zip(parts, own, strict=True))
+        degrees = _satterthwaite([of_scenes**2, *variance], [degrees, *freedom])
         half = _t_quantile(degrees) * error
         result["interval_95"] = [value - half, value + half]
     result["standard_error"] = error
     result["p"] = 1.0
     if abs(value) > 1e-12 * max(np.abs(first).max(), np.abs(second).max()):  # else the mean of equal ones, rounded
-        least = 2.0 ** (1 - groups)
+        least = 2.0 ** (1 - score.scenes_that_differ(gaps, scenes))
         result["p"] = max(least, _p_value(value / error, degrees)) if error else least
     bounds = result["interval_95"]
     if result["p"] >= LEVEL or (bounds and bounds[0] <= 0 <= bounds[1]):
@@ -226,24 +258,25 @@ def moved(base: np.ndarray, run: np.ndarray) -> dict[str, float | None]:
     return {"lost": float(np.maximum(-gaps, 0).mean()), "gained": float(np.maximum(gaps, 0).mean())}
 
 
-def variant_score(scores: np.ndarray, scenes: Sequence[str], score: Score, resamples: int = 2000) -> dict:
+def variant_score(scores: np.ndarray, scenes: Sequence[str], score: Score) -> dict:
     """Score of one variant float[S,N] with its interval by scene, each seed's score, and their standard deviation.
 
-    The interval of one mean is `mean_with_interval`'s, that of several `bootstrap_intervals`'.
+    The interval of one mean is `mean_with_interval`'s, that of several t times `Score.spread`.
     """
     inside = score.inside
     if not inside.any():
         return {**mean_with_interval([], []), "seeds": [], "seed_spread": None}
     mean, scenes = scores.mean(0), np.asarray(scenes, dtype=str)
     found = mean_with_interval(mean[inside], scenes[inside], share=True)
-    if len(score.weights) > 1:
-        found["standard_error"] = score.standard_error(mean, scenes)
-        found["interval_95"] = bootstrap_intervals(
-            mean, score.members, scenes, score.weights[None], resamples, shares=[True]
-        )[0]
+    value = float(score(mean))
+    if (score.weights != 0).sum() > 1:
+        error, degrees = score.spread(mean, scenes) or (None, 0.0)
+        half = _t_quantile(degrees) * error if error else 0.0
+        found["standard_error"] = error
+        found["interval_95"] = [max(0.0, value - half), min(1.0, value + half)] if half else None
     seeds = [float(value) for value in score(scores)]
     spread = float(np.std(seeds, ddof=1)) if len(seeds) > 1 else None
-    return {**found, "value": float(score(mean)), "seeds": seeds, "seed_spread": spread}
+    return {**found, "value": value, "seeds": seeds, "seed_spread": spread}
 
 
 def gradient_shares(rows: Sequence[Mapping], terms: Sequence[str]) -> dict | None:

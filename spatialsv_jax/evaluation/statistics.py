@@ -70,7 +70,7 @@ def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool 
 BOOTSTRAP_METHOD = (
     "95 % interval: 2.5 and 97.5 % quantiles (linear interpolation) of the same rule on resamples that draw G of the G "
     "clusters with replacement (NumPy's default_rng, seed 0). A resample in which a needed mean has no item is left out; "
-    "no interval if that is more than half of them, if fewer than two clusters hold its items, or if the resamples do not vary; "
+    "no interval if that is more than half of them, if fewer than two clusters hold the items of any mean that it needs, or if the resamples do not vary; "
     "for shares, where every item is right, or every one wrong, the Wilson bound with n = G."
 )
 
@@ -117,7 +117,8 @@ def bootstrap_intervals(
         whole = found[~np.isnan(found[:, place]), place]
         inside = members[:, rule != 0].any(1)
         own = len(np.unique(index[inside]))
-        if own < 2 or 2 * len(whole) < resamples:
+        least = min((len(np.unique(index[column])) for column in members[:, rule != 0].T), default=0)
+        if least < 2 or 2 * len(whole) < resamples:
             result.append(None)
         elif share and np.unique(values[inside]).tolist() in ([0.0], [1.0]):
             result.append(list(wilson(float(values[inside][0]), own)))

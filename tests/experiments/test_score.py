@@ -21,7 +21,7 @@ PAGE = (ROOT / "docs/benchmarks.md").read_text("utf-8")
 @pytest.fixture
 def predictions(tmp_path):
     rows = [
-        {"id": f"{n}", "question_type": kind, "prediction": said, "ground_truth": true, "options": options, "scene": f"s{n % 3}", "dataset": "d"}
+        {"id": f"{n}", "question_type": kind, "prediction": said, "ground_truth": true, "options": options, "scene": f"s{n // 4}", "dataset": "d"}
         for n, (kind, said, true, options) in enumerate(
             [("object_counting", "3", "4", None), ("route_planning", "B", "B", ["A. x", "B. y"]), ("route_planning", "?", "A", ["A. x", "B. y"])] * 4
         )

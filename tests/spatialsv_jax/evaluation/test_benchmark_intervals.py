@@ -29,18 +29,22 @@ def test_intervals_of_three_scenes_are_those_of_all_27_resamples():
     means = {"a": 0.25, "b": 1.0, "c": 0.5}
     found = bootstrap_intervals(values, np.ones((7, 1), bool), scenes, np.ones((1, 1)))
     assert found == [[pytest.approx(min(means.values())), pytest.approx(max(means.values()))]]
-    # A macro mean: the second bin holds scene c alone, so resamples without c (8 of 27) do not count.
-    members = np.array([[True, False]] * 6 + [[True, True]])
-    rules = np.array([[0.5, 0.5]])
+    # A macro mean: the second bin holds one question of b and that of c, so the resample of a alone (1 of 27) does not count.
+    members = np.array([[True, False]] * 5 + [[True, True]] * 2)
+    rules, second = np.array([[0.5, 0.5]]), {"a": [], "b": [1], "c": [0.5]}
     exact = []
     for drawn in itertools.product("abc", repeat=3):
-        if "c" in drawn:
+        if set(drawn) != {"a"}:
             total = sum(sum(v for v, s in zip(values, scenes, strict=True) if s == name) for name in drawn)
-            exact.append(0.5 * total / sum(scenes.count(name) for name in drawn) + 0.25)
+            few = [value for name in drawn for value in second[name]]
+            exact.append(0.5 * total / sum(scenes.count(name) for name in drawn) + 0.5 * np.mean(few))
+    exact = np.repeat(exact, 1000)  # quantiles of the distribution, not between its 26 values
     low, high = bootstrap_intervals(values, members, scenes, rules, 20000)[0]
     assert low == pytest.approx(np.quantile(exact, 0.025), abs=1e-9) and high == pytest.approx(
         np.quantile(exact, 0.975), abs=1e-9
     )
+    # Of a mean that one scene holds alone nothing says how it varies.
+    assert bootstrap_intervals(values, np.array([[True, False]] * 6 + [[True, True]]), scenes, rules) == [None]
 
 
 def test_intervals_of_independent_questions_are_binomial():

@@ -115,16 +115,55 @@ def test_a_mean_of_means_by_brute_force():
     rule = lambda values, task: 0.5 * values[task].mean() + 0.5 * values[~task].mean()
     gaps = (second - first)[0]
     assert found["value"] == pytest.approx(rule(gaps, task))
+    # By definition: a scene's residuals in each task over the task's questions, with the task's own small-sample factor.
+    parts = np.zeros(14)
+    for inside in (task, ~task):
+        groups = len(set(scenes[inside]))
+        for scene in range(14):
+            own = inside & (scenes == scene)
+            parts[scene] += (
+                0.5 * np.sqrt(groups / (groups - 1)) * (gaps[own] - gaps[inside].mean()).sum() / inside.sum()
+            )
+    assert found["standard_error"] == pytest.approx(np.sqrt(np.sum(parts**2)))
     left = [rule(gaps[scenes != scene], task[scenes != scene]) for scene in range(14)]
-    assert found["standard_error"] == pytest.approx(np.sqrt(13 / 14 * np.sum((left - np.mean(left)) ** 2)), rel=0.03)
-    drawn = []
-    for _ in range(4000):
-        rows = np.concatenate([np.flatnonzero(scenes == scene) for scene in rng.integers(0, 14, 14)])
-        drawn.append(rule(gaps[rows], task[rows]))
-    np.testing.assert_allclose(found["interval_scenes"], np.quantile(drawn, [0.025, 0.975]), atol=0.01)
+    assert found["standard_error"] == pytest.approx(np.sqrt(13 / 14 * np.sum((left - np.mean(left)) ** 2)), rel=0.1)
+    low, high = found["interval_scenes"]
+    assert (low + high) / 2 == pytest.approx(found["value"])
+    assert stats.t(13).ppf(0.975) - 1e-9 <= (high - low) / 2 / found["standard_error"] <= stats.t(8).ppf(0.975)
     own = comparison.variant_score(second, scenes, score)
     assert own["value"] == pytest.approx(rule(second.mean(0), task))
     assert own["seeds"] == pytest.approx([rule(values, task) for values in second])
+
+
+def test_tasks_of_few_questions_do_not_make_verdicts():
+    rng = np.random.default_rng(9)
+    # One question alone in its task: nothing says how that mean varies.
+    task = np.r_[np.repeat(np.arange(7), 40), 7]
+    members = np.stack([task == number for number in range(8)], 1)
+    score, scenes = comparison.Score(members, np.full(8, 1 / 8)), rng.integers(0, 100, len(task)).astype(str)
+    first = np.zeros((1, len(task)))
+    second = first.copy()
+    second[0, -1] = 1
+    found = comparison.paired_difference(first, second, scenes, score)
+    assert found["value"] == pytest.approx(1 / 8) and found["verdict"] == "unknown" and found["interval_95"] is None
+    assert comparison.variant_score(second, scenes, score)["interval_95"] is None
+    # Two of them in two scenes, of which one differs: no sign flip tells anything.
+    task = np.r_[task, 7]
+    score = comparison.Score(np.stack([task == number for number in range(8)], 1), np.full(8, 1 / 8))
+    scenes = np.append(scenes, "alone")
+    found = comparison.paired_difference(np.zeros((1, 282)), np.r_[second[0], 0][None], scenes, score)
+    assert found["p"] == 1 and found["verdict"] == "within noise"
+    # Random questions of unequal tasks, two models without any difference.
+    shares = np.repeat(np.arange(10), [56, 83, 95, 29, 32, 32, 32, 71, 19, 62])
+    weights, wrong, tried = np.array([1 / 8] * 4 + [1 / 24] * 3 + [1 / 8] * 3), 0, 0
+    for _ in range(300):
+        drawn, scenes = rng.choice(shares, 80, replace=False), rng.integers(0, 288, 80).astype(str)
+        members = np.stack([drawn == number for number in range(10)], 1)
+        if members.any(0).all():
+            answers = rng.random((2, 1, 80)) < 0.4
+            verdict = comparison.paired_difference(*answers, scenes, comparison.Score(members, weights))["verdict"]
+            wrong, tried = wrong + (verdict in ("better", "worse")), tried + 1
+    assert tried > 200 and wrong / tried < 0.08
 
 
 def test_holm_by_hand():
