@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from experiments.run_files import Table
+from experiments.run_files import Table, read_object, read_part
 from spatialsv_jax.evaluation.benchmarks import scoring
 from spatialsv_jax.evaluation.benchmarks.lines import Line, read
 from spatialsv_jax.evaluation.benchmarks.plan import Plan, Rule
 from spatialsv_jax.evaluation.comparison import Score
 
+SAID = "benchmark.json"  # what evaluate --benchmark writes beside the answers
+# Benchmarks of the same questions: answers to one may be scored as another.
+KIN = (("vsibench", "vsibench_mc", "vsibench_debiased"),)
 FIELDS = ("ground_truth", "question_type", "options", "scene", "dataset")
 
 
@@ -32,6 +34,8 @@ def join(variants: Sequence[Sequence[str | Path]], benchmark: str, dialect: str,
         that leaves questions out by what was answered.
     """
     cell, variant = scoring.resolve(benchmark, dialect, variant)
+    for folder in (Path(folder) for seeds in variants for folder in seeds):
+        check_benchmark(folder, benchmark)
     folders = [Path(folder) for seeds in variants for folder in seeds]
     found = [_read(folder) for folder in folders]
     ids = [name for name in found[0] if all(name in lines for lines in found)]
@@ -61,8 +65,41 @@ def join(variants: Sequence[Sequence[str | Path]], benchmark: str, dialect: str,
         depth=[],
         record_scenes=np.zeros(0, str),
         left_out={str(folder): len(lines) - len(ids) for folder, lines in zip(folders, found, strict=True)},
+        asked_differently=_differences(folders),
         rule=f"{benchmark}, dialect {dialect}{f', {variant}' if variant else ''}: {first.overall_rule}",
     )
+
+
+def asked_of(folder: Path) -> dict:
+    """What `evaluate --benchmark` recorded beside the answers of a folder; {} where it did not make them.
+
+    Raises:
+      ValueError: a broken file, named.
+    """
+    path = folder / SAID
+    return read_part(path, read_object(path), "asked") if path.exists() else {}
+
+
+def check_benchmark(folder: Path, benchmark: str) -> None:
+    """Looks whether a folder's answers are to this benchmark, or to one of the same questions.
+
+    Raises:
+      ValueError: they are to another one.
+    """
+    name = asked_of(folder).get("benchmark", benchmark)
+    if name != benchmark and not any({name, benchmark} <= set(kin) for kin in KIN):
+        raise ValueError(f"{folder} holds answers to {name} ({SAID}), not to {benchmark}.")
+
+
+def _differences(folders: Sequence[Path]) -> dict[str, dict]:
+    """What the runs were asked differently: field -> {folder: value}."""
+    found = {}
+    asked = {str(folder): asked_of(folder) for folder in folders}
+    for field in ("part", "prompts", "decoding", "views"):
+        said = {folder: values[field] for folder, values in asked.items() if field in values}
+        if any(value != next(iter(said.values())) for value in said.values()):
+            found[field] = said
+    return found
 
 
 def _read(folder: Path) -> dict[str, Line]:
@@ -78,12 +115,11 @@ def _read(folder: Path) -> dict[str, Line]:
 def _check_data(folders: Sequence[Path], found: Sequence[dict[str, Line]], ids: Sequence[str]) -> None:
     hashes: dict[str, Path] = {}
     for folder in folders:
-        if (folder / "benchmark.json").exists():
-            said = json.loads((folder / "benchmark.json").read_text("utf-8"))
-            hashes.setdefault(said["asked"]["data"]["sha256"], folder)
+        if digest := read_part(folder / SAID, asked_of(folder), "data").get("sha256"):
+            hashes.setdefault(digest, folder)
     if len(hashes) > 1:
         places = " and ".join(map(str, hashes.values()))
-        raise ValueError(f"{places} were asked of different data (asked.data.sha256 in benchmark.json).")
+        raise ValueError(f"{places} were asked of different data (asked.data.sha256 in {SAID}).")
     for folder, lines in zip(folders[1:], found[1:], strict=True):
         for name in ids:
             for field in FIELDS:

@@ -52,6 +52,11 @@ def compare_runs(
         raise ValueError("--runs names one folder: give two, or --base.")
     names = list(runs)
     folders = [*(runs[name] for name in names), *([[base]] if base else [])]
+    given = [Path(folder).resolve() for seeds in folders for folder in seeds]
+    if twice := [str(folder) for folder in dict.fromkeys(given) if given.count(folder) > 1]:
+        raise ValueError(
+            f"{', '.join(twice)} is given twice: a run is no second seed of itself, and does not differ from itself."
+        )
     shares: dict[str, dict | None] = {}
     if benchmark:
         table = benchmark_runs.join(folders, **benchmark)
@@ -67,6 +72,7 @@ def compare_runs(
             "questions": table.questions,
             "number_questions": table.numbers,
             "score": table.rule,
+            "asked_differently": table.asked_differently,
             "left_out": table.left_out,
             "scenes": len(set(table.scenes.tolist())),
             "variants": {
@@ -160,6 +166,10 @@ def summary(result: Mapping) -> str:
     """The table of differences as text."""
     lines = [f"{result['questions']} questions of {result['scenes']} scenes that all runs answered ({result['score']})"]
     lines += [f"  left out of {folder}: {count}" for folder, count in result["left_out"].items() if count]
+    if result["asked_differently"]:
+        lines.append(
+            f"  CAUTION: the runs were asked differently in {', '.join(result['asked_differently'])}; see comparison.json"
+        )
     for name, entry in result["variants"].items():
         spread = (
             ""

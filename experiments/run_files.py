@@ -16,6 +16,40 @@ from spatialsv_jax.report import curves
 FIELDS = {"id": str, "scene": str, "question_type": str, "ground_truth": str, "correct": (bool, int, float)}
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}).") from None
+
+
+def read_object(path: Path) -> dict:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: it holds something else, naming the file.
+    """
+    try:
+        found = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds a JSON {type(found).__name__}, expected an object.")
+    return found
+
+
+def read_part(path: Path, values: dict, name: str) -> dict:
+    """A field of a file's object that is an object itself; {} where it is absent.
+
+    Raises:
+      ValueError: it is something else, naming file and field.
+    """
+    found = values.get(name, {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: field '{name}' is {found!r}, expected an object.")
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Answers:
     """The lines of one predictions.jsonl by question id, and what its evaluation.json says of data and model."""
@@ -39,7 +73,7 @@ class Answers:
                 f"{folder} has no predictions.jsonl. Make it with python -m experiments.evaluate --model MODEL --out {folder}."
             )
         rows: dict[str, dict] = {}
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(_text(path).splitlines(), 1):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
@@ -48,14 +82,20 @@ class Answers:
                 if not isinstance(row, dict) or not isinstance(row.get(name), kind):
                     hint = " Answers of --benchmark are scored by experiments.score." if name == "correct" else ""
                     raise ValueError(f"{path}, line {number}: field '{name}' is missing or of another type.{hint}")
+            if not 0 <= row["correct"] <= 1:  # NaN neither
+                raise ValueError(f"{path}, line {number}: field 'correct' is {row['correct']}, expected 0 to 1.")
+            depth = row.get("depth_rmse")
+            if depth is not None and (isinstance(depth, (bool, str, list, dict)) or not 0 <= depth < math.inf):
+                raise ValueError(f"{path}, line {number}: field 'depth_rmse' is {depth!r}, expected a length or null.")
             if row["id"] in rows:
                 raise ValueError(f"{path}, line {number}: id '{row['id']}' stands there twice.")
             rows[row["id"]] = row
         if not rows:
             raise ValueError(f"{path} has no lines.")
         evaluation = folder / "evaluation.json"
-        said = json.loads(evaluation.read_text("utf-8")) if evaluation.exists() else {}
-        return Answers(folder, rows, said.get("data", {}).get("data_sha256"), said.get("trained", {}).get("model"))
+        said = read_object(evaluation) if evaluation.exists() else {}
+        data, trained = (read_part(evaluation, said, name) for name in ("data", "trained"))
+        return Answers(folder, rows, data.get("data_sha256"), trained.get("model"))
 
     def metrics(self) -> list[dict]:
         """The metric rows of the model that answered; [] where it has none, as a checkpoint of others.
@@ -74,7 +114,7 @@ class Answers:
         for place in places:
             files = [place / "metrics.jsonl"]
             if (place / "run.json").exists():
-                phases = json.loads((place / "run.json").read_text("utf-8"))["phases"].values()
+                phases = read_part(place / "run.json", read_object(place / "run.json"), "phases").values()
                 files = [place / phase / "metrics.jsonl" for phase in reversed(list(phases))]
             for file in filter(Path.exists, files):
                 rows = curves.read_metrics(file)
@@ -97,6 +137,7 @@ class Table:
     record_scenes: np.ndarray  # str[R]
     left_out: dict[str, int]  # folder -> questions that not all runs answered
     rule: str = "share of right answers over all word and letter questions"
+    asked_differently: dict[str, dict] = dataclasses.field(default_factory=dict)  # field -> {folder: what it says}
 
 
 def join(variants: Sequence[Sequence[Answers]]) -> Table:

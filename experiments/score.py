@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments import reporting
+from experiments import benchmark_runs, reporting
 from spatialsv_jax.evaluation.benchmarks import scoring, table
 from spatialsv_jax.evaluation.statistics import write_json
 
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporting.check_counts(parser(), flags, "resamples")
 
     def work() -> None:
+        benchmark_runs.check_benchmark(Path(flags.predictions).parent, flags.benchmark)
         result = scoring.score(flags.benchmark, flags.predictions, flags.dialect, flags.variant, flags.resamples)
         if flags.out:
             out = Path(flags.out)

@@ -153,7 +153,8 @@ def describe_model(loaded, model: str) -> dict:
     name, run = loaded.config.get("name") or loaded.path.name, loaded.path.parent
     return {
         "name": f"{run.name} / {name}" if (run / "run.json").exists() else name,
-        "model": model,
+        # From wherever this is read; what does not lie in a folder of this machine stays as it was typed.
+        "model": str(Path(model).absolute()) if Path(model).exists() else model,
         "step": int(loaded.step),
         "objective": loaded.settings.objective_name,
         "labels": f"depth and cameras {' and '.join(sorted(geometry))}" if geometry else "none",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def write_page(folder: Path, result: Mapping) -> Path:
     parts = [
         "<h1>Which differences are more than noise?</h1>",
         _head(result),
+        _asked(result),
         _variants(result),
         _pairs(folder, result),
     ]
@@ -53,6 +55,17 @@ def _head(result: Mapping) -> str:
         f"{result['number_questions']} of them with numbers (by type only). Score: {esc(result['score'])}.{left} "
         "Intervals are 95 %.</p>"
     )
+
+
+def _asked(result: Mapping) -> str:
+    """What the runs were asked differently."""
+    rows = [
+        [esc(field), esc(folder), f"<code>{esc(json.dumps(value, ensure_ascii=False))}</code>"]
+        for field, said in result["asked_differently"].items()
+        for folder, value in said.items()
+    ]
+    text = "<p>The runs were not asked alike: a difference may be that of prompts, pictures or decoding.</p>"
+    return text + table(["", "run", "how"], rows) if rows else ""
 
 
 def _variants(result: Mapping) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from experiments import compare
+from experiments import compare, score
 from spatialsv_jax.evaluation.benchmarks import scoring
 
 
@@ -107,6 +108,9 @@ def test_the_page_escapes_everything(tmp_path):
         (lambda line: {k: v for k, v in line.items() if k != "scene"}, "line 1: field 'scene' is missing"),
         (lambda line: {k: v for k, v in line.items() if k != "correct"}, "scored by experiments.score"),
         (lambda line: {**line, "id": "other" + line["id"]}, "No question of"),
+        (lambda line: {**line, "correct": 5.0}, "predictions.jsonl, line 1: field 'correct' is 5.0, expected 0 to 1"),
+        (lambda line: {**line, "correct": float("nan")}, "line 1: field 'correct' is nan"),
+        (lambda line: {**line, "depth_rmse": "far"}, "line 1: field 'depth_rmse' is 'far'"),
     ],
 )
 def test_answers_that_do_not_fit(tmp_path, capsys, change, message):
@@ -124,10 +128,31 @@ def test_other_mistakes(tmp_path, capsys):
         (["--runs", one, str(tmp_path / "none")], "has no predictions.jsonl. Make it with"),
         (["--runs", f"a={one}", f"a={one}"], "names 'a' twice"),
         (["--runs", f"a={one},"], "expected NAME=DIR,DIR"),
+        (["--runs", f"a={one},{one}/", f"b={other}"], "one is given twice: a run is no second seed of itself"),
+        (["--runs", one, "--base", one], "is given twice"),
         (["--runs", one, other], "on different data"),
     ]:
         assert _start([*arguments, *out]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_broken_files_beside_the_answers_are_named(tmp_path, capsys):
+    runs = [_run(tmp_path / name, 0.5, number) for number, name in enumerate("ab")]
+    for text, message in [
+        ("[]", "evaluation.json holds a JSON list, expected an object"),
+        ('{"data": null}', "evaluation.json: field 'data' is None"),
+        ("{", "evaluation.json is not JSON"),
+    ]:
+        (tmp_path / "b" / "evaluation.json").write_text(text)
+        assert _start(["--runs", *runs, "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    (tmp_path / "b" / "evaluation.json").unlink()
+    (tmp_path / "b" / "run.json").write_text('{"phases": 3}')
+    assert _start(["--runs", *runs, "--out", str(tmp_path / "out")]) == 2
+    assert "run.json: field 'phases' is 3" in capsys.readouterr().err
+    (tmp_path / "b" / "predictions.jsonl").write_bytes(b"\xff\xfe")
+    assert _start(["--runs", *runs, "--out", str(tmp_path / "out")]) == 2
+    assert "predictions.jsonl is not UTF-8" in capsys.readouterr().err
 
 
 def test_metrics_of_a_run_are_those_of_its_last_phase(tmp_path):
@@ -188,7 +213,17 @@ def test_runs_on_a_published_benchmark(tmp_path, capsys):
     assert pair["value"] == pytest.approx(alone[2]["overall"] - np.mean([result["overall"] for result in alone[:2]]))
     assert pair["verdict"] == "worse" and found["by_type"]["bad"].keys() == {"object_counting", "route_planning"}
     assert found["forgetting"]["bad"]["route_planning"]["verdict"] == "worse" and not found["depth_rmse"]
-    assert "vsibench, dialect original" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "vsibench, dialect original" in said and "CAUTION" not in said
+    views = {"data": {"sha256": "vsibench"}, "benchmark": "vsibench_mc", "views": {"max_size": 56}}
+    for folder, size in ((bad, 56), (base, 24)):
+        asked = views | {"views": {"max_size": size}}
+        (Path(folder) / "benchmark.json").write_text(json.dumps({"asked": asked}))
+    assert _start(arguments) == 0
+    assert "CAUTION: the runs were asked differently in views" in capsys.readouterr().out
+    found = json.loads((out / "comparison.json").read_text("utf-8"))
+    assert found["asked_differently"] == {"views": {bad: {"max_size": 56}, base: {"max_size": 24}}}
+    assert "{&quot;max_size&quot;: 24}" in (out / "index.html").read_text("utf-8")
 
 
 def test_benchmark_runs_that_do_not_fit(tmp_path, capsys):
@@ -200,13 +235,18 @@ def test_benchmark_runs_that_do_not_fit(tmp_path, capsys):
         ([one, moved], [], "asked of different data"),
         ([one, truth], [], "Question '0': scene is 's0'"),
         ([one, str(tmp_path)], [], "has no predictions.jsonl. Make it with"),
-        ([one, one + "/"], ["--dialect", "none"], "none"),
+        ([one, truth], ["--dialect", "none"], "none"),
     ]:
         assert _start(["--runs", *(f"{place}={run}" for place, run in enumerate(runs)), *out, *more]) == 2
         assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         _start(["--runs", one, moved, "--out", str(tmp_path / "out"), "--dialect", "original"])
     assert "belong to --benchmark" in capsys.readouterr().err
+    (tmp_path / "truth" / "benchmark.json").write_text(json.dumps({"asked": {"benchmark": "cvbench"}}))
+    assert _start(["--runs", one, truth, *out]) == 2
+    assert "holds answers to cvbench (benchmark.json), not to vsibench" in capsys.readouterr().err
+    assert score.main(["--benchmark", "vsibench", "--predictions", f"{truth}/predictions.jsonl"]) == 2
+    assert "holds answers to cvbench" in capsys.readouterr().err
     # Ego3D as published leaves unreadable distances out: which ones depends on the answers.
     rows = [
         {
