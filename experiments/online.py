@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 
@@ -37,6 +38,11 @@ def check_settings(settings: Settings, data: DataConfig, where: str = "config") 
         )
     if not users:
         return
+    for name in ("checkpoint", "metric_checkpoint"):
+        if (place := getattr(online, name)) and not Path(place).is_dir():
+            raise ValueError(
+                f"{where}.online.{name} is '{place}', which is no folder. Give that of the published safetensors."
+            )
     distilled = [number for number in users if sources[number].features == "online"]
     if distilled and online.tap is None:
         raise ValueError(
@@ -110,8 +116,10 @@ class Online:
     @functools.cached_property
     def shapes(self) -> dict:
         """Its parameters as ShapeDtypeStructs with shardings."""
-        shapes, axes = self.network.parameter_axes()
-        return placed(shapes, axes, self.mesh)
+        network = self.network
+        modules = {"model": network.model} | ({"metric": network.metric} if network.metric else {})
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), network.params)
+        return {name: placed(shapes[name], networks.axes_of(module), self.mesh) for name, module in modules.items()}
 
     def teach(self, params: dict, batch: dict) -> dict:
         """For `StepParts.teach`."""

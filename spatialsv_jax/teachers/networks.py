@@ -102,9 +102,11 @@ class Network:
 
     def parameter_axes(self) -> tuple[dict, dict]:
         """Shapes of `params` (ShapeDtypeStructs) and the logical axis names of each, for `training.sharding`."""
+        patch = jax.ShapeDtypeStruct((1, 1, 2 * da3_presets.PATCH, 2 * da3_presets.PATCH, 3), jnp.float32)
         modules = {"model": self.model} | ({"metric": self.metric} if self.metric else {})
+        boxed = {name: jax.eval_shape(one.init, jax.random.key(0), patch)["params"] for name, one in modules.items()}
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.params)
-        return shapes, {name: axes_of(module) for name, module in modules.items()}
+        return shapes, names_of(boxed)
 
     def prepare(self, pictures: Sequence[np.ndarray]) -> Prepared:
         """Pictures uint8[h,w,3] of one scene, all at one size."""
@@ -173,6 +175,27 @@ def axes_of(module: Any) -> dict:
     return names_of(jax.eval_shape(module.init, jax.random.key(0), patch)["params"])
 
 
+def checked_resize(family: str, resize: str, features: int | None) -> str:
+    """`resize`, or the family's default if it is "".
+
+    Raises:
+      ValueError: an unknown family, way of resizing or tap.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"teacher {family!r} is unknown; choose from {', '.join(FAMILIES)}.")
+    resize = resize or RESIZES[family][0]
+    if resize not in RESIZES[family]:
+        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
+    if features is not None and features not in range(4):
+        raise ValueError(f"features is {features}; the taps are 0 to 3.")
+    return resize
+
+
+def no_cameras(directory: str | Path) -> str:
+    """What is said of DA3's mono form."""
+    return f"{directory} holds DA3's mono form, which gives no cameras: take an any-view checkpoint, and this one as --metric."
+
+
 def load(
     family: str,
     directory: str | Path,
@@ -235,27 +258,6 @@ def load(
         process_res=process_res or SIDES[family],
         features=features,
     )
-
-
-def checked_resize(family: str, resize: str, features: int | None) -> str:
-    """`resize`, or the family's default if it is "".
-
-    Raises:
-      ValueError: an unknown family, way of resizing or tap.
-    """
-    if family not in FAMILIES:
-        raise ValueError(f"teacher {family!r} is unknown; choose from {', '.join(FAMILIES)}.")
-    resize = resize or RESIZES[family][0]
-    if resize not in RESIZES[family]:
-        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
-    if features is not None and features not in range(4):
-        raise ValueError(f"features is {features}; the taps are 0 to 3.")
-    return resize
-
-
-def no_cameras(directory: str | Path) -> str:
-    """What is said of DA3's mono form."""
-    return f"{directory} holds DA3's mono form, which gives no cameras: take an any-view checkpoint, and this one as --metric."
 
 
 def _weights_hash(directories: Sequence[str | Path]) -> str:
