@@ -48,6 +48,14 @@ def check_settings(settings: Settings, data: DataConfig, where: str = "config") 
         raise ValueError(
             f"{where}.data.sources[{distilled[0]}].features is 'online', but {where}.online.features is -1: name the tap."
         )
+    if (
+        "distill" in active_terms(settings.losses)
+        and online.tap is None
+        and not any(source.feature_folder for source in sources)
+    ):
+        raise ValueError(
+            f"{where}.losses.distill needs features, but {where}.online.features is -1: name the tap to distil, 0 to 3."
+        )
     outlined = outline(online, where)
     width, wanted = outlined.feature_width(), settings.lifting.distill_features
     takes = width and any(sources[number].online_features for number in users)
@@ -81,12 +89,12 @@ def outline(online: OnlineConfig, where: str = "config") -> networks.Network:
     return _named(online, where, outlines.outline)
 
 
-def wanted_of(data: DataConfig) -> Wanted:
-    """What the sources take, in the order of `source_index`."""
+def wanted_of(data: DataConfig, tap: int | None) -> Wanted:
+    """What the sources take, in the order of `source_index`; no features without a tap."""
     sources = data.source_configs
     return Wanted(
         geometry=tuple(source.online_geometry for source in sources),
-        features=tuple(source.online_features for source in sources),
+        features=tuple(source.online_features and tap is not None for source in sources),
         quantile=tuple(source.confidence_quantile for source in sources),
         weights=tuple(source.confidence_weights for source in sources),
     )
@@ -167,14 +175,19 @@ def open_teacher(settings: Settings, data: DataConfig, mesh: jax.sharding.Mesh, 
     place = lambda module, shapes: placed(shapes, networks.axes_of(module), mesh)
     load = functools.partial(networks.load, progress=jax.process_index() == 0, place=place)
     network = _named(online, where, load)
-    return Online(network, wanted_of(data), (online.height, online.width), mesh)
+    return Online(network, wanted_of(data, network.features), (online.height, online.width), mesh)
 
 
 def outlined_teacher(settings: Settings, data: DataConfig, mesh: jax.sharding.Mesh) -> Online | None:
     """The same without weights, for plans; its folder need not be there if its name is a published one."""
     if not settings.online.teacher:
         return None
-    return Online(outline(settings.online), wanted_of(data), (settings.online.height, settings.online.width), mesh)
+    return Online(
+        outline(settings.online),
+        wanted_of(data, settings.online.tap),
+        (settings.online.height, settings.online.width),
+        mesh,
+    )
 
 
 def batch_shapes(online: Online, rows: int, views: int, label_size: tuple[int, int], grid_hw: tuple[int, int]) -> dict:

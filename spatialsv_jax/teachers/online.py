@@ -145,12 +145,12 @@ def _geometry(
     height, width = found["depth"].shape[2:]
     finite = jnp.isfinite(found["confidence"])
     confidence = jnp.where(finite, found["confidence"], 0)
-    good = found["valid"] & finite & _box(batch["teacher_inside"], height, width) & shown[..., None, None]
+    good = found["valid"] & finite & _box(batch["teacher_inside"], height, width)  # nothing in views of padding
     if any(wanted.quantile):
         good = label_maps.confident(confidence, good, takes["quantile"])
     grid = label_maps.Grid(batch["teacher_columns"], batch["teacher_rows"])
     depth = label_maps.resample_depth(jnp.where(good, found["depth"], 0), grid)
-    valid = (depth > 0) & batch["covered"] & shown[..., None, None]
+    valid = (depth > 0) & batch["covered"]
     intrinsics, poses = found["intrinsics"], found["camera_to_world"]
     pose_valid = shown & possible_cameras(intrinsics, poses, height, width)
     intrinsics = label_maps.label_intrinsics(intrinsics, batch["teacher_affine"])

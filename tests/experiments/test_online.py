@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,12 +16,15 @@ import pytest
 from data_pipelines.config import SourceConfig
 from data_pipelines.loader import make_loader
 from data_pipelines.manifest import read_manifest
+from data_pipelines.online import OnlinePictures
+from data_pipelines.samples import SampleMaker
 from experiments import label, online, phases, plan, startup, train
 from experiments.configs import common
 from experiments.prepare import prepare_rooms
 from experiments.starting import processor_for
 from spatialsv_jax import assembly, spec
 from spatialsv_jax.planning.chips import parse_topology
+from spatialsv_jax.teachers.da3 import preprocess as da3_preprocess
 from spatialsv_jax.training import flops, sharding, state, step
 from spatialsv_jax.training.checkpoints import Checkpoints
 
@@ -173,8 +177,8 @@ def test_a_plan_counts_the_teacher(rooms):
 
 
 def test_a_run_with_other_weights_or_settings_is_refused(rooms, tmp_path):
-    config = config_of(rooms, rows=2, mesh=dict(data=2, fsdp=2), training=dict(steps=1))
-    config.mesh.data = -1
+    config = config_of(rooms, rows=1, training=dict(steps=1))
+    del config.data.sources.a_measured  # one row: on one device
     config.losses.update(distill=0.0, ray=0.0, points=0.0)
     config.lifting.update(heads=("depth",), distill_features=0)
     config.online.features = -1
@@ -230,6 +234,7 @@ def test_a_run_with_other_weights_or_settings_is_refused(rooms, tmp_path):
         (dict(source=dict(multi_view="agrees")), "with labels = 'online' set it to 'off'"),
         (dict(source=dict(shuffle3d=True)), "shuffle3d gives a sample the labels of another"),
         (dict(source=dict(augment=True)), "augment changes"),
+        (dict(online=dict(features=-1)), "losses.distill needs features, but config.online.features is -1"),
         (dict(source=dict(features="online"), online=dict(features=-1)), "features is 'online', but .* -1"),
     ],
 )  # fmt: skip
@@ -271,3 +276,26 @@ def test_records_of_another_size_are_named():
     assert batch["teacher_pixels"].shape == (2, 3, 70, 70, 3) and batch["teacher_pixels"].dtype == np.uint8
     assert batch["teacher_inside"][0, 0].tolist() in ([7, 63, 0, 70], [14, 56, 0, 70])
     spec.check(batch)
+
+
+def test_cached_encoder_features_and_records_without_pictures(rooms):
+    """The teacher's pictures are decoded where the encoder's are not; a record of text alone has none."""
+    network = online.outline(assembly.read_settings(config_of("/nowhere")).online)
+    source = SourceConfig(path="a", per_batch=2, labels="online")
+    pictures = OnlinePictures(network, (56, 70))
+    record, settings = fakes.record(0, views=2, size=(56, 70)), fakes.settings().sample_settings
+    cache = SimpleNamespace(none=np.zeros((0, 1, 1)), read=lambda image, name: np.zeros((1, 1, 1)))
+    made = [
+        SampleMaker(source, settings, fakes.PROCESSOR, vision=vision, online=pictures).prepare(record, (1, 0)).teacher
+        for vision in (None, cache)
+    ]
+    for name, value in vars(made[0]).items():
+        np.testing.assert_array_equal(getattr(made[1], name), value, err_msg=name)
+    assert made[0].pixels.shape == (2, 56, 70, 3) and made[0].pool_rows is None
+    same = da3_preprocess.prepare(fakes.decoded(record)[::-1], process_res=70).pictures
+    np.testing.assert_array_equal(made[0].pixels, same)
+    none = {name: getattr(record, name)[:0] for name in ("intrinsics", "camera_to_world", "pose_valid")}
+    asked = dataclasses.replace(record.questions[0], text="what is red", views=())
+    bare = dataclasses.replace(record, view_ids=(), images=(), depths=(), questions=(asked,), **none)
+    made = SampleMaker(source, settings, fakes.PROCESSOR, online=pictures).prepare(bare, ())
+    assert made.teacher.pixels.shape == (0, 56, 70, 3) and made.has_text
