@@ -9,6 +9,7 @@ from spatialsv_jax.settings import from_mapping
 GROUPS = ("grounding", "spatial")  # what is scored, and what sources hold unless they say otherwise
 TRAINING_GROUPS = (*GROUPS, "scan")
 UNLABELLED = ("keep", "drop", "only")
+ONLINE = "online"  # labels or features of the teacher in the training step
 MULTI_VIEW = ("off", "agrees", "contradicts")
 _MULTI_VIEW_TEXT = {"agrees": "where another view agrees", "contradicts": "where no view contradicts"}
 
@@ -28,11 +29,11 @@ class SourceConfig:
     text_share: float = 1.0  # share of scenes with text (splits.labelled_scenes)
     text_seed: int = 0  # which scenes these are
     unlabelled: str = "keep"  # scenes without text: "keep" them for the 3D losses, "drop" them, or "only" them
-    labels: str = "measured"  # depth and cameras of the record, or a folder of label files
+    labels: str = "measured"  # depth and cameras of the record, a folder of label files, or "online" (config.online)
     confidence_quantile: float = 0.0  # this share of a label file's pixels, its least confident ones, is masked
     confidence_weights: bool = False  # a pixel of a label file counts by its confidence
     multi_view: str = "off"  # keep pixels with which another view "agrees", or all that none "contradicts"
-    features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
+    features: str = "auto"  # teacher features: "auto" = those of `labels`, "none", a folder of label files, or "online"
     shuffle3d: bool = False  # control: depth, cameras and features of another scene
     augment: bool = False  # views mirrored, recoloured, reordered; needs text = False and measured labels
 
@@ -49,7 +50,8 @@ class SourceConfig:
         unknown = sorted(set(self.groups) - set(TRAINING_GROUPS))
         if unknown:
             raise ValueError(f"{where}: unknown question groups {unknown}; known groups: {list(TRAINING_GROUPS)}.")
-        if self.augment and (self.text or self.labels != "measured" or self.feature_folder or self.shuffle3d):
+        taught = self.labels != "measured" or self.feature_folder or self.online_features
+        if self.augment and (self.text or taught or self.shuffle3d):
             raise ValueError(
                 f"{where}: augment changes what words and label files say about the pictures; set text = False, "
                 "labels = 'measured', features = 'none' and shuffle3d = False, and give the text by a source of its own."
@@ -66,6 +68,16 @@ class SourceConfig:
                 f"{where}: measured labels state no confidence; set confidence_quantile = 0 and confidence_weights = "
                 "False, or name a folder of label files in `labels`."
             )
+        if self.uses_teacher and self.shuffle3d:
+            raise ValueError(
+                f"{where}: shuffle3d gives a sample the labels of another, which a teacher in the training step does not have; "
+                "name a folder of label files in `labels` and `features`."
+            )
+        if self.labels == ONLINE and self.multi_view != "off":
+            raise ValueError(
+                f"{where}: multi_view = '{self.multi_view}' compares label maps when they are read; with labels = 'online' set it "
+                "to 'off', or make label files."
+            )
         if self.multi_view != "off" and (self.views == 1 or self.augment):
             raise ValueError(
                 f"{where}: multi_view = '{self.multi_view}' compares the views of a sample; set views to 0 or 2 and more, "
@@ -81,7 +93,8 @@ class SourceConfig:
             text += {"keep": "", "drop": ", the others dropped", "only": ", these dropped"}[self.unlabelled]
         geometry = "no 3D"
         if self.geometry:
-            geometry = "measured 3D" if self.labels == "measured" else f"3D of {self.labels}"
+            names = {"measured": "measured 3D", ONLINE: "3D of the teacher in the step"}
+            geometry = names.get(self.labels, f"3D of {self.labels}")
         parts = [text, f"{geometry} of other scenes" if self.shuffle3d else geometry]
         if self.geometry:
             parts += [f"least confident {self.confidence_quantile:.0%} masked"] * (self.confidence_quantile > 0)
@@ -89,6 +102,8 @@ class SourceConfig:
             parts += [_MULTI_VIEW_TEXT[self.multi_view]] if self.multi_view != "off" else []
         if self.feature_folder:
             parts.append(f"features of {self.feature_folder}")
+        if self.online_features and self.features == ONLINE:
+            parts.append("features of the teacher in the step")
         if self.augment:
             parts.append("augmented")
         if self.views:
@@ -99,8 +114,28 @@ class SourceConfig:
     def feature_folder(self) -> str:
         """Folder of the label files that hold the teacher features, '' = no features."""
         if self.features == "auto":
-            return "" if self.labels == "measured" else self.labels
-        return "" if self.features == "none" else self.features
+            return "" if self.labels in ("measured", ONLINE) else self.labels
+        return "" if self.features in ("none", ONLINE) else self.features
+
+    @property
+    def label_folder(self) -> str:
+        """Folder of the label files that hold depth and cameras, '' = none."""
+        return self.labels if self.geometry and self.labels not in ("measured", ONLINE) else ""
+
+    @property
+    def online_geometry(self) -> bool:
+        """Whether depth and cameras are those of the teacher in the training step."""
+        return self.geometry and self.labels == ONLINE
+
+    @property
+    def online_features(self) -> bool:
+        """Whether features are those of the teacher in the training step, if it hands out any."""
+        return self.features == ONLINE or (self.features == "auto" and self.labels == ONLINE)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """Whether its rows need the teacher in the training step."""
+        return self.online_geometry or self.online_features
 
 
 @dataclasses.dataclass(frozen=True)

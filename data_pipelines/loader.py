@@ -22,6 +22,7 @@ from data_pipelines.config import DataConfig, SourceConfig
 from data_pipelines.evaluation_rows import EvaluationRow, evaluation_batches
 from data_pipelines.lengths import question_lengths
 from data_pipelines.mixture import BucketedMixture, Mixture, RowPlan, RowPlans, Schedule
+from data_pipelines.online import OnlinePictures, Teacher, pictures_for
 from data_pipelines.packing import choose_questions
 from data_pipelines.recycled import Memory
 from data_pipelines.rows import RowBuilder, measure
@@ -54,6 +55,7 @@ class Loader:
         process_index: int,
         process_count: int,
         vision: Sequence[VisionCache | None],
+        online: OnlinePictures | None = None,
     ):
         self.config, self.sources, self.choice = config, tuple(sources), choice
         counts = [source.config.per_batch for source in sources]
@@ -70,7 +72,12 @@ class Loader:
         self._processors = [at_size(processor, bucket.image_size) for bucket in choice.buckets]
         self._builders = [
             RowBuilder(
-                _in_bucket(config, bucket), own, width, any(one.config.confidence_weights for one in sources), features
+                _in_bucket(config, bucket),
+                own,
+                width,
+                any(one.config.confidence_weights for one in sources),
+                features,
+                online,
             )
             for bucket, own, features in zip(choice.buckets, self._processors, vision, strict=True)
         ]
@@ -245,6 +252,8 @@ def make_loader(
     records: Sequence | None = None,
     lengths: Path | None = None,
     vision: Callable[[Choice, Sequence, Sequence[np.ndarray]], Sequence[VisionCache]] | None = None,
+    teacher: Teacher | None = None,
+    teacher_size: tuple[int, int] = (0, 0),
 ) -> Loader:
     """Opens the sources and checks a few records of each.
 
@@ -256,6 +265,8 @@ def make_loader(
       lengths: folder in which lengths of questions are kept between starts, where there are several buckets.
       vision: (buckets, opened record sources, records in use of each) -> cached features for each bucket; without it
         pictures are decoded.
+      teacher: that runs in the training step, for sources whose labels or features are "online".
+      teacher_size: (h, w) of the pictures that it reads; (0, 0) = those of the first record.
 
     Raises:
       ValueError: a wrong setting, question types that the data lacks, no source, a global batch that the
@@ -277,6 +288,13 @@ def make_loader(
     for number, own in enumerate(members):
         if not len(own):
             raise ValueError(f"config.data.sources[{number}] ({settings[number].path}) has no usable record.")
+    online = None
+    if number := next((place for place, setting in enumerate(settings, 1) if setting.uses_teacher), 0):
+        if teacher is None:
+            raise ValueError(
+                f"config.data.sources[{number - 1}] takes labels or features 'online', but there is no teacher: set config.online."
+            )
+        online = pictures_for(teacher, teacher_size, settings, records, members)
     choice = one_bucket(config, processor, members)
     if config.buckets > 1:
         kept = [lengths / f"{number}.npz" if lengths else None for number in range(len(settings))]
@@ -296,10 +314,10 @@ def make_loader(
     ]
     features = [None] * len(buckets) if vision is None else vision(choice, records, members)
     sources = [
-        Source(setting, opened, buckets, cache, number, features)
+        Source(setting, opened, buckets, cache, number, features, online)
         for number, (setting, opened) in enumerate(zip(settings, records, strict=True))
     ]
-    return Loader(config, processor, sources, members, choice, process_index, process_count, features)
+    return Loader(config, processor, sources, members, choice, process_index, process_count, features, online)
 
 
 def _in_bucket(config: DataConfig, bucket: Bucket) -> DataConfig:

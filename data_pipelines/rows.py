@@ -9,6 +9,7 @@ import numpy as np
 
 from data_pipelines.collate import default_intrinsics, pad_views
 from data_pipelines.config import DataConfig
+from data_pipelines.online import OnlinePictures, fields
 from data_pipelines.packing import pack_prefix
 from data_pipelines.samples import Sample
 from data_pipelines.transforms.geometry import keep_views
@@ -24,6 +25,7 @@ class RowBuilder:
       feature_width: F; 0 = rows have no `teacher_features`.
       weighted: whether rows have `label_weight`.
       vision: where samples' cached features come from, if they do.
+      online: what makes pictures for the teacher in the training step; None = rows have no fields of `spec.ONLINE`.
     """
 
     def __init__(
@@ -33,12 +35,14 @@ class RowBuilder:
         feature_width: int = 0,
         weighted: bool = False,
         vision: VisionCache | None = None,
+        online: OnlinePictures | None = None,
     ):
         self._config, self._processor, self._vision = config, processor, vision
         self._feature_width, self._weighted = feature_width, weighted
         full = processor.encode_prefix(config.views)
         self.prefix_tokens = len(full.tokens)
         self._pictures = config.views if full.feature_slots is None else len(full.feature_slots)
+        self._blank = online and online.blank(config.views, config.sample_settings.label_size, processor.grid_hw)
         self._prefix = functools.lru_cache(maxsize=None)(self._pack_prefix)
 
     def _pack_prefix(self, shown: int) -> dict[str, np.ndarray]:
@@ -91,6 +95,8 @@ class RowBuilder:
         if self._weighted:
             weight = np.ones(valid.shape, np.float32) if labels.weight is None else labels.weight
             row["label_weight"] = pad_views(np.where(valid, weight, 0), views)
+        if self._blank is not None:
+            row |= fields(self._blank if sample.teacher is None else sample.teacher, views, self._blank)
         return row
 
     def _shown_pictures(self, sample: Sample, out: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -135,7 +141,18 @@ def measure(rows: list[dict[str, np.ndarray]], weights: Sequence[float] | None =
         for name in ("prefix_mask", "question_mask", "question_valid", "answer_mask")
     }
     questions = max(total["question_valid"], 1.0)
-    shown = sum(int(row["view_valid"].sum()) for row in rows)
+    # What a teacher in the training step says of a row is not known here.
+    taught = [bool(row["teacher_inside"].any()) if "teacher_inside" in row else False for row in rows]
+    own = [row for row, later in zip(rows, taught, strict=True) if not later]
+    shown = sum(int(row["view_valid"].sum()) for row in own)
+    pixels = {
+        name: sum(
+            weight * float(row[name].sum())
+            for row, weight, later in zip(rows, weights, taught, strict=True)
+            if not later
+        )
+        for name in ("valid", "covered")
+    }
     return {
         "rows": len(rows),
         "prefix_tokens": total["prefix_mask"] / len(rows),
@@ -147,10 +164,11 @@ def measure(rows: list[dict[str, np.ndarray]], weights: Sequence[float] | None =
         "longest_answer_tokens": max(int(row["answer_mask"].sum(axis=-1).max()) for row in rows),
         "question_padding_share": 1 - total["question_mask"] / over(lambda row: row["question_mask"].size),
         "view_padding_share": 1 - over(lambda row: row["view_valid"].sum()) / over(lambda row: row["view_valid"].size),
-        "labelled_pixel_share": over(lambda row: row["valid"].sum()) / max(over(lambda row: row["covered"].sum()), 1.0),
-        "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in rows),
-        "views_without_depth": shown - sum(int(row["depth_valid"].sum()) for row in rows),
+        "labelled_pixel_share": pixels["valid"] / max(pixels["covered"], 1.0),
+        "views_without_pose": shown - sum(int(row["pose_valid"].sum()) for row in own),
+        "views_without_depth": shown - sum(int(row["depth_valid"].sum()) for row in own),
         "rows_without_text": sum(not row["has_text"] for row in rows),
-        "rows_without_geometry": sum(not row["has_geometry"] for row in rows),
-        "rows_without_features": sum(not row["has_features"] for row in rows),
+        "rows_without_geometry": sum(not row["has_geometry"] for row in own),
+        "rows_without_features": sum(not row["has_features"] for row in own),
+        "rows_labelled_in_the_step": sum(taught),
     }

@@ -10,11 +10,12 @@ import numpy as np
 
 from data_pipelines.config import SampleSettings, SourceConfig
 from data_pipelines.labels import files as label_files
+from data_pipelines.online import OnlinePictures, TeacherViews
 from data_pipelines.packing import QuestionSet
 from data_pipelines.records import Record
 from data_pipelines.transforms import features as feature_steps
 from data_pipelines.transforms.augment import Shown, augment
-from data_pipelines.transforms.decode import decode_views, picture_size, view_depth, view_name
+from data_pipelines.transforms.decode import decode_image, decode_views, picture_size, view_depth, view_name
 from data_pipelines.transforms.geometry import Labels, Measured, make_labels, no_labels
 from data_pipelines.transforms.views import applicable_questions
 from data_pipelines.vision_cache import VisionCache
@@ -35,12 +36,14 @@ class Sample:
     features: np.ndarray | None  # float32[v,P,F]
     questions: QuestionSet
     has_text: bool
+    teacher: TeacherViews | None = None  # pictures for the teacher in the training step, which then makes the labels
 
     @property
     def nbytes(self) -> int:
         """Approximate memory in bytes."""
         pictures = [*(self.images or ()), self.pixel_values, self.vision_features, self.features]
         extra = sum(array.nbytes for array in pictures if array is not None)
+        extra += 0 if self.teacher is None else self.teacher.nbytes
         return extra + self.covered.nbytes + self.labels.nbytes + self.questions.nbytes + 1000
 
     def kept(self) -> Sample:
@@ -64,6 +67,7 @@ class SampleMaker:
       labelled: scenes whose questions are shown; None = all.
       vision: features of the pictures, which then are not decoded.
       missing: folder of label files -> records that have none there and are shown without.
+      online: what makes pictures for the teacher in the training step; None = there is none.
     """
 
     def __init__(
@@ -76,10 +80,11 @@ class SampleMaker:
         labelled: frozenset[str] | None = None,
         vision: VisionCache | None = None,
         missing: Mapping[str, frozenset[str]] | None = None,
+        online: OnlinePictures | None = None,
     ):
         self.config, self.settings, self.number = config, settings, number
         self._processor, self._feature_folder, self._labelled = processor, feature_folder, labelled
-        self._vision, self._missing = vision, missing or {}
+        self._vision, self._missing, self._online = vision, missing or {}, online if config.uses_teacher else None
         self._place = functools.lru_cache(maxsize=None)(self._place_of)
         self._label_kinds: dict[str, tuple] = {}  # folder -> what its first file was made by, and how
 
@@ -115,7 +120,16 @@ class SampleMaker:
             features=features,
             questions=self.question_set(questions, record.id, bool(views)),
             has_text=has_text and len(questions) > 0,
+            teacher=self._teacher_views(record, views, images, pixels),
         )
+
+    def _teacher_views(self, record: Record, views: tuple[int, ...], images: Sequence, pixels) -> TeacherViews | None:
+        if self._online is None:
+            return None
+        if self._vision is not None:
+            images = [decode_image(record.images[view], view_name(record, view)) for view in views]
+        where = (pixels.label_affine, self.settings.label_size, self._processor.grid_hw)
+        return self._online.views(images, *where, record.id)
 
     def _from_cache(self, record: Record, views: tuple[int, ...], with_depth: bool):
         """No pictures, where labels lie in them, their depths, and their cached features [X,r,C]."""
@@ -224,11 +238,12 @@ class SampleMaker:
             features = feature_steps.pool_features(
                 files[folder], chosen, pixels.label_affine, self.settings.label_size, self._processor.grid_hw
             )
-        if not config.geometry or (config.labels != "measured" and config.labels not in files):
+        folder = config.label_folder
+        if not config.geometry or config.online_geometry or (folder and folder not in files):
             return no_labels(pixels.covered.shape), features
-        if config.labels != "measured":
+        if folder:
             measured = feature_steps.file_to_measured(
-                files[config.labels], chosen, pixels.label_affine, config.confidence_quantile, config.confidence_weights
+                files[folder], chosen, pixels.label_affine, config.confidence_quantile, config.confidence_weights
             )
         else:
             measured = Measured(
@@ -260,10 +275,7 @@ class SampleMaker:
         return found
 
     def _folders(self) -> set[str]:
-        wanted = {self._feature_folder}
-        if self.config.geometry and self.config.labels != "measured":
-            wanted.add(self.config.labels)
-        return wanted - {""}
+        return {self._feature_folder, self.config.label_folder} - {""}
 
 
 def too_many_views(record_id: str, shown: int, room: int, number: int) -> ValueError:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from data_pipelines.config import SampleSettings, SourceConfig
+from data_pipelines.config import ONLINE, SampleSettings, SourceConfig
 from data_pipelines.labels import files as label_files
 from data_pipelines.mixture import SceneGroups
+from data_pipelines.online import OnlinePictures
 from data_pipelines.samples import Sample, SampleMaker, too_many_views
 from data_pipelines.splits import labelled_scenes
 from data_pipelines.transforms.views import choose_views
@@ -58,6 +59,7 @@ class Source:
       cache: shared by all sources of a loader.
       number: place in the mixture.
       vision: of each bucket the cached features, or None.
+      online: what makes pictures for the teacher in the training step; None = there is none.
 
     Attributes:
       feature_width: F of its teacher features, 0 = none.
@@ -76,19 +78,26 @@ class Source:
         cache: BoundedCache,
         number: int,
         vision: Sequence[VisionCache | None],
+        online: OnlinePictures | None = None,
     ):
         self.config, self.records, self.number = config, records, number
         ids = [
             row["id"] for row in (records.rows[int(index)] for index in used_records(config, records)) if row["views"]
         ]
-        folders = {config.feature_folder, config.labels if config.geometry else ""} - {"", "measured"}
+        folders = {config.feature_folder, config.label_folder} - {""}
         missing = {folder: label_files.missing_labels(folder, ids) for folder in sorted(folders)}
         self.without_labels = len(frozenset().union(*missing.values()))
         self.feature_width = _feature_width(config, ids, missing, number)
         folder = config.feature_folder if self.feature_width else ""
+        if config.online_features and online is not None:
+            self.feature_width = online.feature_width
+            if config.features == ONLINE and not self.feature_width:
+                raise ValueError(
+                    f"config.data.sources[{number}].features is 'online', but config.online.features is -1: name the tap to distil."
+                )
         self.labelled = scenes_with_text(config, records)
         self._makers = [
-            SampleMaker(config, settings, processor, folder, number, self.labelled, features, missing)
+            SampleMaker(config, settings, processor, folder, number, self.labelled, features, missing, online)
             for (settings, processor), features in zip(buckets, vision, strict=True)
         ]
         self._cache = cache

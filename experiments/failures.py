@@ -85,13 +85,16 @@ def describe(error: BaseException, parts: Mapping[str, int]) -> str:
     )
 
 
-def memory_parts(shapes: TrainState, batches: Sequence[Mapping[str, np.ndarray]], frozen: tuple[str, ...]) -> dict:
+def memory_parts(
+    shapes: TrainState, batches: Sequence[Mapping[str, np.ndarray]], frozen: tuple[str, ...], teacher=()
+) -> dict:
     """Bytes per device of parameters by group, optimizer and batch, as the start-up table has them.
 
     Args:
       shapes: the state's, with shardings.
       batches: this process's rows of one batch of each bucket.
       frozen: groups without optimizer state.
+      teacher: shapes of the parameters of a teacher in the step.
     """
     groups: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes.params):
@@ -102,6 +105,8 @@ def memory_parts(shapes: TrainState, batches: Sequence[Mapping[str, np.ndarray]]
         for group, size in groups.items()
     }
     batch = max((sum(value.nbytes for value in one.values()) for one in batches), default=0)
+    if jax.tree.leaves(teacher):
+        named["the teacher in the step"] = sharding.bytes_per_device(teacher)
     return {
         **named,
         "optimizer": sharding.bytes_per_device((shapes.opt_state, shapes.ema)),
@@ -109,12 +114,12 @@ def memory_parts(shapes: TrainState, batches: Sequence[Mapping[str, np.ndarray]]
     }
 
 
-def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh) -> str:
-    """Names the terms that are not finite on the batch of step `bad`, and its records."""
+def explain_nonfinite(parts: step.StepParts, train_state, bad: int, loader: Loader, mesh, teacher=None) -> str:
+    """Names the terms that are not finite on the batch of step `bad`, and its records; `teacher`: parameters of one in the step."""
     batch = sharding.put_batch(loader.batch(bad), mesh)
     with jax.set_mesh(mesh):
-        losses = lambda s, b: step.report_losses(parts, dataclasses.replace(s, step=jnp.int32(bad)), b)
-        report = jax.jit(losses)(train_state, batch)
+        losses = lambda s, b, t: step.report_losses(parts, dataclasses.replace(s, step=jnp.int32(bad)), b, t)
+        report = jax.jit(losses)(train_state, batch, teacher)
     values = {name: float(report[name]) for name in active_terms(parts.objective)}
     wrong = [name for name, value in values.items() if not abs(value) < float("inf")]
     what = (

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.config import DataConfig
 from data_pipelines.paths import local_path
-from experiments import vision_features
+from experiments import online, vision_features
 from spatialsv_jax import assembly
 from spatialsv_jax.settings import from_mapping
 from spatialsv_jax.training import sharding
@@ -42,6 +42,7 @@ def check_phase(phase: ConfigDict, where: str) -> None:
     settings = assembly.read_settings(phase, where)
     local_path(phase.init_from, f"{where}.init_from")
     vision_features.check_settings(settings, data_settings(phase), where)
+    online.check_settings(settings, data_settings(phase), where)
     rows = sum(source.per_batch for source in data_settings(phase).source_configs)
     try:
         sharding.check_rows(rows, phase_mesh(settings, rows), settings.training.microbatches)

@@ -10,6 +10,7 @@ fit, changes are tried and ranked. docs/scaling.md says how to read the result.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -22,6 +23,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from experiments import plan_label, plan_step, startup
+from experiments.configs import common
 from experiments.plan_changes import Change, changes, mesh_sizes
 from spatialsv_jax import target
 from spatialsv_jax.losses.objective import TERMS
@@ -42,6 +44,13 @@ def text_only(config: ConfigDict) -> ConfigDict:
     config.lifting.update(heads=(), distill_features=0)
     config.losses.update({name: 0.0 for name in TERMS if name != "text"})
     config.ema.decay = 0.0
+    if config.get("online", {}).get("teacher"):
+        config.online = common.get_config().online
+        for source in config.data.sources.values():
+            words = {
+                key: word for key, word in (("labels", "measured"), ("features", "none")) if source[key] == "online"
+            }
+            source.update({**words, "confidence_quantile": 0.0, "confidence_weights": False} if words else {})
     return config
 
 
@@ -69,13 +78,15 @@ def plan(
     with target.compiling_for(platform):
         planned = plan_step.plan_step(config, devices)
         began = time.perf_counter()
-        traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh)
+        traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh, planned.online)
         costs = flops.costs(traced.jaxpr, _shares(planned))
         known = memory.inputs(planned.shapes, planned.batch, planned.mesh)
-        estimate = memory.estimated(known, traced.jaxpr, planned.shapes, planned.parts.frozen_groups, planned.mesh)
+        teacher = planned.online.shapes if planned.online else ()
+        frozen = planned.parts.frozen_groups
+        estimate = memory.estimated(known, traced.jaxpr, planned.shapes, frozen, planned.mesh, teacher)
         found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
         if compile and compiles(topology) and not (available and estimate.peak > skip_above * available):
-            found, available, moved = _compiled(traced, known, available, planned.mesh)
+            found, available, moved = _compiled(traced, known, available, planned.mesh, estimate.teacher)
             seconds = time.perf_counter() - began
     return Plan(
         name=name or config.name,
@@ -103,8 +114,9 @@ def _shares(planned) -> list[float | None]:
     """For each input of the step the share that a device computes with: of the state all but what tensor splits off."""
     tensor = planned.mesh.shape["tensor"]
     split = lambda leaf: "tensor" in jax.tree.leaves(tuple(leaf.sharding.spec))
-    state = [1 / tensor if split(leaf) else 1.0 for leaf in jax.tree.leaves(planned.shapes)]
-    return state + [None] * len(planned.batch)
+    share = lambda tree: [1 / tensor if split(leaf) else 1.0 for leaf in jax.tree.leaves(tree)]
+    teacher = planned.online.shapes if planned.online else ()
+    return share(planned.shapes) + [None] * len(planned.batch) + share(teacher)
 
 
 def _without_lifting(costs: dict, planned) -> dict:
@@ -112,7 +124,8 @@ def _without_lifting(costs: dict, planned) -> dict:
     trainable, _ = split_params(planned.shapes.params, planned.parts.frozen_groups)
     count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
     share = 1 - count(trainable.get("lifting", {})) / max(count(trainable), 1)
-    kept = {part: cost for part, cost in costs.items() if not is_lifting(part)}
+    left = lambda part: is_lifting(part) or (planned.online is not None and part == "teacher")
+    kept = {part: cost for part, cost in costs.items() if not left(part)}
     if "optimizer" in kept:
         update = flops.Cost()
         update.add(kept["optimizer"], share)
@@ -120,18 +133,18 @@ def _without_lifting(costs: dict, planned) -> dict:
     return kept
 
 
-def _compiled(traced, known, available: int, mesh):
+def _compiled(traced, known, available: int, mesh, teacher: int = 0):
     """(memory, bytes that a device has, collectives or None) of a traced step."""
     try:
         with libtpu_log.written() as log, jax.set_mesh(mesh):
             compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        refused = memory.refused(known, str(error))
+        refused = memory.refused(known, str(error), teacher)
         if refused is None:
             raise
         return *refused, None
     found = memory.compiled(known, compiled.memory_analysis(), libtpu_log.gaps(log.text))
-    return found, available, hlo.collectives(compiled.as_text(), mesh.size)
+    return dataclasses.replace(found, teacher=teacher), available, hlo.collectives(compiled.as_text(), mesh.size)
 
 
 def _update_bytes(planned) -> float:

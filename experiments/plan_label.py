@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import math
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +20,15 @@ from jax.sharding import NamedSharding
 
 from experiments.label_networks import PICTURES
 from spatialsv_jax import target
+from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
 from spatialsv_jax.planning import hlo, libtpu_log, memory
 from spatialsv_jax.planning.chips import Topology, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
 from spatialsv_jax.planning.liveness import Division, peak_bytes
 from spatialsv_jax.planning.plan import NOT_VERIFIED, gib, si
 from spatialsv_jax.planning.roofline import ASSUMPTIONS, Roofline, roofline
-from spatialsv_jax.teachers import networks
+from spatialsv_jax.teachers import networks, outlines
+from spatialsv_jax.teachers.vggt import presets as vggt_presets
 from spatialsv_jax.training import flops, sharding
 
 READING = "Reading pictures, checks and writing of the label files by the host are not in these figures."
@@ -246,13 +249,30 @@ def run(arguments: argparse.Namespace) -> dict:
     local = host_of(topology)
     simulate(local)
     mesh = mesh_of(arguments.mesh, local.devices)
-    network = networks.published(arguments.label, arguments.metric, process_res=arguments.process_res)
+    network = network_of(arguments.label, arguments.metric, arguments.process_res)
     rows = arguments.rows or mesh.data * mesh.fsdp
     found = plan_labels(
         network, topology, mesh, rows, arguments.views, (int(height), int(width)), not arguments.estimate
     )
     print(found.text(), flush=True)
     return found.to_json()
+
+
+def network_of(name: str, metric: bool, process_res: int) -> networks.Network:
+    """The published teacher of this name, or the one in this folder, without weights.
+
+    Raises:
+      ValueError: there is none, or it gives no cameras.
+    """
+    family = "vggt" if vggt_presets.published(name) or _is_vggt(name) else "da3"
+    try:
+        return outlines.outline(family, name, "DA3METRIC-LARGE" if metric else "", process_res=process_res)
+    except ConversionError as error:
+        raise ValueError(str(error)) from error
+
+
+def _is_vggt(folder: str) -> bool:
+    return Path(folder).is_dir() and any(name.startswith("aggregator.") for name in TensorFolder(folder).tensors)
 
 
 def mesh_of(text: str, devices: int) -> sharding.MeshConfig:

@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from data_pipelines.loader import DataConfig
+from experiments import online as online_lib
 from experiments.phases import data_settings
 from experiments.starting import processor_for
 from experiments.train import model_functions
@@ -107,6 +108,7 @@ class PlannedStep:
       report: how parameters are split.
       tokens: language tokens of a global batch, every one taken to be real.
       rows: of a global batch.
+      online: the teacher in the step, without weights; None = there is none.
     """
 
     settings: assembly.Settings
@@ -117,6 +119,7 @@ class PlannedStep:
     report: sharding.ShardingReport
     tokens: int
     rows: int
+    online: online_lib.Online | None = None
 
 
 def plan_step(config: ConfigDict, devices: list) -> PlannedStep:
@@ -134,14 +137,17 @@ def plan_step(config: ConfigDict, devices: list) -> PlannedStep:
         processor = planning_processor(config, settings, Path(folder))
         batch = batch_shapes(settings, data, processor, rows)
         model = assembly.build_model(settings, processor)
+    teacher = online_lib.outlined_teacher(settings, data, mesh)
+    if teacher:
+        batch |= online_lib.batch_shapes(teacher, rows, data.views, data.sample_settings.label_size, processor.grid_hw)
     if data.vision_cache and settings.model == "mllm":
         batch = with_cached_features(model, batch, config.seed, data.label_size)
     one = {name: np.zeros((1, *value.shape[1:]), value.dtype) for name, value in batch.items()}
     init, apply, logical_axes = model_functions(model, settings, one, config.seed)
-    parts = step.make_parts(settings, apply)
+    parts = step.make_parts(settings, apply, teach=teacher and teacher.teach)
     shapes, report = state.state_shapes(
         init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
     questions = batch["question_tokens"].shape
     tokens = rows * (batch["prefix_tokens"].shape[1] + questions[1] * questions[2])
-    return PlannedStep(settings, parts, shapes, batch, mesh, report, tokens, rows)
+    return PlannedStep(settings, parts, shapes, batch, mesh, report, tokens, rows, teacher)

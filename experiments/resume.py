@@ -16,6 +16,7 @@ from spatialsv_jax.training.checkpoints import Checkpoints
 from spatialsv_jax.training.optimizer import schedule
 from spatialsv_jax.training.state import TrainState
 
+LATER = ("online",)  # sections that earlier versions did not have
 # What may differ when a run goes on: where and how it is computed, not what. Whole sections, and keys of the others.
 MAY_CHANGE = ("name", "mesh", "checkpoint", "evaluation")
 KEYS_MAY_CHANGE = {
@@ -27,7 +28,7 @@ KEYS_MAY_CHANGE = {
     ),
 }  # fmt: skip
 # Keys of a source that name folders, which may lie elsewhere if they hold the same; the words stand for none.
-FOLDERS, NO_FOLDER = ("path", "labels", "features"), ("measured", "auto", "none")
+FOLDERS, NO_FOLDER = ("path", "labels", "features"), ("measured", "auto", "none", "online")
 
 
 def check_unchanged(config: ConfigDict, workdir: Path, processor, data: Mapping[str, Mapping[str, str]]) -> None:
@@ -71,7 +72,7 @@ def check_unchanged(config: ConfigDict, workdir: Path, processor, data: Mapping[
 def _with_later_keys(kept: dict, new: dict) -> dict:
     """A stored config with the keys that came after it at their defaults, which is what it ran with."""
     defaults = json.loads(common.get_config().to_json_best_effort())
-    filled = dict(kept)
+    filled = {section: defaults[section] for section in LATER if section in new and section in defaults} | kept
     for section, values in kept.items():
         if isinstance(values, dict) and isinstance(defaults.get(section), dict):
             later = [key for key in new.get(section, {}) if key not in values and key in defaults[section]]
@@ -84,6 +85,9 @@ def _settings(config: dict) -> dict:
     left = {section: values for section, values in config.items() if section not in MAY_CHANGE}
     for section, keys in KEYS_MAY_CHANGE.items():
         left[section] = {key: value for key, value in left[section].items() if key not in keys}
+    if "online" in left:  # the weights are compared by their hash
+        places = {key: "a folder" for key in ("checkpoint", "metric_checkpoint") if left["online"][key]}
+        left["online"] = {**left["online"], **places}
     sources = left["data"]["sources"].items()
     left["data"]["sources"] = {name: {**one, **dict.fromkeys(_folders(one), "a folder")} for name, one in sources}
     return left
@@ -144,8 +148,8 @@ def _compare_data(old: dict, data: Mapping[str, Mapping[str, str]], sources: dic
                 return
     if changed := [text for _, text in _differences(by_source, dict(data))]:
         raise ValueError(
-            f"The data has changed since {directory} was written, by the hashes of its manifests: {'; '.join(changed)}. Use "
-            "a new --workdir, or bring the old data back."
+            f"The data (or the teacher's weights) have changed since {directory} was written, by the hashes of manifests and "
+            f"weights: {'; '.join(changed)}. Use a new --workdir, or bring the old ones back."
         )
 
 
@@ -171,14 +175,16 @@ def finished_step(workdir: Path) -> int:
     return json.loads(file.read_text())["steps"] if file.exists() else -1
 
 
-def data_used(config: ConfigDict, manifests: Mapping[str, dict]) -> dict[str, dict[str, str]]:
+def data_used(config: ConfigDict, manifests: Mapping[str, dict], teacher: str = "") -> dict[str, dict[str, str]]:
     """Source -> key of each folder that it reads -> hash of the data, or of the teacher that wrote the label files.
 
-    A folder of label files without labels.json has no hash and stands for itself.
+    A folder of label files without labels.json has no hash and stands for itself. Sources whose labels or features are those
+    of the teacher in the step have its hash as "teacher".
 
     Args:
       config: a phase.
       manifests: those of its data, by path.
+      teacher: hash of the weights of the teacher in the step.
     """
 
     def hash_of(key: str, folder: str) -> str:
@@ -188,7 +194,11 @@ def data_used(config: ConfigDict, manifests: Mapping[str, dict]) -> dict[str, di
         return json.loads(file.read_text())["checkpoint"] if file.exists() else folder
 
     sources = config.data.sources.items()
-    return {name: {key: hash_of(key, place) for key, place in _folders(one).items()} for name, one in sources}
+    found = {name: {key: hash_of(key, place) for key, place in _folders(one).items()} for name, one in sources}
+    for name, one in sources:
+        if "online" in (one.labels, one.features):
+            found[name]["teacher"] = teacher
+    return found
 
 
 def go_on(checkpoints: Checkpoints, shapes) -> TrainState:

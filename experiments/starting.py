@@ -70,7 +70,7 @@ def check_labels(phase: ConfigDict, where: str, phases: Sequence[str]) -> None:
       ValueError: neither a folder nor one of `phases`.
     """
     for name, source in phase.data.sources.items():
-        for key, words in (("labels", ("measured",)), ("features", ("auto", "none"))):
+        for key, words in (("labels", ("online", "measured")), ("features", ("auto", "online", "none"))):
             value = source[key]
             if value not in (*words, *phases) and not as_path(value).is_dir():
                 raise ValueError(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from data_pipelines.loader import Loader
+from experiments.online import Online
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.training import flops as flops_lib
@@ -25,7 +26,7 @@ class CompiledStep:
     """The compiled training step and what it costs.
 
     Attributes:
-      step: (state, batch) -> (state, metrics).
+      step: (state, batch) -> (state, metrics); with a teacher in it (state, batch, its parameters).
       seconds: compile time.
       temporary_bytes: scratch memory per device; None where the backend does not say.
       flops: FLOPs of one global step by part, counted from the program.
@@ -39,8 +40,13 @@ class CompiledStep:
     recomputed: float = 0.0
 
 
-def trace_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh):
-    """The step traced for the shapes of a batch (this process's rows of it); `lower().compile()` compiles it."""
+def trace_step(
+    parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh, online: Online | None = None
+):
+    """The step traced for the shapes of a batch (this process's rows of it); `lower().compile()` compiles it.
+
+    With a teacher in the step its parameters are the third argument.
+    """
     layout = sharding.batch_sharding(mesh)
     processes = jax.process_count()
     abstract = {
@@ -48,13 +54,15 @@ def trace_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.nd
         for name, value in batch.items()
     }
     with jax.set_mesh(mesh):  # kernels that XLA cannot split ask for it
-        return step.jit_step(parts, shapes).trace(shapes, abstract)
+        return step.jit_step(parts, shapes).trace(shapes, abstract, *([online.shapes] if online else []))
 
 
-def compile_step(parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh) -> CompiledStep:
+def compile_step(
+    parts: step.StepParts, shapes: TrainState, batch: dict[str, np.ndarray], mesh, online: Online | None = None
+) -> CompiledStep:
     """Compiles the step for the shapes of a batch before any memory is taken."""
     began = time.perf_counter()
-    traced = trace_step(parts, shapes, batch, mesh)
+    traced = trace_step(parts, shapes, batch, mesh, online)
     costs = flops_lib.costs(traced.jaxpr)
     recomputed = sum(cost.recomputed for cost in costs.values())
     with jax.set_mesh(mesh):
@@ -71,13 +79,22 @@ class CompiledSteps:
     Args:
       parts, shapes, mesh: as for `compile_step`.
       batches: one batch of each bucket.
+      online: the teacher in the step, if there is one.
 
     Attributes:
       steps: the compiled steps, one for each bucket.
     """
 
-    def __init__(self, parts: step.StepParts, shapes: TrainState, batches: Sequence[dict[str, np.ndarray]], mesh):
-        self.steps = [compile_step(parts, shapes, batch, mesh) for batch in batches]
+    def __init__(
+        self,
+        parts: step.StepParts,
+        shapes: TrainState,
+        batches: Sequence[dict[str, np.ndarray]],
+        mesh,
+        online: Online | None = None,
+    ):
+        self.steps = [compile_step(parts, shapes, batch, mesh, online) for batch in batches]
+        self._online = online
         self._of_shapes = {
             _shapes(batch, jax.process_count()): one for batch, one in zip(batches, self.steps, strict=True)
         }
@@ -90,7 +107,7 @@ class CompiledSteps:
         """
         if (found := self._of_shapes.get(_shapes(batch))) is None:
             raise ValueError(f"No step was compiled for a batch of shapes {dict(_shapes(batch))}.")
-        return found.step(state, batch)
+        return found.step(state, batch, *([self._online.params] if self._online else []))
 
 
 def _shapes(batch: dict, processes: int = 1) -> tuple:
@@ -106,6 +123,7 @@ class Table:
       settings, shapes, report, loader, mesh: what will run.
       steps: the compiled step of each bucket.
       batches: one batch of each bucket.
+      online: the teacher in the step, if there is one.
 
     Attributes:
       flops: FLOPs of a global step of each bucket, without recomputation.
@@ -122,7 +140,9 @@ class Table:
         steps: Sequence[CompiledStep],
         mesh,
         batches: Sequence[dict[str, np.ndarray]],
+        online: Online | None = None,
     ):
+        self.online = online
         self.name, self.settings, self.shapes, self.report = name, settings, shapes, report
         self.loader, self.steps, self.mesh, self.batches = loader, steps, mesh, batches
         self.facts = loader.describe()
@@ -137,6 +157,7 @@ class Table:
             ("terms", self._terms()),
             ("devices", self._devices()),
             *self._parameters(),
+            *self._teacher(),
             *self._memory(),
             ("FLOPs per step", self._flops()),
             *self._data(),
@@ -166,6 +187,21 @@ class Table:
         parts = ", ".join(f"{group} {number(size)}" for group, size in groups.items())
         return [("parameters", f"{number(count(trainable))} trained, {number(count(frozen))} frozen ({parts})")]
 
+    def _teacher(self) -> list[tuple[str, str]]:
+        if self.online is None:
+            return []
+        mean = self._mean_flops()
+        pictures = max((batch["teacher_pixels"].shape for batch in self.batches), key=math.prod)
+        return [("teacher", self.online.text(mean["teacher"] / sum(mean.values()), pictures))]
+
+    def _mean_flops(self) -> dict[str, float]:
+        """FLOPs of a step by part, the mean over the buckets."""
+        mean: dict[str, float] = {}
+        for share, one in zip(self.shares, self.steps, strict=True):
+            for part, flops in one.flops.items():
+                mean[part] = mean.get(part, 0.0) + share * flops
+        return mean
+
     def _memory(self) -> list[tuple[str, str]]:
         params = sharding.bytes_per_device(self.shapes.params)
         opt = sharding.bytes_per_device((self.shapes.opt_state, self.shapes.ema))
@@ -174,9 +210,11 @@ class Table:
         batch = batch * jax.process_count() // devices
         known = [one.temporary_bytes for one in self.steps if one.temporary_bytes is not None]
         temporary = max(known, default=None)
-        total = params + opt + batch + (temporary or 0)
+        teacher = sharding.bytes_per_device(self.online.shapes) if self.online else 0
+        total = params + opt + teacher + batch + (temporary or 0)
         available = device_memory_bytes(self.mesh)
-        sizes = f"parameters {size(params)}, optimizer {size(opt)}, batch {size(batch)}, "
+        sizes = f"parameters {size(params)}, optimizer {size(opt)}, " + f"teacher {size(teacher)}, " * (teacher > 0)
+        sizes += f"batch {size(batch)}, "
         sizes += f"compiled temporaries {size(temporary) if temporary is not None else 'not reported'}"
         if available is None:
             verdict = f"{size(total)} needed; the device does not say how much it has"
@@ -190,10 +228,7 @@ class Table:
         return [("bytes per device", sizes), ("memory", verdict)]
 
     def _flops(self) -> str:
-        mean: dict[str, float] = {}
-        for share, one in zip(self.shares, self.steps, strict=True):
-            for part, flops in one.flops.items():
-                mean[part] = mean.get(part, 0.0) + share * flops
+        mean = self._mean_flops()
         total, seconds = sum(mean.values()), sum(one.seconds for one in self.steps)
         parts = ", ".join(f"{part} {flops / total:.0%}" for part, flops in mean.items() if flops)
         again = sum(share * one.recomputed for share, one in zip(self.shares, self.steps, strict=True))
@@ -244,7 +279,9 @@ class Table:
                 "labels",
                 f"of {sampled['rows']} sampled rows lack "
                 + ", ".join(f"{k}: {v}" for k, v in lacking.items())
-                + f"; depth covers {sampled['labelled_pixel_share']:.0%} of the pixels",
+                + f"; depth covers {sampled['labelled_pixel_share']:.0%} of the pixels"
+                + f"; {sampled.get('rows_labelled_in_the_step')} are labelled in the step and not counted here"
+                * bool(sampled.get("rows_labelled_in_the_step")),
             )
         )
         return rows

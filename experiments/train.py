@@ -30,6 +30,7 @@ from data_pipelines.paths import local_path
 from experiments import (
     failures,
     hosts,
+    online,
     phases,
     resume,
     startup,
@@ -115,21 +116,28 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     data_config = phases.data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
     processor = processor_for(config, settings, manifests, workdir)
-    data_used = resume.data_used(config, manifests)
+    mesh = phases.phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
+    teacher = online.open_teacher(settings, data_config, mesh)
+    data_used = resume.data_used(config, manifests, teacher.network.checkpoint if teacher else "")
     resume.check_unchanged(config, workdir, processor, data_used)
     if resume.finished_step(workdir) >= settings.training.steps:
         hosts.say(f"{config.name}: already trained to step {settings.training.steps}.")
         return
     hosts.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
     hosts.on_first(lambda: processor.save(workdir / "processor"))
-    mesh = phases.phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )
 
     hosts_of = (jax.process_index(), jax.process_count())
     open_loader = functools.partial(
-        make_loader, data_config, processor, *hosts_of, lengths=workdir / "question_lengths"
+        make_loader,
+        data_config,
+        processor,
+        *hosts_of,
+        lengths=workdir / "question_lengths",
+        teacher=teacher and teacher.network,
+        teacher_size=teacher.size if teacher else (0, 0),
     )
     loader = open_loader()
     model = assembly.build_model(settings, processor)
@@ -137,7 +145,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     for batch in batches if settings.model == "mllm" else ():
         settings.language.check_length(batch["prefix_tokens"].shape[1] + batch["question_tokens"].shape[2])
     init, apply, logical_axes = model_functions(model, settings, batches[0], config.seed)
-    parts = step.make_parts(settings, apply, config.seed)
+    parts = step.make_parts(settings, apply, config.seed, teacher and teacher.teach)
     shapes, report = state.state_shapes(
         init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
@@ -148,7 +156,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         start.check(shapes.params)  # before a minute of compiling
         hosts.on_first(lambda: start.remember(workdir / "processor", shapes.params))
     hosts.write_json(workdir / "buckets.json", [dataclasses.asdict(bucket) for bucket in loader.choice.buckets])
-    meta = {"data": data_used, "objective": settings.objective_name}
+    meta = {"data": data_used, "objective": settings.objective_name} | ({"teacher": teacher.facts} if teacher else {})
 
     def begin() -> state.TrainState:
         if start is None:
@@ -163,23 +171,26 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
         loader = open_loader(vision=vision_features.Filler(root, settings, model, processor, encoder, data_config))
         batches = loader.examples()
     named_memory = functools.partial(
-        failures.named_memory, lambda: failures.memory_parts(shapes, batches, settings.frozen_groups)
+        failures.named_memory,
+        lambda: failures.memory_parts(shapes, batches, settings.frozen_groups, teacher.shapes if teacher else ()),
     )
     with named_memory():
-        compiled = startup.CompiledSteps(parts, shapes, batches, mesh)
+        compiled = startup.CompiledSteps(parts, shapes, batches, mesh, teacher)
     probe = None
     if settings.training.gradient_norm_every:
-        norms = jax.jit(lambda s, b: step.trunk_gradient_norms(parts, s, b))
+        norms = jax.jit(lambda s, b, t: step.trunk_gradient_norms(parts, s, b, t))
 
         def probe(train_state, batch):
             with jax.set_mesh(mesh):
-                return norms(train_state, batch)
+                return norms(train_state, batch, teacher and teacher.params)
 
     cards = None
     if settings.training.cards_every:
         cards = training_cards.Cards(model, settings, loader, processor, mesh)
 
-    table = startup.Table(config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches)
+    table = startup.Table(
+        config.name or workdir.name, settings, shapes, report, loader, compiled.steps, mesh, batches, teacher
+    )
     hosts.say(table.text())
 
     with named_memory():
@@ -208,7 +219,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
                 writer=writer,
                 meta=meta,
                 flops=lambda step: table.flops[loader.mixture.schedule.at(step)[0]],
-                explain=lambda s, bad: failures.explain_nonfinite(parts, s, bad, loader, mesh),
+                explain=lambda s, bad: failures.explain_nonfinite(
+                    parts, s, bad, loader, mesh, teacher and teacher.params
+                ),
                 probe=probe,
                 cards=cards,
                 title=hosts.label() + (config.name or workdir.name),

@@ -13,6 +13,7 @@ from spatialsv_jax.model import SpatialMLLM
 from spatialsv_jax.processing import Processor
 from spatialsv_jax.settings import from_mapping
 from spatialsv_jax.teacher import SpatialTeacher, TeacherConfig
+from spatialsv_jax.teachers.online import OnlineConfig
 from spatialsv_jax.training.checkpoints import CheckpointConfig
 from spatialsv_jax.training.ema import EmaConfig
 from spatialsv_jax.training.loop import LoopConfig
@@ -38,6 +39,7 @@ class Settings:
     training: LoopConfig
     checkpoint: CheckpointConfig
     ema: EmaConfig = EmaConfig()
+    online: OnlineConfig = OnlineConfig()
 
     @property
     def frozen_groups(self) -> tuple[str, ...]:
@@ -70,7 +72,9 @@ _SECTIONS = {
     "training": LoopConfig,
     "checkpoint": CheckpointConfig,
     "ema": EmaConfig,
+    "online": OnlineConfig,
 }
+_LATER = ("online",)  # sections that configs of earlier versions lack
 # Keys that the experiments read themselves.
 _OTHER = ("name", "stage", "seed", "init_from", "data", "evaluation")
 
@@ -92,7 +96,10 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
     if family not in BACKBONES:
         raise ValueError(f"{where}.family is '{family}'; known families: {', '.join(BACKBONES)}.")
     classes = {"vision": BACKBONES[family].vision, "language": BACKBONES[family].language, **_SECTIONS}
-    sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in classes.items()}
+    given = {name: {} for name in _LATER if name not in config} | {
+        name: config[name] for name in classes if name in config
+    }
+    sections = {name: from_mapping(cls, given[name], f"{where}.{name}") for name, cls in classes.items()}
     settings = Settings(model=config["model"], family=family, **sections)
     if ("ema" in active_terms(settings.losses)) != (settings.ema.decay > 0):
         raise ValueError(

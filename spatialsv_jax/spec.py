@@ -6,7 +6,8 @@ B batch, V views, H x W label resolution, P = gh * gw visual tokens of one view 
 lifting grid, S prefix tokens, Q questions, T tokens of one question, A answer tokens of one
 question, K position axes (1, or 3 for multimodal rotary), D language width, F teacher
 feature width, N vocabulary, X pictures as the vision encoder reads them (V unless a view is several
-crops), R features of one of them. A name in `*` stands for any number of further axes.
+crops), R features of one of them, h x w pixels and th x tw patches of a picture as a teacher in the
+training step reads it, gh x gw the lifting grid. A name in `*` stands for any number of further axes.
 
 Conventions (all of them): OpenCV cameras (x right, y down, z forward), pixel centres at
 (u + 0.5, v + 0.5), z-depth, world frame = the frame of the first view with a valid pose and
@@ -88,12 +89,28 @@ BATCH: dict[str, Field] = {
         "B V H W", "float32", "-", "how much each valid pixel counts, mean 1 over a sample's; 1 if absent"
     ),
     "teacher_features": _field("B V P F", "float32", "-", "teacher features pooled to the lifting grid"),
+    # For rows whose labels the teacher in the training step makes (teachers.online); zeros in other rows.
+    "teacher_pixels": _field("B V h w 3", "uint8", "-", "pictures at the teacher's size"),
+    "teacher_inside": _field(
+        "B V 4", "int32", "teacher pixels", "top, bottom, left, right of what shows the picture, ends excluded"
+    ),
+    "teacher_affine": _field("B V 2 3", "float32", "-", "label pixels to the teacher's, both from the corner"),
+    "teacher_columns": _field(
+        "B V W 2", "float32", "teacher pixels", "x of label columns' centres: the whole pixel, and the rest"
+    ),
+    "teacher_rows": _field("B V H 2", "float32", "teacher pixels", "y of label rows' centres, likewise"),
+    "teacher_pool_rows": _field("B V gh th", "float32", "-", "share of patch rows in each row of the lifting grid"),
+    "teacher_pool_columns": _field("B V gw tw", "float32", "-", "share of patch columns in each of its columns"),
     # Bookkeeping.
     "record_index": _field("B", "int32", "-", "index of the record in its source (for messages)"),
     "source_index": _field("B", "int32", "-", "index of the source in the mixture"),
 }
 
-OPTIONAL = ("feature_slots", "feature_valid", "label_weight", "teacher_features", "vision_features")
+ONLINE = (
+    "teacher_pixels", "teacher_inside", "teacher_affine", "teacher_columns", "teacher_rows", "teacher_pool_rows",
+    "teacher_pool_columns",
+)  # fmt: skip
+OPTIONAL = ("feature_slots", "feature_valid", "label_weight", "teacher_features", "vision_features", *ONLINE)
 
 # Made inside the step from depth and cameras (losses.targets), so that hosts send less.
 TARGETS: dict[str, Field] = {

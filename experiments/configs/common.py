@@ -26,11 +26,11 @@ def source(path: str = "rooms", **changes) -> ConfigDict:
         text_share=1.0,  # share of scenes whose questions are used
         text_seed=0,  # which scenes these are
         unlabelled="keep",  # scenes without text: "keep" them for the 3D losses, "drop" them, or "only" them
-        labels="measured",  # or a folder of label files, or the name of a label phase
+        labels="measured",  # or a folder of label files, the name of a label phase, or "online" (config.online)
         confidence_quantile=0.0,  # this share of a label file's pixels, the least confident ones, is masked
         confidence_weights=False,  # pixels of label files count by their confidence
         multi_view="off",  # "agrees": keep pixels that another view confirms; "contradicts": all that none denies
-        features="auto",  # teacher features: "auto" = those of `labels`, "none", or a folder of label files
+        features="auto",  # teacher features: "auto" = those of `labels`, "none", a folder of label files, or "online"
         shuffle3d=False,  # control: geometry of another record
         augment=False,  # geometry only: views mirrored, recoloured, half the time in another order
     )
@@ -91,6 +91,13 @@ def get_config() -> ConfigDict:
                 ema=0.0,
             ),
             ema=dict(decay=0.0, noise=0.0),  # the averaged model that losses.ema learns from
+            # The teacher in the training step, for sources with labels or features "online" (docs/teachers.md, "Online").
+            online=dict(
+                teacher="",  # "da3" or "vggt"
+                checkpoint="", metric_checkpoint="", resize="", process_res=0, dtype="bfloat16",
+                features=-1,  # tap to distil, 0 to 3; -1 = none
+                height=0, width=0,  # of pictures as it reads them; 0 = those of the first record
+            ),
             optimizer=dict(
                 name="muon", vision=3e-3, projector=3e-3, language=3e-3, adapters=3e-3, lifting=3e-3, warmup_share=0.03,
                 weight_decay=0.0, clip=1.0, b1=0.9, b2=0.999, adam_factor=1.0,

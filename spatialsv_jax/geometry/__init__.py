@@ -10,6 +10,7 @@ from spatialsv_jax.geometry.cameras import (
     rays_from_camera,
     solve_camera,
 )
+from spatialsv_jax.geometry.plausible import possible_cameras
 from spatialsv_jax.geometry.pointmaps import area_pool, multi_view_filter, neighbour_normals, surface_normals
 from spatialsv_jax.geometry.rotations import (
     invert_pose,
@@ -32,6 +33,7 @@ __all__ = [
     "normalize_scene",
     "points_from_depth",
     "points_from_rays",
+    "possible_cameras",
     "pose_matrix",
     "project",
     "quaternion_of",

@@ -41,6 +41,7 @@ class Memory:
       code: of the program.
       peak: what must fit; more than the sum of the others when the compiler says no more than that.
       source: "compiler", "compiler refused" or "estimate".
+      teacher: parameters of a teacher in the step.
     """
 
     parameters: int
@@ -50,6 +51,7 @@ class Memory:
     code: int
     peak: int
     source: str
+    teacher: int = 0
 
 
 def fits(found: Memory, available: int) -> bool | None:
@@ -92,29 +94,32 @@ def compiled(known: tuple[int, int, int], stats, gaps: int | None = None) -> Mem
     return Memory(*known, temporaries, code, kept + temporaries + code, "compiler")
 
 
-def refused(known: tuple[int, int, int], message: str) -> tuple[Memory, int] | None:
+def refused(known: tuple[int, int, int], message: str, teacher: int = 0) -> tuple[Memory, int] | None:
     """From the compiler's message that a program does not fit: (memory, bytes that it had); None for another message."""
     match = _USED.search(message) or _TEMPORARIES.search(message)  # "temporaries" there include the inputs
     if match is None:
         return None
     peak, available = _bytes(match[1], match[2]), _bytes(match[3], match[4])
-    return Memory(*known, max(peak - sum(known), 0), 0, peak, "compiler refused"), available
+    return Memory(*known, max(peak - sum(known) - teacher, 0), 0, peak, "compiler refused", teacher), available
 
 
 def _bytes(number: str, unit: str) -> int:
     return int(float(number) * _UNITS[unit])
 
 
-def estimated(known: tuple[int, int, int], jaxpr, shapes: TrainState, frozen_groups: tuple[str, ...], mesh) -> Memory:
-    """Without compiling, from the traced step; see `liveness`."""
+def estimated(
+    known: tuple[int, int, int], jaxpr, shapes: TrainState, frozen_groups: tuple[str, ...], mesh, teacher=()
+) -> Memory:
+    """Without compiling, from the traced step; see `liveness`. `teacher`: shapes of the parameters of one in the step."""
     rows = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
     shares: dict[tuple[int, ...], float] = {}
     trainable, frozen = split_params(shapes.params, frozen_groups)
-    for leaf in jax.tree.leaves((frozen, trainable)):
+    for leaf in jax.tree.leaves((teacher, frozen, trainable)):
         share = math.prod(leaf.sharding.shard_shape(leaf.shape)) / math.prod(leaf.shape)
         for shape in (leaf.shape, leaf.shape[1:], leaf.shape[::-1], leaf.shape[1:][::-1]):
             if len(shape) > 1:
                 shares[tuple(shape)] = share
     # The new state takes the old one's place.
     temporaries = round(peak_bytes(jaxpr, Division(shares, 1 / rows), donated=len(jax.tree.leaves(shapes))))
-    return Memory(*known, temporaries, 0, sum(known) + temporaries, "estimate")
+    own = sharding.bytes_per_device(teacher)
+    return Memory(*known, temporaries, 0, sum(known) + own + temporaries, "estimate", own)

@@ -94,6 +94,7 @@ class Plan:
                 "parameters": self.memory.parameters,
                 "optimizer": self.memory.optimizer,
                 "batch": self.memory.batch,
+                "teacher": self.memory.teacher,
                 "gradients_and_temporaries": self.memory.temporaries,
                 "generated_code": self.memory.code,
             },
@@ -123,7 +124,9 @@ class Plan:
             ("fits", self._verdict()),
             (
                 "bytes per device",
-                f"parameters {gib(known.parameters)}, optimizer {gib(known.optimizer)}, batch {gib(known.batch)}, "
+                f"parameters {gib(known.parameters)}, optimizer {gib(known.optimizer)}, "
+                + f"teacher {gib(known.teacher)}, " * (known.teacher > 0)
+                + f"batch {gib(known.batch)}, "
                 f"gradients and temporaries {gib(known.temporaries)}, code {gib(known.code)} ({known.source}; estimated "
                 f"peak {gib(self.estimate)})",
             ),

@@ -27,15 +27,14 @@ from spatialsv_jax.teachers.da3 import hf as da3_files
 from spatialsv_jax.teachers.da3 import preprocess as da3_preprocess
 from spatialsv_jax.teachers.da3 import presets as da3_presets
 from spatialsv_jax.teachers.da3 import scale
-from spatialsv_jax.teachers.da3.model import AnyViewModel
-from spatialsv_jax.teachers.da3.mono import MonoModel
+from spatialsv_jax.teachers.key_tables import Place, in_one_place
 from spatialsv_jax.teachers.vggt import hf as vggt_files
 from spatialsv_jax.teachers.vggt import preprocess as vggt_preprocess
 from spatialsv_jax.teachers.vggt import presets as vggt_presets
-from spatialsv_jax.teachers.vggt.model import VGGT
 
 FAMILIES = ("da3", "vggt")
 RESIZES = {"da3": da3_preprocess.METHODS, "vggt": vggt_preprocess.MODES}  # the first is the published default
+NO_METRIC = "VGGT has no metric model; its scale is free."
 SIDES = {"da3": da3_preprocess.PROCESS_RES, "vggt": vggt_pictures.SIDE}
 
 
@@ -46,11 +45,13 @@ class Prepared(NamedTuple):
       pixel_values: float32[V,H,W,3].
       label_affine: float64[V,2,3], (u, v) of H x W -> (x, y) of the picture, both from the corner with pixel centres at +0.5.
       covered: bool[V,H,W], the pixel shows the picture.
+      pictures: uint8[V,H,W,3], which `Network.normalise` makes `pixel_values` of.
     """
 
     pixel_values: np.ndarray
     label_affine: np.ndarray
     covered: np.ndarray
+    pictures: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,26 +103,36 @@ class Network:
             "licence": self.licence,
         }
 
-    def _boxed(self) -> dict:
-        patch = jax.ShapeDtypeStruct((1, 1, 2 * da3_presets.PATCH, 2 * da3_presets.PATCH, 3), jnp.float32)
-        modules = {"model": self.model} | ({"metric": self.metric} if self.metric else {})
-        return {name: jax.eval_shape(one.init, jax.random.key(0), patch)["params"] for name, one in modules.items()}
-
     def parameter_shapes(self) -> dict:
         """ShapeDtypeStructs of `params`."""
-        return jax.tree.map(lambda box: box.value, self._boxed(), is_leaf=lambda node: hasattr(node, "names"))
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), self.params)
 
     def parameter_axes(self) -> dict:
         """The logical axis names of `params`, for `training.sharding`."""
-        return names_of(self._boxed())
+        return {"model": axes_of(self.model)} | ({"metric": axes_of(self.metric)} if self.metric else {})
 
     def prepare(self, pictures: Sequence[np.ndarray]) -> Prepared:
         """Pictures uint8[h,w,3] of one scene, all at one size."""
         if self.family == "vggt":
             found = vggt_preprocess.prepare(pictures, self.resize, self.process_res)
-            return Prepared(found.pixel_values, found.label_affine, found.covered)
+            return Prepared(found.pixel_values, found.label_affine, found.covered, found.pictures)
         found = da3_preprocess.prepare(pictures, self.resize, self.process_res)
-        return Prepared(found.pixel_values, found.label_affine, np.ones(found.pictures.shape[:3], bool))
+        return Prepared(found.pixel_values, found.label_affine, np.ones(found.pictures.shape[:3], bool), found.pictures)
+
+    def normalise(self, pictures: jax.Array) -> jax.Array:
+        """`pixel_values` of pictures uint8[...,H,W,3] as `prepare` gives them."""
+        values = pictures.astype(jnp.float32) / 255
+        if self.family == "vggt":  # the model does the rest
+            return values
+        part = lambda value: jnp.asarray(value, jnp.float32).reshape((1,) * (values.ndim - 1) + (3,))
+        return (values - part(da3_preprocess.MEAN)) / part(da3_preprocess.STD)
+
+    def feature_width(self) -> int:
+        """Of the features that are handed out; 0 = none."""
+        if self.features is None:
+            return 0
+        patches = jax.ShapeDtypeStruct((1, 1, 2 * da3_presets.PATCH, 2 * da3_presets.PATCH, 3), jnp.float32)
+        return jax.eval_shape(self.predict, self.parameter_shapes(), patches)["features"].shape[-1]
 
     def prepared_shape(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
         """(H, W) that pictures of these (height, width) come to, together."""
@@ -160,6 +171,33 @@ class Network:
         return jax.tree.map(jax.lax.stop_gradient, result)
 
 
+def axes_of(module: Any) -> dict:
+    """Logical axis names of a teacher module's parameters, for `training.sharding`."""
+    patch = jax.ShapeDtypeStruct((1, 1, 2 * da3_presets.PATCH, 2 * da3_presets.PATCH, 3), jnp.float32)
+    return names_of(jax.eval_shape(module.init, jax.random.key(0), patch)["params"])
+
+
+def checked_resize(family: str, resize: str, features: int | None) -> str:
+    """`resize`, or the family's default if it is "".
+
+    Raises:
+      ValueError: an unknown family, way of resizing or tap.
+    """
+    if family not in FAMILIES:
+        raise ValueError(f"teacher {family!r} is unknown; choose from {', '.join(FAMILIES)}.")
+    resize = resize or RESIZES[family][0]
+    if resize not in RESIZES[family]:
+        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
+    if features is not None and features not in range(4):
+        raise ValueError(f"features is {features}; the taps are 0 to 3.")
+    return resize
+
+
+def no_cameras(directory: str | Path) -> str:
+    """What is said of DA3's mono form."""
+    return f"{directory} holds DA3's mono form, which gives no cameras: take an any-view checkpoint, and this one as --metric_checkpoint."
+
+
 def load(
     family: str,
     directory: str | Path,
@@ -172,6 +210,7 @@ def load(
     licence: str = "",
     dtype: str = "bfloat16",
     progress: bool = False,
+    place: Place = in_one_place,
 ) -> Network:
     """A teacher from its checkpoint folder.
 
@@ -186,37 +225,30 @@ def load(
       licence: of the weights, where the folder's name is none of the published ones.
       dtype: of the backbone's products; heads and cameras are float32.
       progress: whether to show a bar.
+      place: says where parameters go, by default all to the first device.
 
     Raises:
       ValueError: an unknown family or setting, or a model without cameras.
       ConversionError: a folder that cannot be read, or tensors that fit no published model.
     """
-    if family not in FAMILIES:
-        raise ValueError(f"teacher {family!r} is unknown; choose from {', '.join(FAMILIES)}.")
-    resize = resize or RESIZES[family][0]
-    if resize not in RESIZES[family]:
-        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
-    if features is not None and features not in range(4):
-        raise ValueError(f"features is {features}; the taps are 0 to 3.")
+    resize = checked_resize(family, resize, features)
     files, presets = (da3_files, da3_presets) if family == "da3" else (vggt_files, vggt_presets)
     folder, weights = TensorFolder(directory), [directory]
-    options = {"progress": progress, "dtype": dtype}
+    options = {"progress": progress, "dtype": dtype, "place": place}
     imported, scaling = files.load(directory, **options), None
     if family == "da3":
         if not imported.model.sizes.any_view:
-            raise ValueError(
-                f"{directory} holds DA3's mono form, which gives no cameras: take an any-view checkpoint, and this one as --metric."
-            )
+            raise ValueError(no_cameras(directory))
         nested = any(name.startswith(da3_files.NESTED["metric"]) for name in folder.tensors)
         if metric or nested:
             scaling = da3_files.load(metric or directory, part="metric", **options)
             weights += [metric] if metric else []
         if scaling is not None and scaling.model.sizes.any_view:
             raise ValueError(f"{metric} is no mono checkpoint: DA3METRIC-LARGE gives metres.")
-    elif metric or rays:
-        raise ValueError(
-            "VGGT has no metric model, and no rays: its scale is free, its cameras are those of the camera head."
-        )
+    elif metric:
+        raise ValueError(NO_METRIC)
+    elif rays:
+        raise ValueError("VGGT has no rays: its cameras are those of the camera head.")
     known = [presets.published(Path(place).absolute().name) for place in weights]
     texts = list(dict.fromkeys([licence] if licence else [one.licence for one in known if one]))
     return Network(
@@ -233,45 +265,6 @@ def load(
         features=features,
         rays=rays,
     )
-
-
-def published(
-    name: str,
-    metric: bool = False,
-    resize: str = "",
-    process_res: int = 0,
-    features: int | None = None,
-    dtype: str = "bfloat16",
-) -> Network:
-    """A published teacher without its weights, for plans: `params` are ShapeDtypeStructs.
-
-    Args:
-      name: of da3.presets.PUBLISHED or vggt.presets.PUBLISHED, as "DA3-LARGE" or "VGGT-1B".
-      metric: whether DA3METRIC-LARGE runs beside it; the nested model has it anyway.
-      resize, process_res, features, dtype: as in `load`.
-
-    Raises:
-      ValueError: no such checkpoint, or one without cameras.
-    """
-    found = {"da3": da3_presets.published(name), "vggt": vggt_presets.published(name)}
-    family = next((family for family, one in found.items() if one), None)
-    if family is None or not getattr(found[family].sizes, "any_view", True):
-        any_view = [known for known, one in da3_presets.PUBLISHED.items() if one.sizes.any_view]
-        raise ValueError(
-            f"No published teacher with cameras is called {name!r}; there are {', '.join((*any_view, *vggt_presets.PUBLISHED))}."
-        )
-    resize = resize or RESIZES[family][0]
-    if resize not in RESIZES[family]:
-        raise ValueError(f"resize is {resize!r}; {family} has {', '.join(RESIZES[family])}.")
-    sized = lambda sizes: dataclasses.replace(sizes, dtype=dtype)
-    model = AnyViewModel(sized(found[family].sizes)) if family == "da3" else VGGT(sized(found[family].sizes))
-    scaled = family == "da3" and (metric or "NESTED" in name.upper())
-    made = Network(
-        family=family, name=name, model=model, params={}, metric=MonoModel(sized(da3_presets.MONO)) if scaled else None,
-        licence=found[family].licence, commercial=found[family].commercial, checkpoint="", resize=resize,
-        process_res=process_res or SIDES[family], features=features,
-    )  # fmt: skip
-    return dataclasses.replace(made, params=made.parameter_shapes())
 
 
 def _weights_hash(directories: Sequence[str | Path]) -> str:

@@ -51,6 +51,25 @@ def accumulate(function: Callable, batch: Mapping[str, jax.Array], microbatches:
     return jax.lax.scan(add, _placed(zeros, places), jnp.arange(microbatches))[0]
 
 
+def in_turns(function: Callable, batch: Mapping[str, jax.Array], microbatches: int) -> dict[str, jax.Array]:
+    """`function(batch)` in passes over the microbatches, one after the other, rows in the order of the batch.
+
+    Args:
+      function: microbatch -> fields [B/m,...], in which every row depends on its own row alone.
+      batch: fields [B,...].
+      microbatches: m, a divisor of B.
+    """
+    parts = split_rows(batch, microbatches)
+
+    def one(_, index):
+        return None, function(
+            {name: jax.lax.dynamic_index_in_dim(value, index, 1, keepdims=False) for name, value in parts.items()}
+        )
+
+    found = jax.lax.scan(one, None, jnp.arange(microbatches))[1]
+    return {name: jnp.moveaxis(value, 0, 1).reshape(-1, *value.shape[2:]) for name, value in found.items()}
+
+
 def _placed(tree, places):
     if places is None:
         return tree

@@ -11,9 +11,10 @@ import optax
 from flax import traverse_util
 
 from spatialsv_jax.losses import objective as objective_lib
+from spatialsv_jax.spec import ONLINE
 from spatialsv_jax.training import ema as ema_lib
 from spatialsv_jax.training import optimizer as optimizer_lib
-from spatialsv_jax.training.accumulation import accumulate
+from spatialsv_jax.training.accumulation import accumulate, in_turns
 from spatialsv_jax.training.optimizer import group_of
 from spatialsv_jax.training.state import RECENT, TrainState, count_examples, count_tokens, merge_params, split_params
 
@@ -36,6 +37,8 @@ class StepParts:
       skip_budget: steps that may be left out; 0 = the first bad step stops all updates.
       skip_spike: a gradient norm above this many times the median of recent ones is bad too; 0 = never.
       seed: of the noise on the averaged model's pictures.
+      teach: (teacher's parameters, batch) -> the fields that a teacher in the step labels; None = there is none. Functions
+        that take a state and a batch then take the teacher's parameters as well.
     """
 
     apply: Callable
@@ -48,15 +51,17 @@ class StepParts:
     skip_budget: int = 0
     skip_spike: float = 0.0
     seed: int = 0
+    teach: Callable | None = None
 
 
-def make_parts(settings, apply: Callable, seed: int = 0) -> StepParts:
+def make_parts(settings, apply: Callable, seed: int = 0, teach: Callable | None = None) -> StepParts:
     """The parts of a phase's step.
 
     Args:
       settings: an `assembly.Settings`.
       apply: (params, batch) -> predictions.
       seed: `config.seed`.
+      teach: see `StepParts`.
     """
     training = settings.training
     return StepParts(
@@ -70,7 +75,24 @@ def make_parts(settings, apply: Callable, seed: int = 0) -> StepParts:
         training.skip_budget,
         training.skip_spike,
         seed,
+        teach,
     )
+
+
+def with_teacher(parts: StepParts, batch, teacher):
+    """The batch with the labels of the teacher in the step, in place of what only the teacher reads.
+
+    It sees `parts.microbatches` parts of the batch one after the other, before the first pass of the model: how many
+    pixels of the whole batch count must be known by then.
+    """
+    if parts.teach is None:
+        return batch
+    with jax.named_scope("teacher"):  # plans and profiles list costs by this name
+        if parts.microbatches == 1:
+            made = parts.teach(teacher, batch)
+        else:
+            made = in_turns(lambda part: parts.teach(teacher, part), batch, parts.microbatches)
+    return {name: value for name, value in {**batch, **made}.items() if name not in ONLINE}
 
 
 def evaluate_losses(parts: StepParts, params, batch, step, names: tuple[str, ...] | None = None, counts=None):
@@ -92,8 +114,9 @@ def _ema_targets(parts: StepParts, state: TrainState, batch):
     return ema_lib.with_targets(parts.apply, merge_params(state.ema, frozen), batch)
 
 
-def report_losses(parts: StepParts, state: TrainState, batch) -> dict[str, jax.Array]:
+def report_losses(parts: StepParts, state: TrainState, batch, teacher=None) -> dict[str, jax.Array]:
     """The report of `state.step` on a batch, without an update."""
+    batch = with_teacher(parts, batch, teacher)
     return _passes(parts, state, batch, lambda loss, trainable: loss(trainable))[1]
 
 
@@ -101,7 +124,7 @@ def value_and_gradients(parts: StepParts, state: TrainState, batch, places=None)
     """((total, report), gradients of the trainable parameters), in `parts.microbatches` passes.
 
     Args:
-      parts, state, batch: as for `train_step`.
+      parts, state, batch: as for `train_step`, the batch with its labels.
       places: tree of shardings for the gradients that are being summed up; None = as XLA likes.
     """
     return _passes(
@@ -138,7 +161,9 @@ def _corrected(summed, counts, microbatches: int):
     return _corrected(summed[0], counts, microbatches), *summed[1:]
 
 
-def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple[TrainState, dict[str, jax.Array]]:
+def train_step(
+    parts: StepParts, state: TrainState, batch, places=None, teacher=None
+) -> tuple[TrainState, dict[str, jax.Array]]:
     """Forward, backward, update.
 
     A bad step (total or gradient not finite, or a spike) applies no update. Once more than `parts.skip_budget` were
@@ -149,7 +174,9 @@ def train_step(parts: StepParts, state: TrainState, batch, places=None) -> tuple
       state: the state.
       batch: the global batch.
       places: shardings of the trainable parameters, see `value_and_gradients`.
+      teacher: parameters of the teacher in the step, where `parts` have one.
     """
+    batch = with_teacher(parts, batch, teacher)
     trainable, frozen = split_params(state.params, parts.frozen_groups)
     examples, tokens = count_examples(batch), count_tokens(batch)
     (total, report), gradients = value_and_gradients(parts, state, batch, places)
@@ -197,11 +224,12 @@ def _is_spike(norm: jax.Array, recent: jax.Array, factor: float) -> jax.Array:
     return (known >= FEWEST_NORMS) & (norm > factor * (lower + upper) / 2)
 
 
-def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str, jax.Array]:
+def trunk_gradient_norms(parts: StepParts, state: TrainState, batch, teacher=None) -> dict[str, jax.Array]:
     """Norm of each weighted term's gradient with respect to the trainable backbone (the trunk).
 
     One backward pass per term, run one after the other so that memory stays that of one.
     """
+    batch = with_teacher(parts, batch, teacher)
     names = objective_lib.active_terms(parts.objective)
     trainable, frozen = split_params(state.params, parts.frozen_groups)
     trunk = {"backbone": trainable["backbone"]} if "backbone" in trainable else trainable
@@ -230,11 +258,11 @@ def trunk_gradient_norms(parts: StepParts, state: TrainState, batch) -> dict[str
 
 
 def jit_step(parts: StepParts, shapes: TrainState) -> Callable:
-    """`train_step` compiled for the state's shardings, the state donated."""
+    """`train_step` compiled for the state's shardings, the state donated: (state, batch), and the teacher's parameters with one."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     places = split_params(shardings.params, parts.frozen_groups)[0]
     return jax.jit(
-        lambda state, batch: train_step(parts, state, batch, places),
+        lambda state, batch, teacher=None: train_step(parts, state, batch, places, teacher),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )

@@ -29,7 +29,7 @@ NAMES = sorted(
 EXPECTED = {
     "text_only", "distill_only", "depth_only", "ray_only", "points_only", "tasks", "full", "taps_last", "taps_late",
     "shared_projector", "dual_dpt", "full_shuffled3d", "heads_stopgrad", "teacher_rooms", "quickstart", "laptop",
-    "full_vggt", "semi_text50", "semi_both50", "semi_plus_unlabelled", "probe_depth",
+    "full_vggt", "full_online", "semi_text50", "semi_both50", "semi_plus_unlabelled", "probe_depth",
 }  # fmt: skip
 
 

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import plan, plan_label
 from spatialsv_jax.planning.chips import parse_topology
-from spatialsv_jax.teachers import networks
+from spatialsv_jax.teachers import outlines
 from spatialsv_jax.teachers.da3.model import AnyViewModel
 from spatialsv_jax.teachers.da3.presets import Sizes
+from spatialsv_jax.teachers.key_tables import parameter_shapes
 from spatialsv_jax.training.sharding import MeshConfig
 
 
 @pytest.fixture(scope="module")
 def small():
     """A small network in the place of a published one."""
-    found = networks.published("DA3-SMALL", process_res=70)
+    found = outlines.outline("da3", "DA3-SMALL", process_res=70)
     sizes = Sizes(32, 10, 2, 128, 2, (3, 5, 7, 9), 16, (8, 16, 24, 32), dtype="bfloat16")
-    made = dataclasses.replace(found, model=AnyViewModel(sizes), params={})
-    return dataclasses.replace(made, params=made.parameter_shapes())
+    model = AnyViewModel(sizes)
+    patch = jax.ShapeDtypeStruct((1, 1, 28, 28, 3), jnp.float32)
+    return dataclasses.replace(found, model=model, params={"model": parameter_shapes(model, patch)})
 
 
 def test_bytes_and_work_by_hand(small):
@@ -65,7 +70,7 @@ def test_the_rate_is_that_of_all_hosts(small):
 
 
 def test_the_command_and_its_refusals(tmp_path, monkeypatch, small, capsys):
-    monkeypatch.setattr(networks, "published", lambda *given, **more: small)
+    monkeypatch.setattr(plan_label, "network_of", lambda *given: small)
     out = tmp_path / "plans" / "label.json"
     plan.main(["--label", "DA3-SMALL", "--topology", "cpu:4", "--views", "2", "--picture", "56x70", "--out", str(out)])
     said = capsys.readouterr().out
@@ -86,9 +91,14 @@ def test_the_command_and_its_refusals(tmp_path, monkeypatch, small, capsys):
 
 
 def test_published_names():
-    with pytest.raises(ValueError, match="'DA3METRIC-LARGE'; there are DA3-SMALL, .*VGGT-1B"):
-        networks.published("DA3METRIC-LARGE")
-    nested = networks.published("depth-anything/DA3NESTED-GIANT-LARGE-1.1")
+    with pytest.raises(ValueError, match="mono form, which gives no cameras"):
+        plan_label.network_of("DA3METRIC-LARGE", False, 0)
+    with pytest.raises(ValueError, match="DA4 is no folder, and its name is none of the published DA3-SMALL"):
+        plan_label.network_of("DA4", False, 0)
+    nested = plan_label.network_of("depth-anything/DA3NESTED-GIANT-LARGE-1.1", False, 0)
     assert nested.is_metric and set(nested.params) == {"model", "metric"}
-    count = sum(leaf.size for leaf in _leaves(networks.published("VGGT-1B").params))
+    assert plan_label.network_of("DA3-SMALL", True, 0).is_metric
+    count = sum(leaf.size for leaf in _leaves(plan_label.network_of("VGGT-1B", False, 0).params))
     assert count == pytest.approx(1190.6e6, rel=1e-4)
+    folder = Path(__file__).parents[1] / "goldens/vggt"
+    assert plan_label.network_of(str(folder), False, 0).family == "vggt"

@@ -9,15 +9,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-ROTATION_TOLERANCE = 1e-2  # largest |R^T R - 1| of a pose that is a rotation written with few digits
-MODELS = ("opencv", "fisheye")
-MIDDLE = (
-    0.25  # share of a side by which a principal point may lie off its middle; beyond, the camera is for another size
+from spatialsv_jax.geometry.plausible import (
+    ASPECT,
+    FARTHEST,
+    FOCAL,
+    LARGEST_ENTRY,
+    LAST_ROW_TOLERANCE,
+    MIDDLE,
+    ROTATION_TOLERANCE,
+    SKEW,
 )
-FOCAL = (0.05, 100.0)  # focal length over the picture's side: fields of view of 169 to 0.6 degrees
-ASPECT, SKEW = 4.0, 0.1  # most fx / fy or fy / fx, and skew / fx
+
+MODELS = ("opencv", "fisheye")
 MOST_ZOOM = 8.0  # focal length of an undistorted picture over the distorted one's
-FARTHEST = 1e9  # of a camera from the world's origin, in the poses' unit
 FLIP_YZ = np.diag([1.0, -1.0, -1.0, 1.0])  # OpenGL camera axes (y up, z back) <-> OpenCV's
 
 
@@ -74,10 +78,10 @@ def check_pose(values: np.ndarray | None) -> Pose:
         return Pose(None, "all_zero")
     rotation = pose[:3, :3]
     if (
-        np.abs(rotation).max() > 2  # before products that overflow
+        np.abs(rotation).max() > LARGEST_ENTRY  # before products that overflow
         or np.abs(rotation.T @ rotation - np.eye(3)).max() > ROTATION_TOLERANCE
         or np.linalg.det(rotation) < 0
-        or np.abs(pose[3] - [0, 0, 0, 1]).max() > 1e-6
+        or np.abs(pose[3] - [0, 0, 0, 1]).max() > LAST_ROW_TOLERANCE
     ):
         return Pose(None, "not_a_rigid_motion")
     if np.abs(pose[:3, 3]).max() > FARTHEST:

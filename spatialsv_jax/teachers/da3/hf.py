@@ -23,8 +23,10 @@ from spatialsv_jax.teachers.da3.model import RAY_CONVOLUTIONS, AnyViewModel
 from spatialsv_jax.teachers.da3.mono import MonoModel
 from spatialsv_jax.teachers.da3.presets import MONO, PATCH, PUBLISHED, Sizes, published
 from spatialsv_jax.teachers.key_tables import (
+    Place,
     block_rules,
     convolution,
+    in_one_place,
     output_rules,
     parameter_shapes,
     pyramid_rules,
@@ -46,13 +48,16 @@ class Imported:
     conversion: Conversion
 
 
-def load(directory: str | Path, part: str = "any_view", progress: bool = False, **changes: Any) -> Imported:
+def load(
+    directory: str | Path, part: str = "any_view", progress: bool = False, place: Place = in_one_place, **changes: Any
+) -> Imported:
     """A checkpoint folder's model and float32 parameters.
 
     Args:
       directory: with safetensors, and config.json unless the sizes of the tensors are those of a published model.
       part: of the nested pair, "any_view" or "metric"; other folders have one model, whatever is asked for.
       progress: whether to show a bar.
+      place: says where parameters go.
       changes: fields of `Sizes` that one chooses: dtype, attention, head_precision.
 
     Raises:
@@ -69,7 +74,7 @@ def load(directory: str | Path, part: str = "any_view", progress: bool = False, 
     params, conversion = read_teacher(
         folder,
         rules(sizes),
-        parameter_shapes(model, pixels),
+        place(model, parameter_shapes(model, pixels)),
         carried=carried(sizes, prefix),
         rename=lambda name: spelt(name, prefix, sizes),
         progress=progress,

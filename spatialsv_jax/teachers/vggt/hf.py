@@ -20,8 +20,10 @@ from spatialsv_jax.interop.config_fields import read_config
 from spatialsv_jax.interop.conversion import FIRST, SAME, Conversion, Rule, Transform, linear, norm, patches
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder, TensorInfo
 from spatialsv_jax.teachers.key_tables import (
+    Place,
     block_rules,
     convolution,
+    in_one_place,
     output_rules,
     parameter_shapes,
     pyramid_rules,
@@ -56,12 +58,13 @@ class Imported:
     conversion: Conversion
 
 
-def load(directory: str | Path, progress: bool = False, **changes: Any) -> Imported:
+def load(directory: str | Path, progress: bool = False, place: Place = in_one_place, **changes: Any) -> Imported:
     """A checkpoint folder's model and float32 parameters.
 
     Args:
       directory: with safetensors, and config.json unless the sizes of the tensors are those of VGGT-1B.
       progress: whether to show a bar.
+      place: says where parameters go.
       changes: fields of `Sizes` that one chooses: dtype, attention, head_precision.
 
     Raises:
@@ -72,7 +75,7 @@ def load(directory: str | Path, progress: bool = False, **changes: Any) -> Impor
     sizes = recognise(read_config(path) if path.is_file() else {}, folder.tensors, str(directory))
     model = VGGT(dataclasses.replace(sizes, **changes))
     pixels = jax.ShapeDtypeStruct((1, 1, 2 * PATCH, 2 * PATCH, 3), jnp.float32)
-    shapes = parameter_shapes(model, pixels)
+    shapes = place(model, parameter_shapes(model, pixels))
     params, conversion = read_teacher(folder, rules(), shapes, carried=IGNORED, progress=progress)
     return Imported(model, params, conversion)
 
