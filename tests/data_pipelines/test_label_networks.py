@@ -163,7 +163,7 @@ def test_the_metric_model_gives_metres(rooms):
         ([], {"folder": "da3_mono"}, "gives no cameras: take an any-view checkpoint"),
         (["--metric_checkpoint", str(WEIGHTS / "da3")], {}, "is no mono checkpoint"),
         (["--metric_checkpoint", "x"], {"teacher": "vggt", "folder": "vggt"}, "VGGT has no metric model"),
-        (["--cameras", "rays"], {"teacher": "vggt", "folder": "vggt"}, "and no rays"),
+        (["--cameras", "rays"], {"teacher": "vggt", "folder": "vggt"}, "VGGT has no rays"),
         ([], {"teacher": "vggt"}, "it is no checkpoint of VGGT"),
         ([], {"folder": "nowhere"}, "nowhere"),
     ],
