@@ -28,7 +28,9 @@ from spatialsv_jax.evaluation import object_errors, runner, sparsification
 from spatialsv_jax.evaluation.head_agreement import AGREEMENT_METHOD, GAPS
 from spatialsv_jax.evaluation.statistics import calibration, mean_with_interval, plain, write_json, write_json_lines
 
-FORMAT_VERSION = 2  # 2: confidence has deciles of disagreement; bins null with a reason where there is nothing to sort
+# 2: confidence has deciles of disagreement; bins null with a reason where there is nothing to sort.
+# 3: stratified bins hold parts of questions; trained.path is the model's folder.
+FORMAT_VERSION = 3
 CONVENTIONS = {
     **diagnosis_lib.CONVENTIONS,
     "heads": AGREEMENT_METHOD,
@@ -98,7 +100,7 @@ def diagnose_models(
                 "data_sha256": records.manifest["data_sha256"],
             }  # fmt: skip
             config = loaded.config
-        trained = runner.describe_model(loaded, str(model))
+        trained = {**runner.describe_model(loaded, str(model)), "path": str(loaded.path.resolve())}
         called = names[place] if names else trained["name"]
         name = model_and_data.unused_name(called, trained["step"], result["runs"])
         groups = Groups(loaded, records, chosen, training=None, batch_size=batch_size, seed=seed)

@@ -270,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; 2 for a mistake in its arguments or files."""
     flags = parser().parse_args(argv)
     reporting.check_counts(parser(), flags, "steps", "rows", "max_scenes", "batch_size")
+    reporting.check_positive(parser(), flags, "rate")
     from experiments import failures
 
     def work() -> None:

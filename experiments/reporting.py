@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -39,3 +40,11 @@ def check_counts(parser: argparse.ArgumentParser, flags: argparse.Namespace, *na
     for name in names:
         if getattr(flags, name) is not None and getattr(flags, name) < least:
             parser.error(f"--{name} is {getattr(flags, name)}, expected at least {least}.")
+
+
+def check_positive(parser: argparse.ArgumentParser, flags: argparse.Namespace, *names: str) -> None:
+    """Ends a command where one of these flags is given and not a finite number above 0."""
+    for name in names:
+        value = getattr(flags, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            parser.error(f"--{name} is {value}, expected a finite number above 0.")

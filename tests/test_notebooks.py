@@ -107,6 +107,7 @@ def test_diagnose_a_model(tiny_run, tmp_path):
     whole = {line[0]: line[1:] for line in shown.table("whole-table")}
     assert whole["accuracy"][0].split()[0] == f"{evaluation['questions']['micro']['value']:.3f}"
     assert whole["depth rmse"][0].split()[0] == f"{evaluation['depth']['model']['none']['rmse']:.3f}"
+    assert run["trained"]["path"] == str((tiny_run / "spatial").resolve())
     assert whole["depth rmse"][1] == "3" and "3 records of 3 scenes" in shown.printed
     for cell in ("quarters-figure", "deciles-figure", "thinned-figure"):
         assert shown.pictures(cell) == 1, cell
@@ -114,6 +115,11 @@ def test_diagnose_a_model(tiny_run, tmp_path):
     assert shown.pictures("worst-figures") == 2
     assert shown.html.count("<section") == len(run["cards"][:4]) > 0
     assert shown.html.count("data:image/png") == 4 * len(run["cards"][:4])
+
+    run["trained"]["path"] = str(tmp_path / "other")
+    (out / "diagnosis.json").write_text(json.dumps(found), "utf-8")
+    with pytest.raises(nbclient.exceptions.CellExecutionError, match="is not of WORKDIR"):
+        Executed("diagnose_a_model", tmp_path, workdir=tiny_run, out=out)
 
 
 def test_compare_runs(tiny_run, tmp_path):

@@ -20,10 +20,14 @@ CONVENTIONS = {
     "score": "right or wrong for words and letters; questions with numbers (mean relative accuracy) stand in tables of "
     "their own and are in no pooled number",
     "pooled_bins": "quarters of all questions by quality; questions of equal quality share a bin",
-    "stratified_bins": "quarters within each stratum (question type and number of views), then joined: every bin has the same "
-    "mix of types and view counts. Strata with fewer than 4 distinct qualities are left out and counted",
-    "best_minus_worst": "difference of the first and last bin's score; cluster bootstrap by scene, bins held fixed; "
-    "where all questions are right, or all wrong, the bounds are those of the two shares (Wilson)",
+    "stratified_bins": "exact quarters of each stratum (question type and number of views), joined: a question at the border of "
+    "two quarters counts in both, with the part of it that lies in each, and questions of equal quality are spread alike over the "
+    "quarters that they fill together, so that every bin holds a quarter of every stratum. A bin's score is the weighted mean, "
+    "its n counts questions that lie in it wholly or in part. Strata with fewer than 4 distinct qualities are left out and counted",
+    "best_minus_worst": "difference of the first and last bin's score; cluster bootstrap by scene, bins held fixed. Within strata it "
+    "is that of the scores minus their stratum's mean, which is the same number (0 where scores differ between strata alone) "
+    "without the chance of which strata a resample draws; no interval where resamples do not vary. "
+    "Where all questions are right, or all wrong, the bounds are those of the two shares (Wilson)",
     "correlation": f"of error and score: negative = right where the depth is right. {CORRELATION_METHOD}",
     "difficulty": "object_count: boxes of things that any pixel's ray of the question's views meets; occlusion: of the rays "
     "that meet a box, the share that something nearer stops (by the measured depth), mean over boxes and views. Known "
@@ -43,7 +47,7 @@ def quality_bins(
       quality: error of each question's lifted depth; length N.
       score: of its answer, 0 to 1.
       scenes: of each question.
-      strata: quarters are taken within each; None = over all.
+      strata: exact quarters are taken within each; None = quarters of all, each question in one bin.
 
     Returns:
       {"bins": [{"quality_low", "quality_high", "quality_mean", "score": as `mean_with_interval`}], "best_minus_worst":
@@ -51,30 +55,35 @@ def quality_bins(
     """
     quality, score = np.asarray(quality, np.float64), np.asarray(score, np.float64)
     names = np.asarray([str(name) for name in strata]) if strata is not None else np.full(len(quality), "")
-    place = np.full(len(quality), -1)
-    used = 0
+    part = np.zeros((len(quality), BINS))  # of each question in each bin; rows add up to 1, or to 0 where left out
+    centred, used = score.copy(), 0
     for name in np.unique(names):
         inside = np.flatnonzero(names == name)
         if len(np.unique(quality[inside])) >= BINS:
-            edges = np.quantile(quality[inside], np.arange(1, BINS) / BINS)
-            place[inside] = np.searchsorted(edges, quality[inside], side="left")
             used += 1
-    kept = place >= 0
+            if strata is None:
+                edges = np.quantile(quality[inside], np.arange(1, BINS) / BINS)
+                part[inside, np.searchsorted(edges, quality[inside], side="left")] = 1.0
+            else:
+                part[inside] = _exact_quarters(quality[inside])
+                varies = np.ptp(score[inside]) > 0  # else exactly 0, without rounding
+                centred[inside] = score[inside] - score[inside].mean() if varies else 0.0
+    kept = part.any(1)
     result: dict = {"bins": [], "left_out": int((~kept).sum()), "strata": used}
     result["best_minus_worst"] = {"value": None, "interval_95": None}
     if not kept.any():
         return result
     scenes = np.asarray([str(scene) for scene in scenes])
     for number in range(BINS):
-        chosen = place == number
-        values = quality[chosen]
+        chosen = part[:, number] > 0
+        values, weights = quality[chosen], part[chosen, number]
         edge = lambda pick, values=values: float(pick(values)) if len(values) else None
         result["bins"].append(
             {
                 "quality_low": edge(np.min),
                 "quality_high": edge(np.max),
-                "quality_mean": edge(np.mean),
-                "score": mean_with_interval(score[chosen], scenes[chosen], share=True),
+                "quality_mean": edge(lambda values, weights=weights: np.average(values, weights=weights)),
+                "score": mean_with_interval(score[chosen], scenes[chosen], share=True, weights=weights),
             }
         )
     best, worst = (result["bins"][number]["score"] for number in (0, BINS - 1))
@@ -83,11 +92,21 @@ def quality_bins(
     pair = None
     if len(np.unique(score[kept])) > 1:
         rule = np.array([[1.0, *(0.0,) * (BINS - 2), -1.0]])
-        pair = bootstrap_intervals(score[kept], place[kept, None] == np.arange(BINS), scenes[kept], rule)[0]
+        pair = bootstrap_intervals(centred[kept], part[kept], scenes[kept], rule)[0]
     elif best["interval_95"] and worst["interval_95"]:  # no resample would differ: from the shares' own bounds
         pair = [best["interval_95"][0] - worst["interval_95"][1], best["interval_95"][1] - worst["interval_95"][0]]
-    result["best_minus_worst"] = {"value": best["value"] - worst["value"], "interval_95": pair}
+    first, last = (float(np.average(centred, weights=part[:, number])) for number in (0, BINS - 1))
+    result["best_minus_worst"] = {"value": first - last, "interval_95": pair}
     return result
+
+
+def _exact_quarters(quality: np.ndarray) -> np.ndarray:
+    """float[N,4]: the part of each of N questions that lies in each quarter; a quarter holds N / 4 of them, ties alike."""
+    _, which, counts = np.unique(quality, return_inverse=True, return_counts=True)
+    size, end = counts[which, None], np.cumsum(counts)[which, None]
+    edges = len(quality) / BINS * np.arange(BINS + 1)
+    overlap = np.minimum(end, edges[1:]) - np.maximum(end - size, edges[:-1])
+    return np.maximum(overlap, 0.0) / size
 
 
 def within_run(rows: Sequence[Mapping], measure: str, resamples: int = 1000) -> dict:

@@ -24,36 +24,43 @@ INTERVAL_METHOD = (
 _ROUNDING = 1e-12
 
 
-def mean_with_interval(values: Sequence[float], clusters: Sequence, share: bool = False) -> dict:
+def mean_with_interval(
+    values: Sequence[float], clusters: Sequence, share: bool = False, weights: Sequence[float] | None = None
+) -> dict:
     """Mean of items with a 95 % interval clustered by scene (`INTERVAL_METHOD`; ours).
 
     Args:
       values: one number per item (a 0/1 result, an MRA, an error); length N.
       clusters: the scene of each item; length N.
       share: the values lie in 0..1, so the interval does too.
+      weights: > 0, how much of each item counts; None = all of it. Mean and residuals are weighted alike.
 
     Returns:
       {"value", "interval_95": [low, high] or None, "standard_error" or None, "n", "scenes"};
       value None with n = 0 where there is no item.
 
     Raises:
-      ValueError: lengths differ or a value is not finite.
+      ValueError: lengths differ, a value is not finite or a weight not positive.
     """
     values = np.asarray(values, np.float64)
+    weights = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+    if len(weights) != len(values) or not (weights > 0).all():
+        raise ValueError(f"{len(values)} values need as many weights above 0.")
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values, but {len(clusters)} cluster names.")
     if not np.isfinite(values).all():
         raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} values are not finite; leave them out.")
     if len(values) == 0:
         return {"value": None, "interval_95": None, "standard_error": None, "n": 0, "scenes": 0}
-    mean = float(values.mean())
+    total = float(weights.sum())
+    mean = float((weights * values).sum() / total)
     _, index = np.unique(np.asarray([str(name) for name in clusters]), return_inverse=True)
     groups = int(index.max()) + 1
     result = {"value": mean, "interval_95": None, "standard_error": None, "n": len(values), "scenes": groups}
     if groups < 2:
         return result
-    sums = np.bincount(index, weights=values - mean, minlength=groups)
-    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / len(values)
+    sums = np.bincount(index, weights=weights * (values - mean), minlength=groups)
+    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / total
     result["standard_error"] = error
     if share and np.all(values == values[0]) and values[0] in (0.0, 1.0):
         result["interval_95"] = list(wilson(mean, groups))
@@ -87,7 +94,7 @@ def bootstrap_intervals(
 
     Args:
       values: one number per item; length N.
-      members: bool[N,K], which of K means an item enters.
+      members: bool[N,K], which of K means an item enters; or float[N,K] >= 0, with which weight.
       clusters: what is drawn together; length N.
       rules: float[R,K], the weights of the means in each of R numbers; a mean with weight 0 is not needed.
       resamples: how many are drawn.
@@ -97,7 +104,7 @@ def bootstrap_intervals(
       For each rule [low, high] or None.
     """
     shares = [False] * len(rules) if shares is None else shares
-    values, members, rules = np.asarray(values, np.float64), np.asarray(members, bool), np.asarray(rules, np.float64)
+    values, members, rules = (np.asarray(given, np.float64) for given in (values, members, rules))
     _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     groups = int(index.max()) + 1 if len(index) else 0
     sums, counts = np.zeros((groups, members.shape[1])), np.zeros((groups, members.shape[1]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import numbers
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -62,6 +63,37 @@ def _cell(value: object) -> str:
     if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
         return f"{float(value):.4g}"
     return markup.esc(value)
+
+
+def diagnosed_run(result: Mapping, path: Path, step: int, available: int, max_scenes: int | None) -> str:
+    """The name of a model's run in a diagnosis, so that no other model's numbers are shown beside it.
+
+    Args:
+      result: contents of diagnosis.json.
+      path, step: of the model (`LoadedModel`).
+      available: records of the diagnosed split.
+      max_scenes: how many of them are asked for; None = all.
+
+    Raises:
+      ValueError: the diagnosis is of other models, steps or numbers of records; with what it holds and what to do.
+    """
+    again = "Or set OUT to a folder without diagnosis.json: then the model is diagnosed."
+    runs = {name: (run["trained"].get("path"), run["trained"]["step"]) for name, run in result["runs"].items()}
+    wanted = (str(Path(path).resolve()), step)
+    if wanted not in runs.values():
+        held = "; ".join(f"{name}: step {at} of {place or 'a folder not noted'}" for name, (place, at) in runs.items())
+        raise ValueError(
+            f"The diagnosis in OUT is not of WORKDIR (step {step} of {wanted[0]}), but of {held}. Set WORKDIR to a model that it "
+            f"is of. {again}"
+        )
+    asked = available if max_scenes is None else min(max_scenes, available)
+    if result["data"]["records"] != asked:
+        held = result["data"]["records"]
+        raise ValueError(
+            f"The diagnosis in OUT is of {held} of {available} records, but MAX_SCENES = {max_scenes} asks for {asked}. Set "
+            f"MAX_SCENES = {held}. {again}"
+        )
+    return next(name for name, own in runs.items() if own == wanted)
 
 
 def panels(runs: Mapping[str, Sequence[Mapping]], names: Sequence[str], title: str = "", columns: int = 4):

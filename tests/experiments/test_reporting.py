@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from experiments import reporting
+from experiments import probe, reporting
 
 
 def _raise(error: BaseException):
@@ -32,3 +32,13 @@ def test_counts_that_are_too_small(capsys):
     with pytest.raises(SystemExit):
         reporting.check_counts(argparse.ArgumentParser(), flags, "steps", "rows")
     assert "--rows is 0, expected at least 1." in capsys.readouterr().err
+
+
+def test_numbers_that_are_not_positive(capsys):
+    flags = argparse.Namespace(rate=1e-4, other=None)
+    reporting.check_positive(argparse.ArgumentParser(), flags, "rate", "other")
+    for wrong in ("-1", "0", "nan", "inf"):
+        with pytest.raises(SystemExit) as ended:
+            probe.main(["--model", "m", "--out", "o", "--rate", wrong])
+        assert ended.value.code == reporting.MISTAKE
+        assert f"--rate is {float(wrong)}, expected a finite number above 0." in capsys.readouterr().err

@@ -64,6 +64,43 @@ def test_stratified_bins_hold_the_mix_of_types_fixed():
     assert few["left_out"] == 2 and few["strata"] == 1
 
 
+def test_strata_of_any_size_spread_equally_over_the_quarters():
+    # 60 strata of 5 questions all right, one of 400 all wrong: depth tells nothing within any.
+    rng = np.random.default_rng(0)
+    strata = [f"small {number // 5}" for number in range(300)] + ["large"] * 400
+    score, scenes = np.repeat([1.0, 0.0], [300, 400]), rng.integers(0, 100, 700).astype(str)
+    for quality in (rng.random(700), rng.integers(0, 6, 700)):  # the second with many ties
+        found = diagnosis.quality_bins(quality, score, scenes, strata)
+        kept = 700 - found["left_out"]
+        mix = (kept - 400) / kept
+        assert found["best_minus_worst"] == {"value": 0.0, "interval_95": None}
+        assert [entry["score"]["value"] for entry in found["bins"]] == pytest.approx([mix] * 4, abs=1e-12)
+
+
+def test_questions_at_a_border_and_equal_ones_count_in_part():
+    # By hand: a quarter holds 1.5 of 6 questions, so that the sorted places 0 to 6 are cut at 1.5, 3 and 4.5. The second
+    # and third share the places 1 to 3: a quarter of each lies in the first bin, three quarters in the second.
+    quality, score = [1.0, 2.0, 2.0, 3.0, 4.0, 5.0], [1.0, 1.0, 0.0, 1.0, 0.0, 0.0]
+    found = diagnosis.quality_bins(quality, score, list("abcdef"), ["t"] * 6)
+    parts = np.array([[1, 0.25, 0.25, 0, 0, 0], [0, 0.75, 0.75, 0, 0, 0], [0, 0, 0, 1, 0.5, 0], [0, 0, 0, 0, 0.5, 1]])
+    expected = parts @ score / 1.5
+    assert [entry["score"]["value"] for entry in found["bins"]] == pytest.approx(expected)
+    assert [entry["quality_mean"] for entry in found["bins"]] == pytest.approx(parts @ quality / 1.5)
+    assert [entry["score"]["n"] for entry in found["bins"]] == [3, 2, 2, 2]
+    assert found["best_minus_worst"]["value"] == pytest.approx(expected[0] - expected[3])
+
+
+def test_the_stratified_interval_holds_0_where_depth_tells_nothing():
+    # Types of very different difficulty, answers by chance: about 95 % of the intervals hold 0.
+    rng, held = np.random.default_rng(1), 0
+    types = np.repeat(np.arange(12), [5] * 10 + [100] * 2)
+    for _ in range(100):
+        score = (rng.random(250) < rng.random(12)[types]).astype(float)
+        found = diagnosis.quality_bins(rng.random(250), score, rng.integers(0, 50, 250), types)["best_minus_worst"]
+        held += found["interval_95"][0] <= 0 <= found["interval_95"][1]
+    assert 88 <= held <= 100
+
+
 def test_difficulty_explains_a_correlation_away():
     rows = _rows()
     found = diagnosis.within_run(rows, "rmse", resamples=200)

@@ -45,6 +45,27 @@ def test_interval_covers_the_truth_in_95_percent_of_clustered_draws():
     assert naive_hits / trials < 0.85  # what forgetting the scenes would give
 
 
+def test_an_item_of_weight_3_counts_as_three_items_of_its_scene():
+    rng = np.random.default_rng(3)
+    values, weights, clusters = rng.random(40), rng.integers(1, 4, 40), np.arange(40) % 9
+    found = statistics.mean_with_interval(values, clusters, weights=0.25 * weights)
+    repeated = [np.repeat(column, weights) for column in (values, clusters)]
+    expected = statistics.mean_with_interval(*repeated)
+    for key in ("value", "interval_95", "standard_error"):
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-12)
+    assert (found["n"], found["scenes"]) == (40, 9)
+    with pytest.raises(ValueError, match="weights above 0"):
+        statistics.mean_with_interval([1.0, 0.0], "ab", weights=[1.0, 0.0])
+
+    parts = rng.integers(0, 4, (40, 2))
+    rule = np.array([[1.0, -1.0]])
+    pair = statistics.bootstrap_intervals(values, 0.25 * parts, clusters, rule, 200)
+    each = np.repeat(np.arange(80), parts.T.ravel())  # a row for each time that an item counts in a mean
+    members = (each // 40)[:, None] == np.arange(2)
+    same = statistics.bootstrap_intervals(values[each % 40], members, clusters[each % 40], rule, 200)
+    np.testing.assert_allclose(pair, same, rtol=1e-12)
+
+
 def test_shares_stay_in_range_and_degenerate_cases_are_defined():
     assert statistics.mean_with_interval([], [])["value"] is None
     assert statistics.mean_with_interval([], [])["n"] == 0

@@ -20,6 +20,29 @@ def test_a_table_shows_plain_values_and_estimates_and_escapes_texts():
     assert cells.count(">–<") == 2
 
 
+def test_a_diagnosis_is_shown_of_its_own_model_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "b")
+    trained = {name: {"path": str(tmp_path / name), "step": 3, "model": name} for name in "ab"}
+    trained["later"] = {**trained["b"], "step": 9}
+    result = {"data": {"records": 5}, "runs": {name: {"trained": entry} for name, entry in trained.items()}}
+    for path, step, name in [("a", 3, "a"), (tmp_path / "b", 3, "b"), ("link", 3, "b"), ("b", 9, "later")]:
+        assert notebook.diagnosed_run(result, path, step, 5, None) == name
+    for path, step in (("c", 3), ("a", 9)):
+        with pytest.raises(
+            ValueError, match=rf"not of WORKDIR \(step {step} of .*{path}\), but of a: step 3 of .* Or set OUT"
+        ):
+            notebook.diagnosed_run(result, path, step, 5, None)
+
+    assert notebook.diagnosed_run(result, "a", 3, 8, 5) == notebook.diagnosed_run(result, "a", 3, 5, 100) == "a"
+    for available, count, asked in ((8, None, 8), (8, 4, 4), (5, 2, 2)):
+        with pytest.raises(ValueError, match=f"of 5 of {available} records.* asks for {asked}. Set MAX_SCENES = 5"):
+            notebook.diagnosed_run(result, "a", 3, available, count)
+    del trained["a"]["path"]  # an older diagnosis
+    with pytest.raises(ValueError, match="a: step 3 of a folder not noted"):
+        notebook.diagnosed_run(result, "a", 3, 5, None)
+
+
 def test_panels_draw_every_metric_that_a_run_has():
     rows = [{"step": step, "a": 2.0 * step, "b": None} for step in range(5)]
     figure = notebook.panels({"one": rows, "two": rows[:1]}, ["a", "b", "c"], "title")
