@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from data_pipelines.config import DataConfig
+from data_pipelines.online import OnlinePictures, fields
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.interop.tensor_files import ConversionError
 from spatialsv_jax.losses.objective import active_terms
@@ -146,7 +147,7 @@ class Online:
           flops_share: its share of the step's FLOPs.
           picture: shape of its pictures of a batch.
         """
-        from experiments.startup import number, size
+        from experiments.startup import number, size  # here: it imports this module
 
         count = sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
         licence = self.network.licence or "not known"
@@ -195,8 +196,6 @@ def batch_shapes(online: Online, rows: int, views: int, label_size: tuple[int, i
 
     Pictures are as the config states them, else square ones of the teacher's side.
     """
-    from data_pipelines.online import OnlinePictures, fields
-
     size = online.size
     if size == (0, 0):
         size = online.network.prepared_shape([(online.network.process_res,) * 2])

@@ -148,8 +148,8 @@ def _compare_data(old: dict, data: Mapping[str, Mapping[str, str]], sources: dic
                 return
     if changed := [text for _, text in _differences(by_source, dict(data))]:
         raise ValueError(
-            f"The data (or the teacher's weights) have changed since {directory} was written, by the hashes of manifests and "
-            f"weights: {'; '.join(changed)}. Use a new --workdir, or bring the old ones back."
+            f"The data, or the teacher in the step, has changed since {directory} was written, by the hashes of manifests and weights: "
+            f"{'; '.join(changed)}. Use a new --workdir, or bring the old ones back."
         )
 
 

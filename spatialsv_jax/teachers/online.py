@@ -14,7 +14,6 @@ from jax.sharding import PartitionSpec
 
 from spatialsv_jax.geometry import possible_cameras
 from spatialsv_jax.partitioning import BATCH_AXES, context_size
-from spatialsv_jax.spec import ONLINE
 from spatialsv_jax.teachers import label_maps
 
 PATCH = 14  # of both families; sides of pictures are multiples of it
@@ -94,7 +93,7 @@ class Wanted:
 def make_labels(network, wanted: Wanted, params: dict, batch: dict) -> dict[str, jax.Array]:
     """The fields of a batch with the teacher's labels in the rows of sources that take them; other rows are as they were.
 
-    The teacher computes on all rows of the batch: which of them take its labels is not known when the program is compiled.
+    The teacher computes on all rows of the batch, also those of other sources: every device then has as many.
 
     Args:
       network: a `networks.Network`.
@@ -121,11 +120,6 @@ def make_labels(network, wanted: Wanted, params: dict, batch: dict) -> dict[str,
         made["has_features"] = shown.any(-1)
     kind = lambda name: "features" if name.endswith("features") else "geometry"
     return {name: _choose(takes[kind(name)], value, batch[name]) for name, value in made.items() if name in batch}
-
-
-def without_inputs(batch: dict) -> dict:
-    """The batch without the fields that only the teacher reads."""
-    return {name: value for name, value in batch.items() if name not in ONLINE}
 
 
 def _over_views(function, pixels: jax.Array, seen: jax.Array):
