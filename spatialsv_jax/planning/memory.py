@@ -24,7 +24,7 @@ ESTIMATES_LOW, ESTIMATES_HIGH = 2.2, 1.25
 
 
 def likely_peak(estimate: float) -> float:
-    """What a step of this estimated peak has needed at most in the seven that were compiled: 1.15 times it and 1.1 GiB.
+    """What a step of this estimated peak needs if it is like the five that were compiled for TPUs: at most 1.15 times it and 1.1 GiB.
 
     They are listed in docs/scaling.md; no bound, unlike `fits`.
     """
