@@ -82,6 +82,36 @@ def test_reports_of_different_data_are_refused(tmp_path, capsys):
         view.join_reports([out, other], tmp_path / "again")
 
 
+def test_no_report_is_overwritten(tmp_path, capsys):
+    read, other = _report(tmp_path / "a" / "report"), _report(tmp_path / "b" / "report", run="another")
+    page = tmp_path / "pages"
+    page.mkdir()
+    (page / "index.html").write_text("a report without clouds has no viewer.json")
+    (tmp_path / "link").symlink_to(read)
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    for out, message in (
+        (read, f"is the report {read}"),
+        (tmp_path / "link", f"is the report {read}"),
+        (tmp_path / "a", f"holds the report {read}"),
+        (other, "has a page of its own"),
+        (page, "has a page of its own"),
+    ):
+        assert view.main(["--reports", str(read), "--out", str(out)]) == 2
+        assert f"--out {out} {message}" in capsys.readouterr().err
+        assert files() == before
+    # A joined page is written again; not while it is read.
+    joined = tmp_path / "joined"
+    view.join_reports([read, other], joined)
+    view.join_reports([other, read], joined)
+    assert [run["name"] for run in json.loads((joined / "viewer.json").read_text())["runs"]] == ["another", "a run"]
+    with pytest.raises(ValueError, match="is the report"):
+        view.join_reports([joined, read], joined)
+
+
 def test_report_like_wants_a_report_of_the_same_data(tmp_path, capsys):
     report = str(_report(tmp_path / "one"))
     evaluate._check_like(report, "data/rooms", "1" * 64)
