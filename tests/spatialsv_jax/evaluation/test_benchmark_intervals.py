@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spatialsv_jax.evaluation.benchmarks import lines, scanqa, scoring
+from spatialsv_jax.evaluation.benchmarks import lines, scanqa, scoring, table
 from spatialsv_jax.evaluation.statistics import bootstrap_intervals
 
 ROW = {"id": "a", "question_type": "t", "prediction": "A", "ground_truth": "A", "options": ["x", "y"]}
@@ -72,6 +72,39 @@ def test_scenes_of_two_data_sets_are_different_clusters(tmp_path):
     rows = [{**ROW, "id": n, "scene": "s", "dataset": "one" if n % 2 else "two"} for n in range(4)] + [{**ROW, "id": 9}]
     result = scoring.score("mmsi", _write(tmp_path / "p.jsonl", rows))
     assert result["clusters"] == {"n": 3, "with_scene": 2}
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "names"),
+    [
+        (
+            "3dsrbench",
+            ["AAAAAAAA", "AAAAAAAA-1", "AAAAAAAA-flip", "AAAAAAAA-flip-1", "BBBBBBBB", "CCCCCCCC", "DDDDDDDD"],
+        ),
+        ("mmbench", ["1", "1000001", "2000001", "3000001", "2", "3", "4"]),
+    ],
+)
+def test_rotations_of_a_question_and_questions_of_a_scene_are_drawn_together(tmp_path, benchmark, names):
+    scenes = [
+        None,
+        "s",
+        "t",
+        None,
+        "s",
+        "u",
+        None,
+    ]  # the second row of the first question says s: so the question is of s
+    rows = [
+        {**ROW, "id": name, "scene": scene, "question_type": "height_higher", "ground_truth": "AB"[n > 4]}
+        for n, (name, scene) in enumerate(zip(names, scenes, strict=True))
+    ]
+    plan = table.cell(benchmark, "original").plan(lines.read(_write(tmp_path / "p.jsonl", rows)), False)
+    asked = [item for item in plan.items if "all" in item.bins]  # a question each, in the order of the file
+    last = f"question {names[-1]}"
+    assert [item.cluster for item in asked] == ["scene None s", "scene None s", "scene None u", last]
+    assert {item.cluster for item in plan.items} == {"scene None s", "scene None u", last}
+    result = scoring.score(benchmark, tmp_path / "p.jsonl")
+    assert result["overall"] == 0.5 and result["clusters"] == {"n": 3, "with_scene": 2}
 
 
 @pytest.mark.parametrize(
