@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from spatialsv_jax.evaluation.benchmarks import letters
 from spatialsv_jax.evaluation.benchmarks.letter_benchmarks import matched
 from spatialsv_jax.evaluation.benchmarks.lines import Line
-from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, cluster
+from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, cluster, known
 
 Reader = Callable[[Line], str | None]
 Key = Callable[[Line], str]
@@ -86,18 +86,19 @@ def threed_srbench(
       headed: every group must have its first row; else (lmms-eval) groups count as they are, and ids that are no qids
         leave them out.
     """
+    main = {kind: group for group, kinds in THREED_SR_GROUPS.items() for kind in kinds}
+    known(lines, main, "3DSRBench")
     named = all(_QID.fullmatch(line.id) for line in lines)
     for line in lines if headed else ():
         if not _QID.fullmatch(line.id):
             raise line.error("id", f"expected a qid like ABC1DE2F, -flip and -N behind it, found {line.id!r}.")
     said = {line.id: letter(line) for line in lines}
-    right = {line.id: said[line.id] is not None and said[line.id] == line.letter("D") for line in lines}
+    right = {line.id: said[line.id] == line.letter("D") for line in lines}
     clusters = _clusters(lines, lambda line: line.id[:8] if named else line.id)
-    main = {kind: group for group, kinds in THREED_SR_GROUPS.items() for kind in kinds}
     items = [
         Item(
             float(right[line.id]),
-            ("vanilla", f"vanilla: {line.question_type}", f"group {main.get(line.question_type, 'other')}"),
+            ("vanilla", f"vanilla: {line.question_type}", f"group {main[line.question_type]}"),
             clusters[line.id],
             said[line.id] is not None,
         )
@@ -142,7 +143,7 @@ def mmbench(lines: Sequence[Line], fixed: bool, letter: Reader = matched) -> Pla
         if not line.id.isascii() or not line.id.isdigit():
             raise line.error("id", f"MMBench's index is a whole number, found {line.id!r}.")
     said = {line.id: letter(line) for line in lines}
-    right = {line.id: said[line.id] is not None and said[line.id] == line.letter() for line in lines}
+    right = {line.id: said[line.id] == line.letter() for line in lines}
     first = lambda line: str(int(line.id) % MILLION)
     clusters = _clusters(lines, first)
     items = [Item(float(right[x.id]), ("all rotations alone",), clusters[x.id], said[x.id] is not None) for x in lines]

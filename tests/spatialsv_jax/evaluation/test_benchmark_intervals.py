@@ -15,7 +15,7 @@ from scipy import stats
 from spatialsv_jax.evaluation.benchmarks import lines, scanqa, scoring, table
 from spatialsv_jax.evaluation.statistics import bootstrap_intervals
 
-ROW = {"id": "a", "question_type": "t", "prediction": "A", "ground_truth": "A", "options": ["x", "y"]}
+ROW = {"id": "a", "question_type": "MSR", "prediction": "A", "ground_truth": "A", "options": ["x", "y"]}
 
 
 def _write(path, rows):
@@ -123,10 +123,18 @@ def test_rotations_of_a_question_and_questions_of_a_scene_are_drawn_together(tmp
         ({**ROW, "ground_truth": ["A", "B"]}, "line 2, field 'ground_truth': expected one text, not a list"),
         (
             {**ROW, "ground_truth": "left"},
-            "line 2, field 'ground_truth': expected an option letter A to Z, found 'left'",
+            "line 2, field 'ground_truth': expected an option letter A to F, found 'left'",
         ),
         ({**ROW, "options": "A. x"}, "line 2, field 'options': expected a list of texts or null"),
         ({**ROW, "scene": ["s"]}, "line 2, field 'scene': expected text or a number"),
+        # A JSON true is no text, though Python has one for it.
+        *(
+            ({**ROW, field: True}, f"line 2, field '{field}': expected text or a number, found bool")
+            for field in ("id", "question_type", "ground_truth", "scene", "dataset")
+        ),
+        ({**ROW, "ground_truth": [False]}, "line 2, field 'ground_truth': expected text or a number, found bool"),
+        ({**ROW, "options": [True, "y"]}, "line 2, field 'options': expected text or a number, found bool"),
+        ({**ROW, "prediction": True}, "line 2, field 'prediction': expected text"),
         ({**ROW, "id": "z"}, "line 2, field 'id': 'z' stands on line 1 already"),
     ],
 )
@@ -138,12 +146,12 @@ def test_a_faulty_line_is_named(tmp_path, row, message):
 
 def test_what_each_benchmark_needs_is_named(tmp_path):
     cases = [
-        ("vsibench", {**ROW}, "field 'question_type': VSI-Bench has no 't'; it has object_counting"),
+        ("vsibench", {**ROW}, "field 'question_type': VSI-Bench has no 'MSR'; it has object_counting"),
         ("vsibench", {**ROW, "question_type": "object_counting"}, "field 'ground_truth': expected a number, found 'A'"),
         ("vsibench", {**ROW, "question_type": "object_counting", "ground_truth": "-1"}, "that is not negative"),
         ("topviewrs", {**ROW, "options": None}, "field 'options': this scorer needs the texts of the options"),
         ("sparbench", {**ROW, "question_type": "view_change_infer"}, "expected a change of view like"),
-        ("3dsrbench", {**ROW}, "field 'id': expected a qid"),
+        ("3dsrbench", {**ROW, "question_type": "height_higher"}, "field 'id': expected a qid"),
     ]
     for benchmark, row, message in cases:
         with pytest.raises(lines.LineError, match=message):
