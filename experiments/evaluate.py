@@ -77,7 +77,8 @@ def evaluate_run(
       depth_alignments, pose_auc: further conventions of the geometry scores (docs/geometry_metrics.md).
 
     Raises:
-      FileNotFoundError, PrepareError, ValueError: no model or data there, or data that does not fit the model.
+      FileNotFoundError, PrepareError, ValueError: no model or data there, data that does not fit the model, or a
+        `report_like` of other data.
     """
     from experiments import gathering, hosts, placing
     from spatialsv_jax import loading
@@ -94,6 +95,8 @@ def evaluate_run(
     out_folder = Path(out) if out else _default_folder(loaded, data, split)
     data = data or model_and_data.training_data(loaded.config)
     records = storage.open_split(data, split)
+    if wanted is not None:
+        _check_like(report_like, str(data), records.manifest["data_sha256"])
     training = storage.open_split(data, "train") if "train" in records.manifest["splits"] else None
     if training is None:  # as in published tests
         print(f"{data} has no split 'train': no constant predictor stands beside the scores.", flush=True)
@@ -170,6 +173,16 @@ def _like(report: str) -> list[str]:
     return [scene["id"] for run in viewer_data.read_runs(Path(report)) for scene in run["scenes"]]
 
 
+def _check_like(report: str, data: str, data_sha256: str) -> None:
+    """Raises ValueError where the report is of other data; says so where it does not say of which."""
+    from experiments import hosts
+    from spatialsv_jax.report import viewer_data
+
+    hashes = [(report, run.get("data_sha256")) for run in viewer_data.read_runs(Path(report))]
+    for name in viewer_data.check_same_data([*hashes, (data, data_sha256)]):
+        hosts.say(f"{name} does not say of which data its scenes are: taken for those of {data} where names are equal.")
+
+
 def _run_folder(phase: Path) -> Path:
     return phase.parent if (phase.parent / "run.json").exists() else phase
 
@@ -225,7 +238,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--max_scenes", type=int, help="a random choice of that many records (default: all)")
     result.add_argument("--report_scenes", type=int, default=6, help="scenes on the page (default 6)")
-    result.add_argument("--report_like", metavar="REPORT", help="show the scenes of this other report")
+    result.add_argument("--report_like", metavar="REPORT", help="show the scenes of this other report of the same data")
     result.add_argument(
         "--exports",
         nargs="*",

@@ -124,7 +124,7 @@ def bootstrap_intervals(
         whole = found[~np.isnan(found[:, place]), place]
         inside = members[:, rule != 0].any(1)
         own = len(np.unique(index[inside]))
-        least = min((len(np.unique(index[column])) for column in members[:, rule != 0].T), default=0)
+        least = min((len(np.unique(index[column > 0])) for column in members[:, rule != 0].T), default=0)
         if least < 2 or 2 * len(whole) < resamples:
             result.append(None)
         elif share and np.unique(values[inside]).tolist() in ([0.0], [1.0]):

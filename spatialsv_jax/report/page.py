@@ -38,7 +38,12 @@ def write_report(
     """
     folder.mkdir(parents=True, exist_ok=True)
     cards, entries = _scenes(scenes, folder, evaluation, kinds)
-    viewer = viewer_data.write_runs(folder, [{"name": evaluation["trained"]["name"], "scenes": entries}])
+    run = {
+        "name": evaluation["trained"]["name"],
+        "data_sha256": evaluation["data"].get("data_sha256"),
+        "scenes": entries,
+    }
+    viewer = viewer_data.write_runs(folder, [run])
     sections = [_head(evaluation), _tiles(evaluation), _trained(evaluation), viewer and f"<h2>In 3D</h2>{viewer}"]
     sections += [_answers(evaluation["questions"]), _geometry(evaluation), cards]
     sections += [_curves(phases), _breakdown(evaluation.get("breakdown", {})), _provenance(evaluation)]

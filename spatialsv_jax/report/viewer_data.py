@@ -1,8 +1,10 @@
 """What the viewer on the page reads: `viewer.js`, one script a scene under `scenes/`, and `viewer.json`, which the page
 holds as well.
 
-`viewer.json`: `{"format": 1, "runs": [{"name", "scenes": [...]}], "colours": {...}}`, a scene with `id`, `tags`, `script`
-(its path from the page), `abs_rel`, `metres_per_unit`, `objects`, `questions` and `clouds`.
+`viewer.json`: `{"format": 1, "runs": [{"name", "data_sha256", "scenes": [...]}], "colours": {...}}`, a scene with `id`,
+`tags`, `script` (its path from the page), `abs_rel`, `metres_per_unit`, `objects`, `questions` and `clouds`. `data_sha256`
+is that of evaluation.json: scenes of one id are the same scene in runs of the same data alone. Older reports, and those of
+no prepared data, lack it.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def write_runs(folder: Path, runs: Sequence[dict]) -> str:
 
     Args:
       folder: of the page.
-      runs: `{"name", "scenes"}` each.
+      runs: `{"name", "scenes"}` each, with `data_sha256` where the scenes are of prepared data.
     """
     if not any(run["scenes"] for run in runs):
         return ""
@@ -78,6 +80,9 @@ def read_runs(report: Path) -> list[dict]:
         raise ValueError(f"{path} is broken ({error!r}). Write the report again.") from error
     if runs is None:
         raise ValueError(f"{path} has format {data['format']}, expected {FORMAT}. Write the report again.")
+    for run in runs:
+        if not isinstance(run.get("data_sha256"), str | None):
+            raise ValueError(f"{path} is broken (data_sha256 is {run['data_sha256']!r}). Write the report again.")
     for scene in (scene for run in runs for scene in run["scenes"]):
         script = Path(scene["script"])
         if script.is_absolute() or ".." in script.parts:
@@ -85,6 +90,28 @@ def read_runs(report: Path) -> list[dict]:
         if not (report / script).is_file():
             raise FileNotFoundError(f"{report / script} is missing. Copy the whole report.")
     return runs
+
+
+def check_same_data(hashes: Sequence[tuple[str, str | None]]) -> list[str]:
+    """Checks that what is shown together is of the same data: elsewhere a scene of the same id is another scene.
+
+    Args:
+      hashes: (what is shown, its data_sha256 or None where that is not known).
+
+    Returns:
+      What has no hash, so that nobody can tell, each once.
+
+    Raises:
+      ValueError: two are of different data.
+    """
+    (first, known), *others = [(name, value) for name, value in hashes if value] or [("", None)]
+    for name, value in others:
+        if value != known:
+            raise ValueError(
+                f"{first} is of other data than {name} (data_sha256 {known[:12]} and {value[:12]}), so scenes of the same "
+                "name are not the same scenes. Evaluate both models on the same data."
+            )
+    return list(dict.fromkeys(name for name, value in hashes if not value))
 
 
 def _share(correct) -> float | None:

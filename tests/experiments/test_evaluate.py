@@ -96,6 +96,16 @@ def test_mistakes_end_with_2_and_one_message(tiny_run, tmp_path, capsys):
     assert exit_info.value.code == 2
 
 
+def test_report_like_a_report_of_other_data_is_refused(tiny_run, tmp_path, capsys):
+    own = _read(tiny_run / "report" / "viewer.json")
+    assert own["runs"][0]["data_sha256"] == _read(tiny_run / "evaluation.json")["data"]["data_sha256"]
+    other = {"format": 1, "runs": [{"name": "x", "data_sha256": "2" * 64, "scenes": []}], "colours": {}}
+    (tmp_path / "viewer.json").write_text(json.dumps(other))
+    command = ["--model", str(tiny_run), "--report_like", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert evaluate.main(command) == 2
+    assert f"{tmp_path} is of other data than" in capsys.readouterr().err
+
+
 def test_reconstruct_any_pictures(tiny_run, tmp_path, capsys):
     paths = []
     for view in range(2):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from spatialsv_jax.evaluation.benchmarks import vlmevalkit
 from spatialsv_jax.evaluation.benchmarks.letter_benchmarks import matched
 from spatialsv_jax.evaluation.benchmarks.lines import Line
-from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, choice, cluster, present
+from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, choice, cluster, known, present
 
 _TYPOS = {
     "letf": "left", "let": "left", "tehre": "there", "rigth": "right", "rght": "right", "behine": "behind", "tv": "TV",
@@ -33,8 +33,13 @@ def clean_answer(text: str) -> str:
     return re.sub(r"\bbackwards\b", "backward", text)
 
 
+# First word of the question, in any case; "others" begin otherwise.
+SQA3D_TYPES = ("what", "is", "how", "can", "which", "others")
+
+
 def sqa3d(lines: Sequence[Line], fixed: bool) -> Plan:
     """SQA3D: exact match of cleaned answers; `refined` also takes containment either way, blanks apart (LEO's EM-R)."""
+    known(lines, SQA3D_TYPES, "SQA3D")
     items = []
     for line in lines:
         said, true = clean_answer(line.prediction), clean_answer(line.truth)

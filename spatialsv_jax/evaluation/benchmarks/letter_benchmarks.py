@@ -7,30 +7,50 @@ from collections.abc import Callable, Sequence
 
 from spatialsv_jax.evaluation.benchmarks import letters, vlmevalkit
 from spatialsv_jax.evaluation.benchmarks.lines import LETTERS, Line
-from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, choice, cluster, mean_of, present
+from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, choice, cluster, known, mean_of, present
 
 Reader = Callable[[str], str | None]
+# Question types as the published files name them.
+BLINK_TASKS = (
+    "Art_Style", "Counting", "Forensic_Detection", "Functional_Correspondence", "IQ_Test", "Jigsaw", "Multi-view_Reasoning",
+    "Object_Localization", "Relative_Depth", "Relative_Reflectance", "Semantic_Correspondence", "Spatial_Relation",
+    "Visual_Correspondence", "Visual_Similarity",
+)  # fmt: skip
+MMSI_TYPES = (
+    *(f"Positional Relationship ({pair})" for pair in ("Cam.–Cam.", "Cam.–Obj.", "Cam.–Reg.", "Obj.–Obj.", "Obj.–Reg.", "Reg.–Reg.")),
+    "Attribute (Meas.)", "Attribute (Appr.)", "Motion (Cam.)", "Motion (Obj.)", "MSR",
+)  # fmt: skip
+VIEWSPATIAL_TYPES = (
+    "Camera perspective - Relative Direction", "Camera perspective - Object View Orientation",
+    "Person perspective - Relative Direction", "Person perspective - Object View Orientation",
+    "Person perspective - Scene Simulation Relative Direction",
+)  # fmt: skip
+# The paper's "below" is "under" in other places.
+EMBSPATIAL_RELATIONS = ("above", "below", "under", "left", "right", "close", "far")
+CVBENCH_TASKS = ("Count", "Relation", "Depth", "Distance")
+CROSSVIDEO_TASKS = (
+    "Cross-video Anomaly Detection", "Cross-video Scene Recognition", "Multi-video Key-Action Recognition",
+    "Cross-video Event Retrieval", "Cross-video Object Recognition", "Multi-video Attribute Recognition",
+    "Joint-video Counting", "Cross-video Entity Matching", "Multi-view Scene Understanding",
+    "Multi-video Temporal Reasoning", "Joint-video Spatial Navigating", "Video Difference Caption",
+    "Cross-video Counterfactual Reasoning", "Joint-video Summarization", "Cross-video Procedural Transfer",
+)  # fmt: skip
 SETTINGS = ("around", "rotation", "translation", "among")
 
 
-def by_letter(lines: Sequence[Line], fixed: bool, letter: Reader, repaired: Reader | None = None) -> Plan:
-    """Plain accuracy; `repaired` reads the letter in the fixed variant."""
-    reader = repaired if fixed and repaired else letter
-    return choice(lines, fixed, letter=lambda line, _: reader(line.prediction))
+def mmsi(lines: Sequence[Line], fixed: bool, letter: Reader) -> Plan:
+    """MMSI-Bench: plain accuracy; letters A to F, which is what its parser reads."""
+    known(lines, MMSI_TYPES, "MMSI-Bench", loosely=True)
+    return choice(lines, fixed, letter=lambda line, _: letter(line.prediction), truth=lambda line: line.letter("F"))
 
 
-def by_sub_task(lines: Sequence[Line], fixed: bool, letter: Callable[[Line, bool], str | None]) -> Plan:
-    """Unweighted mean of the sub-tasks' accuracies."""
-
-    def arrange(found: Sequence[Line]) -> dict:
-        return {"overall": mean_of(present(found)), "overall_rule": "unweighted mean of the sub-tasks"}
-
-    return choice(lines, fixed, letter=letter, arrange=arrange)
-
-
-def by_option_text(lines: Sequence[Line], fixed: bool) -> Plan:
-    """VLMEvalKit's older matcher; plain accuracy."""
-    return choice(lines, fixed, letter=matched)
+def blink(
+    lines: Sequence[Line], fixed: bool, letter: Callable[[Line, bool], str | None], by_task: bool = False
+) -> Plan:
+    """BLINK: plain accuracy; `by_task`: the unweighted mean of the sub-tasks' accuracies."""
+    known(lines, BLINK_TASKS, "BLINK", loosely=True)
+    mean = {"overall": mean_of(present(lines)), "overall_rule": "unweighted mean of the sub-tasks"}
+    return choice(lines, fixed, letter=letter, arrange=lambda _: mean if by_task else {})
 
 
 def matched(line: Line, fixed: bool = False) -> str | None:
@@ -53,8 +73,11 @@ def crossvideo(lines: Sequence[Line], fixed: bool) -> Plan:
         bare = line.truth.strip().rstrip(".")
         if bare.upper() not in ("A", "B", "C", "D", "YES", "NO"):
             raise line.error("ground_truth", f"expected A to D, Yes or No, found {line.truth!r}.")
+        if len(bare) == 1:
+            line.check_option(bare.upper())
         return bare.upper() if fixed else line.truth
 
+    known(lines, CROSSVIDEO_TASKS, "CVBench", loosely=True)
     reader = letters.crossvideo_fixed if fixed else letters.crossvideo
     return choice(lines, fixed, letter=lambda line, _: reader(line.prediction), truth=truth)
 
@@ -68,6 +91,7 @@ def cvbench(lines: Sequence[Line], fixed: bool, letter: Callable[[Line, bool], s
       letter: reads the answer.
       micro: overall = plain accuracy (lmms-eval); else the official 0.5 * ((ADE20K + COCO) / 2 + Omni3D).
     """
+    known(lines, CVBENCH_TASKS, "CV-Bench", loosely=True)
     sources = ("ADE20K", "COCO", "Omni3D")
     for line in lines:
         if line.dataset not in sources:
@@ -87,6 +111,7 @@ def cvbench(lines: Sequence[Line], fixed: bool, letter: Callable[[Line, bool], s
 
 def embspatial(lines: Sequence[Line], fixed: bool, letter: Reader) -> Plan:
     """EmbSpatial-Bench: plain accuracy; per type, and per source (ai2thor, mp3d, scannet) where the lines name one."""
+    known(lines, EMBSPATIAL_RELATIONS, "EmbSpatial-Bench", loosely=True)
     sources = sorted({line.dataset for line in lines if line.dataset})
     groups = {name: Rule({f"source {name}": 1.0}) for name in sources}
     return choice(
@@ -128,9 +153,11 @@ def mindcube(lines: Sequence[Line], fixed: bool, letter: Reader, by_prefix: bool
     return Plan(items, Rule({ALL: 1.0}), words, {name: Rule({name: 1.0}) for name in shown})
 
 
-def viewspatial(lines: Sequence[Line], fixed: bool) -> Plan:
+def viewspatial(lines: Sequence[Line], fixed: bool, letter: Reader = letters.viewspatial) -> Plan:
     """ViewSpatial-Bench: plain accuracy; as published "a" as a word is an answer, fixed it is not."""
-    return by_letter(lines, fixed, letters.viewspatial, letters.viewspatial_fixed)
+    known(lines, VIEWSPATIAL_TYPES, "ViewSpatial-Bench", loosely=True)
+    reader = letters.viewspatial_fixed if fixed else letter
+    return choice(lines, fixed, letter=lambda line, _: reader(line.prediction), truth=lambda line: line.letter("D"))
 
 
 mindcube_vlmevalkit = functools.partial(mindcube, letter=vlmevalkit.letter)

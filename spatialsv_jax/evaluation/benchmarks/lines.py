@@ -59,12 +59,21 @@ class Line:
         """Letter of the true answer, upper case: "B", "(B)", "b." and "B. text" give "B".
 
         Raises:
-          LineError: there is none up to `last`.
+          LineError: there is none up to `last`, or the line has options and none of them has this letter.
         """
         match = re.fullmatch(r"\(?([A-Za-z])\)?(?:[.:)](?:\s.*)?)?", self.truth.strip(), re.DOTALL)
         if match is None or match.group(1).upper() > last:
             raise self.error("ground_truth", f"expected an option letter A to {last}, found {self.truth!r}.")
-        return match.group(1).upper()
+        self.check_option(letter := match.group(1).upper())
+        return letter
+
+    def check_option(self, letter: str) -> None:
+        """Raises LineError where the line has options and `letter` is none of them, or one without text."""
+        if self.options is None:
+            return
+        there = [name for name, text in zip(LETTERS, self.options, strict=False) if text.strip()]
+        if letter not in there:
+            raise self.error("ground_truth", f"{letter!r} is none of the line's options, {', '.join(there)}.")
 
     def number(self) -> float:
         """The true number.
@@ -161,6 +170,7 @@ def _line(text: str, place: str) -> Line:
 
 
 def _text(place: str, field: str, value) -> str:
-    if isinstance(value, (str, int, float)):
+    # JSON's true and false are int in Python, and would become the texts 'True' and 'False'.
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
         return str(value)
     raise LineError(f"{place}, field {field!r}: expected text or a number, found {type(value).__name__}.")

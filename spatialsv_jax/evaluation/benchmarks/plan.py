@@ -76,12 +76,25 @@ def present(lines: Sequence[Line], order: Sequence[str] = ()) -> list[str]:
     return [name for name in order if name in found] + sorted(found - set(order))
 
 
-def known(lines: Sequence[Line], names: Iterable[str], benchmark: str) -> None:
-    """Raises LineError for the first line whose question_type the benchmark does not have."""
+def known(lines: Sequence[Line], names: Iterable[str], benchmark: str, loosely: bool = False) -> None:
+    """Raises LineError for the first line whose question_type the benchmark does not have.
+
+    Args:
+      lines: the predictions.
+      names: the types.
+      benchmark: its name, for the message.
+      loosely: case, kind of dash, and blank or underscore do not count (harnesses spell the names in several ways).
+    """
     names = list(names)
+    same = _plainly if loosely else str
+    allowed = {same(name) for name in names}
     for line in lines:
-        if line.question_type not in names:
+        if same(line.question_type) not in allowed:
             raise line.error("question_type", f"{benchmark} has no {line.question_type!r}; it has {', '.join(names)}.")
+
+
+def _plainly(name: str) -> str:
+    return name.casefold().replace("\u2013", "-").replace("_", " ")
 
 
 def choice(
@@ -105,9 +118,9 @@ def choice(
     """
     items = []
     for line in lines:
-        said = letter(line, fixed)
+        said, true = letter(line, fixed), truth(line)  # the truth is checked whatever was said
         names = (ALL, line.question_type, *bins(line))
-        items.append(Item(float(said is not None and said == truth(line)), names, cluster(line), said is not None))
+        items.append(Item(float(said is not None and said == true), names, cluster(line), said is not None))
     plan = {
         "overall": Rule({ALL: 1.0}),
         "overall_rule": "share of right answers over all questions",

@@ -9,18 +9,32 @@ from collections.abc import Callable, Sequence
 from spatialsv_jax.evaluation.benchmarks import letters
 from spatialsv_jax.evaluation.benchmarks.letter_benchmarks import matched
 from spatialsv_jax.evaluation.benchmarks.lines import Line
-from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule
+from spatialsv_jax.evaluation.benchmarks.plan import ALL, Item, Plan, Rule, cluster, known
 
 Reader = Callable[[Line], str | None]
+Key = Callable[[Line], str]
 MILLION = 1_000_000
+
+
+def _clusters(lines: Sequence[Line], question: Key) -> dict[str, str]:
+    """Id of a line -> cluster: the scene of the first row of its question that states one, else the question.
+
+    Rows of one question (the same `question`) are never apart, whatever scenes they state.
+    """
+    stated: dict[str, str] = {}
+    for line in lines:
+        if line.scene is not None:
+            stated.setdefault(question(line), cluster(line))
+    named = {line.id: question(line) for line in lines}
+    return {name: stated.get(asked, f"question {asked}") for name, asked in named.items()}
 
 
 def _grouped(
     lines: Sequence[Line],
     right: dict[str, bool],
-    key: Callable[[Line], str],
+    key: Key,
     name: str,
-    whose: Callable[[str], str],
+    clusters: dict[str, str],
     headed: bool = True,
 ) -> list[Item]:
     """One item per group: 1 if all its rows are right; it enters `name` and "name: category of its first row".
@@ -37,7 +51,7 @@ def _grouped(
         if main is None:
             raise members[0].error("id", f"question {first!r}, to which this row belongs, is not in the file.")
         value = math.prod(float(right[line.id]) for line in members)
-        items.append(Item(value, (name, f"{name}: {main.question_type}"), whose(first)))
+        items.append(Item(value, (name, f"{name}: {main.question_type}"), clusters[main.id]))
     return items
 
 
@@ -72,19 +86,20 @@ def threed_srbench(
       headed: every group must have its first row; else (lmms-eval) groups count as they are, and ids that are no qids
         leave them out.
     """
+    main = {kind: group for group, kinds in THREED_SR_GROUPS.items() for kind in kinds}
+    known(lines, main, "3DSRBench")
     named = all(_QID.fullmatch(line.id) for line in lines)
     for line in lines if headed else ():
         if not _QID.fullmatch(line.id):
             raise line.error("id", f"expected a qid like ABC1DE2F, -flip and -N behind it, found {line.id!r}.")
     said = {line.id: letter(line) for line in lines}
-    right = {line.id: said[line.id] is not None and said[line.id] == line.letter("D") for line in lines}
-    whose = lambda name: f"question {name[:8] if named else name}"
-    main = {kind: group for group, kinds in THREED_SR_GROUPS.items() for kind in kinds}
+    right = {line.id: said[line.id] == line.letter("D") for line in lines}
+    clusters = _clusters(lines, lambda line: line.id[:8] if named else line.id)
     items = [
         Item(
             float(right[line.id]),
-            ("vanilla", f"vanilla: {line.question_type}", f"group {main.get(line.question_type, 'other')}"),
-            whose(line.id),
+            ("vanilla", f"vanilla: {line.question_type}", f"group {main[line.question_type]}"),
+            clusters[line.id],
             said[line.id] is not None,
         )
         for line in lines
@@ -95,7 +110,7 @@ def threed_srbench(
         "flip_circular": lambda line: line.id[:8],
     }
     for name, key in keys.items() if named else ():
-        items += _grouped(lines, right, key, name, whose, headed)
+        items += _grouped(lines, right, key, name, clusters, headed)
     unit = "flip_circular" if strict else "vanilla"
     items = [Item(i.value, (*i.bins, ALL) if unit in i.bins else i.bins, i.cluster, i.parsed) for i in items]
     kinds = sorted({line.question_type for line in lines})
@@ -128,11 +143,11 @@ def mmbench(lines: Sequence[Line], fixed: bool, letter: Reader = matched) -> Pla
         if not line.id.isascii() or not line.id.isdigit():
             raise line.error("id", f"MMBench's index is a whole number, found {line.id!r}.")
     said = {line.id: letter(line) for line in lines}
-    right = {line.id: said[line.id] is not None and said[line.id] == line.letter() for line in lines}
-    whose = lambda name: f"question {name}"
+    right = {line.id: said[line.id] == line.letter() for line in lines}
     first = lambda line: str(int(line.id) % MILLION)
-    items = [Item(float(right[x.id]), ("all rotations alone",), whose(first(x)), said[x.id] is not None) for x in lines]
-    items += [Item(i.value, (*i.bins, ALL), i.cluster) for i in _grouped(lines, right, first, "circular", whose)]
+    clusters = _clusters(lines, first)
+    items = [Item(float(right[x.id]), ("all rotations alone",), clusters[x.id], said[x.id] is not None) for x in lines]
+    items += [Item(i.value, (*i.bins, ALL), i.cluster) for i in _grouped(lines, right, first, "circular", clusters)]
     kinds = sorted(
         {name.removeprefix("circular: ") for item in items for name in item.bins if name.startswith("circular: ")}
     )

@@ -82,6 +82,8 @@ def sparbench(lines: Sequence[Line], fixed: bool, lmms: bool = False) -> Plan:
             except ValueError:
                 items.append(_item(line, 0.0, False))
         else:
+            if line.options:
+                line.letter()  # one of the options'
             said, true = text.lower(), line.truth.lower()
             empty = not said.strip() if fixed else False
             right = not empty and (said in true or said[:1] == true)

@@ -19,7 +19,7 @@ from spatialsv_jax.evaluation.benchmarks import (
     vsibench,
 )
 from spatialsv_jax.evaluation.benchmarks.lines import Line
-from spatialsv_jax.evaluation.benchmarks.plan import Plan, choice
+from spatialsv_jax.evaluation.benchmarks.plan import Plan
 from spatialsv_jax.metrics.answers import parse_number
 
 DIALECTS = ("original", "lmms_eval_0_7_3", "vlmevalkit")
@@ -57,7 +57,6 @@ _VSI = {
     "vlmevalkit": _kit(_vsi_kit),
 }
 _cv = partial(letter_benchmarks.cvbench, letter=lambda line, _: letters.leading(line.prediction))
-_letter = letter_benchmarks.by_letter
 
 BENCHMARKS: dict[str, dict[str, Cell]] = {
     "vsibench": _VSI,
@@ -86,19 +85,19 @@ BENCHMARKS: dict[str, dict[str, Cell]] = {
         "vlmevalkit": _kit(sparbench.sparbench_vlmevalkit),
     },
     "blink": {
-        "original": Cell("ours", f"letters of {LMMS}, mean of the sub-tasks", partial(letter_benchmarks.by_sub_task, letter=letter_benchmarks.blink_letter)),
-        "lmms_eval_0_7_3": _lmms(partial(choice, letter=letter_benchmarks.blink_letter)),
-        "vlmevalkit": _kit(letter_benchmarks.by_option_text),
+        "original": Cell("ours", f"letters of {LMMS}, mean of the sub-tasks", partial(letter_benchmarks.blink, letter=letter_benchmarks.blink_letter, by_task=True)),
+        "lmms_eval_0_7_3": _lmms(partial(letter_benchmarks.blink, letter=letter_benchmarks.blink_letter)),
+        "vlmevalkit": _kit(partial(letter_benchmarks.blink, letter=letter_benchmarks.matched)),
     },
     "mmsi": {
-        "original": Cell("ours", f"the authors' parser as {LMMS} has it, plain accuracy", partial(_letter, letter=letters.mmsi)),
-        "lmms_eval_0_7_3": _lmms(partial(_letter, letter=letters.mmsi)),
-        "vlmevalkit": _kit(partial(_letter, letter=vlmevalkit.letter)),
+        "original": Cell("ours", f"the authors' parser as {LMMS} has it, plain accuracy", partial(letter_benchmarks.mmsi, letter=letters.mmsi)),
+        "lmms_eval_0_7_3": _lmms(partial(letter_benchmarks.mmsi, letter=letters.mmsi)),
+        "vlmevalkit": _kit(partial(letter_benchmarks.mmsi, letter=vlmevalkit.letter)),
     },
     "viewspatial": {
         "original": Cell("exact", f"ZJU-REAL/ViewSpatial-Bench 0e86b63, whose code {LMMS} has too", letter_benchmarks.viewspatial, True),
         "lmms_eval_0_7_3": _lmms(letter_benchmarks.viewspatial, True),
-        "vlmevalkit": _kit(partial(_letter, letter=vlmevalkit.letter)),
+        "vlmevalkit": _kit(partial(letter_benchmarks.viewspatial, letter=vlmevalkit.letter)),
     },
     "embspatial": {
         "original": Cell("ours", f"letters of {LMMS}, plain accuracy", partial(letter_benchmarks.embspatial, letter=letters.leading)),

@@ -136,19 +136,25 @@ READ = {
 }  # fmt: skip
 
 
+KINDS = {
+    "blink": "Counting", "mmsi": "MSR", "viewspatial": "Person perspective - Relative Direction", "embspatial": "left",
+    "3dsrbench": "height_higher", "crossvideo_cvbench": "Joint-video Counting",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(("benchmark", "dialect"), READ)
 def test_letters_of_verbose_answers(scored, benchmark, dialect):
     for text, letter in READ[benchmark, dialect].items():
         name = {"mindcube": "among_q0", "3dsrbench": "ABCDEFGH", "mmbench": "7"}.get(benchmark)
         for true in "ABCD":
-            result = scored(benchmark, [("t", true, text, FOUR, name)], dialect)
+            result = scored(benchmark, [(KINDS.get(benchmark, "t"), true, text, FOUR, name)], dialect)
             assert result["micro"]["score"] == float(letter == true), (text, true)
             assert result["unparsable"] == (letter is None), text
 
 
 def test_fixed_letters(scored):
-    def of(benchmark, true, texts, options=FOUR, kind="t"):
-        variants = scoring.VARIANTS
+    def of(benchmark, true, texts, options=FOUR, kind=None):
+        variants, kind = scoring.VARIANTS, kind or KINDS[benchmark]
         return [
             tuple(scored(benchmark, [(kind, true, text, options)], "original", v)["overall"] for v in variants)
             for text in texts
@@ -217,3 +223,54 @@ def test_sqa3d_exact_and_refined_match(scored):
     result = scored("sqa3d", rows)
     assert result["overall"] == pytest.approx(6 / 12) and result["groups"]["refined"]["score"] == pytest.approx(9 / 12)
     assert result["unparsable"] == 1 and result["n"] == 12
+
+
+def test_a_type_that_the_benchmark_does_not_have_is_an_error(scored):
+    asked = {
+        **KINDS,
+        "cvbench": "Depth",
+        "sqa3d": "which",
+        "vsibench": "route_planning",
+        "sparbench": "position_matching",
+    }
+    asked |= {"spbench": "object_rel_distance", "ego3d": "Localization"}
+    for benchmark, kind in asked.items():
+        for dialect in table.BENCHMARKS[benchmark]:
+            row = ("A", "A", FOUR, "ABCDEFGH", "COCO")
+            if (benchmark, dialect) != ("spbench", "vlmevalkit"):
+                assert kind in scored(benchmark, [(kind, *row)], dialect)["per_type"]
+            with pytest.raises(lines.LineError, match=r"p.jsonl, line 2, field 'question_type': .*'invented'"):
+                scored(benchmark, [(kind, *row), ("invented", *row[:3], "HGFEDCBA", "COCO")], dialect)
+    # Harnesses write the published names with other dashes, blanks and cases.
+    loose = {"mmsi": "Positional Relationship (Cam.-Obj.)", "blink": "multi-view reasoning", "embspatial": "Under"}
+    for benchmark, kind in loose.items():
+        assert scored(benchmark, [(kind, "A", "A", FOUR)])["overall"] == 1
+
+
+# Benchmark: a type that is answered by letter.
+LETTERED = {
+    **KINDS, "vsibench": "route_planning", "vsibench_mc": "route_planning", "spbench": "object_rel_distance", "cvbench": "Depth",
+    "sparbench": "position_matching", "mindcube": "t", "ego3d": "Localization", "topviewrs": "t", "mmbench": "t",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("benchmark", LETTERED)
+def test_a_truth_that_no_answer_can_match_is_an_error(scored, benchmark):
+    name = {"mindcube": "among_q0", "3dsrbench": "ABCDEFGH", "mmbench": "7"}.get(benchmark)
+    for dialect in table.BENCHMARKS[benchmark]:
+        for options, truth in ((["yes", "no"], "C"), (["A. yes", "B. no"], "D"), (["yes", "no", "", None], "C")):
+            for said in ("", truth, "B"):  # whether it could be read or not
+                with pytest.raises(lines.LineError, match="line 1, field 'ground_truth': '[CD]' is none of .* A, B"):
+                    scored(benchmark, [(LETTERED[benchmark], truth, said, options, name, "COCO")], dialect)
+        assert (
+            scored(benchmark, [(LETTERED[benchmark], "B", "B", ["A. yes", "B. no"], name, "COCO")], dialect)["n"] == 1
+        )
+    # The letters of pictures have no text behind them.
+    assert scored(benchmark, [(LETTERED[benchmark], "B", "B", ["A.", "B."], name, "COCO")])["n"] == 1
+
+
+def test_a_truth_beyond_the_letters_that_the_parser_reads_is_an_error(scored):
+    for benchmark, last in (("mmsi", "F"), ("viewspatial", "D")):
+        for dialect in table.BENCHMARKS[benchmark]:
+            with pytest.raises(lines.LineError, match=f"expected an option letter A to {last}, found 'Z'"):
+                scored(benchmark, [(KINDS[benchmark], "Z", "Z")], dialect)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spatialsv_jax.evaluation.benchmarks import lines, scanqa, scoring
+from spatialsv_jax.evaluation.benchmarks import lines, scanqa, scoring, table
 from spatialsv_jax.evaluation.statistics import bootstrap_intervals
 
-ROW = {"id": "a", "question_type": "t", "prediction": "A", "ground_truth": "A", "options": ["x", "y"]}
+ROW = {"id": "a", "question_type": "MSR", "prediction": "A", "ground_truth": "A", "options": ["x", "y"]}
 
 
 def _write(path, rows):
@@ -79,6 +79,39 @@ def test_scenes_of_two_data_sets_are_different_clusters(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("benchmark", "names"),
+    [
+        (
+            "3dsrbench",
+            ["AAAAAAAA", "AAAAAAAA-1", "AAAAAAAA-flip", "AAAAAAAA-flip-1", "BBBBBBBB", "CCCCCCCC", "DDDDDDDD"],
+        ),
+        ("mmbench", ["1", "1000001", "2000001", "3000001", "2", "3", "4"]),
+    ],
+)
+def test_rotations_of_a_question_and_questions_of_a_scene_are_drawn_together(tmp_path, benchmark, names):
+    scenes = [
+        None,
+        "s",
+        "t",
+        None,
+        "s",
+        "u",
+        None,
+    ]  # the second row of the first question says s: so the question is of s
+    rows = [
+        {**ROW, "id": name, "scene": scene, "question_type": "height_higher", "ground_truth": "AB"[n > 4]}
+        for n, (name, scene) in enumerate(zip(names, scenes, strict=True))
+    ]
+    plan = table.cell(benchmark, "original").plan(lines.read(_write(tmp_path / "p.jsonl", rows)), False)
+    asked = [item for item in plan.items if "all" in item.bins]  # a question each, in the order of the file
+    last = f"question {names[-1]}"
+    assert [item.cluster for item in asked] == ["scene None s", "scene None s", "scene None u", last]
+    assert {item.cluster for item in plan.items} == {"scene None s", "scene None u", last}
+    result = scoring.score(benchmark, tmp_path / "p.jsonl")
+    assert result["overall"] == 0.5 and result["clusters"] == {"n": 3, "with_scene": 2}
+
+
+@pytest.mark.parametrize(
     ("row", "message"),
     [
         ("{", "line 2: not JSON"),
@@ -94,10 +127,18 @@ def test_scenes_of_two_data_sets_are_different_clusters(tmp_path):
         ({**ROW, "ground_truth": ["A", "B"]}, "line 2, field 'ground_truth': expected one text, not a list"),
         (
             {**ROW, "ground_truth": "left"},
-            "line 2, field 'ground_truth': expected an option letter A to Z, found 'left'",
+            "line 2, field 'ground_truth': expected an option letter A to F, found 'left'",
         ),
         ({**ROW, "options": "A. x"}, "line 2, field 'options': expected a list of texts or null"),
         ({**ROW, "scene": ["s"]}, "line 2, field 'scene': expected text or a number"),
+        # A JSON true is no text, though Python has one for it.
+        *(
+            ({**ROW, field: True}, f"line 2, field '{field}': expected text or a number, found bool")
+            for field in ("id", "question_type", "ground_truth", "scene", "dataset")
+        ),
+        ({**ROW, "ground_truth": [False]}, "line 2, field 'ground_truth': expected text or a number, found bool"),
+        ({**ROW, "options": [True, "y"]}, "line 2, field 'options': expected text or a number, found bool"),
+        ({**ROW, "prediction": True}, "line 2, field 'prediction': expected text"),
         ({**ROW, "id": "z"}, "line 2, field 'id': 'z' stands on line 1 already"),
     ],
 )
@@ -109,12 +150,12 @@ def test_a_faulty_line_is_named(tmp_path, row, message):
 
 def test_what_each_benchmark_needs_is_named(tmp_path):
     cases = [
-        ("vsibench", {**ROW}, "field 'question_type': VSI-Bench has no 't'; it has object_counting"),
+        ("vsibench", {**ROW}, "field 'question_type': VSI-Bench has no 'MSR'; it has object_counting"),
         ("vsibench", {**ROW, "question_type": "object_counting"}, "field 'ground_truth': expected a number, found 'A'"),
         ("vsibench", {**ROW, "question_type": "object_counting", "ground_truth": "-1"}, "that is not negative"),
         ("topviewrs", {**ROW, "options": None}, "field 'options': this scorer needs the texts of the options"),
         ("sparbench", {**ROW, "question_type": "view_change_infer"}, "expected a change of view like"),
-        ("3dsrbench", {**ROW}, "field 'id': expected a qid"),
+        ("3dsrbench", {**ROW, "question_type": "height_higher"}, "field 'id': expected a qid"),
     ]
     for benchmark, row, message in cases:
         with pytest.raises(lines.LineError, match=message):

@@ -158,7 +158,7 @@ def test_page_stands_alone_and_escapes_all_text(
                 "name": evil, "model": evil, "step": 5, "objective": "tasks", "labels": evil, "init_from": "", "training_data": {},
                 "weights": {"text": 1.0, "depth": [[0, 0.0], [10, 1.0]]},
             },
-            "data": {"records": 6, "scenes": 6, "split": "test", "path": evil},
+            "data": {"records": 6, "scenes": 6, "split": "test", "path": evil, "data_sha256": "1" * 64},
             "conventions": runner.conventions(),
             "scene_choice": sentence,
             "provenance": {"command": evil, "versions": {"jax": "0"}, "seed": 0},
@@ -175,6 +175,7 @@ def test_page_stands_alone_and_escapes_all_text(
     assert [attributes for attributes, _ in reader.scripts] == known * clouds
     if clouds:  # what the viewer reads is data, and holds the text as it is
         (run,) = json.loads(reader.scripts[0][1])["runs"]
+        assert run["data_sha256"] == "1" * 64  # by which reports of other data are told apart
         assert run["name"] == evil and run["scenes"][0]["questions"][0]["prediction"] == evil
         assert json.loads((path.parent / "viewer.json").read_text("utf-8"))["runs"] == [run]
     assert path.stat().st_size < 10e6
