@@ -92,7 +92,17 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
     if family not in BACKBONES:
         raise ValueError(f"{where}.family is '{family}'; known families: {', '.join(BACKBONES)}.")
     classes = {"vision": BACKBONES[family].vision, "language": BACKBONES[family].language, **_SECTIONS}
-    sections = {name: from_mapping(cls, config[name], f"{where}.{name}") for name, cls in classes.items()}
+    given = {name: config[name] for name in classes}
+    if (
+        config["model"] == "mllm"
+    ):  # the teacher's section is read by nothing; that of older runs describes another network
+        given["teacher"] = {}
+    elif "stem" in config["teacher"]:
+        raise ValueError(
+            f"{where} is of an earlier rooms teacher, a network that is no longer here: train "
+            "experiments/configs/teacher_rooms.py again. Its label files can still be used."
+        )
+    sections = {name: from_mapping(cls, given[name], f"{where}.{name}") for name, cls in classes.items()}
     settings = Settings(model=config["model"], family=family, **sections)
     if ("ema" in active_terms(settings.losses)) != (settings.ema.decay > 0):
         raise ValueError(
