@@ -25,7 +25,7 @@ def get_config():
     if config.model == "mllm":  # text alone: the least to compile, and the rest is written to disk alike
         config.lifting.heads = ()
         config.losses.update(depth=0.0, ray=0.0, points=0.0)
-    config.teacher.update(image_size=32, width=32, layers=4, heads=2, channels=(8, 8, 8, 8), features=8)
+    config.teacher.update(image_size=32, width=32, heads=2, channels=(8, 8, 8, 8), features=8)
     config.losses.text = {text}
     config.data.sources.rooms = common.source("{data}", per_batch=8, text={text} > 0)
     config.data.update(questions=4, question_tokens=40, answer_tokens=2, views=2, label_size=(16, 16))

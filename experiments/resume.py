@@ -77,6 +77,8 @@ def _with_later_keys(kept: dict, new: dict) -> dict:
         if isinstance(values, dict) and isinstance(defaults.get(section), dict):
             later = [key for key in new.get(section, {}) if key not in values and key in defaults[section]]
             filled[section] = {**values, **{key: defaults[section][key] for key in later}}
+    if new.get("model") == kept.get("model") == "mllm":
+        filled["teacher"] = new["teacher"]  # read by nothing; before 2026-11-27 it described another network
     return filled
 
 

@@ -99,6 +99,13 @@ def read_settings(config: Mapping, where: str = "config") -> Settings:
     given = {name: {} for name in _LATER if name not in config} | {
         name: config[name] for name in classes if name in config
     }
+    if config["model"] == "mllm":  # nothing reads the teacher's section; that of older runs describes another network
+        given["teacher"] = {}
+    elif "stem" in config["teacher"]:
+        raise ValueError(
+            f"{where} is of an earlier rooms teacher, a network that is no longer here: train "
+            "experiments/configs/teacher_rooms.py again. Its label files can still be used."
+        )
     sections = {name: from_mapping(cls, given[name], f"{where}.{name}") for name, cls in classes.items()}
     settings = Settings(model=config["model"], family=family, **sections)
     if ("ema" in active_terms(settings.losses)) != (settings.ema.decay > 0):

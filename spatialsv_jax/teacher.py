@@ -1,8 +1,7 @@
-"""The small multi-view network that labels rooms: depth, rays, points and features from pictures alone.
+"""The network that labels rooms: Depth Anything 3's any-view model at small sizes, trained from nothing on exact labels.
 
-A transformer over the patches of all views, its blocks alternating between attention within a
-view and attention over all views (as in VGGT), with the same DPT heads as the MLLM. It is trained
-on exact labels by the same objective with the text weight 0 and writes label files.
+Backbone and dense head are those of `teachers.da3`, the camera encoder and decoder are left out: labels have no cameras given,
+and theirs are solved from the rays. It is called as the MLLM is and trained by the same objective with the text weight 0.
 """
 
 from __future__ import annotations
@@ -10,51 +9,66 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core import meta
 
-from spatialsv_jax.backbones.base import default_taps
-from spatialsv_jax.backbones.layers import UNROLL, EncoderBlock, PatchStem, layer_norm
-from spatialsv_jax.lifting.heads import HEADS, LiftingConfig, apply_heads
+from spatialsv_jax.lifting.dpt import resize
 from spatialsv_jax.model import BatchModule
-from spatialsv_jax.partitioning import Normal, declare
+from spatialsv_jax.teachers.da3.model import Backbone, DualHead
+from spatialsv_jax.teachers.da3.presets import PATCH, Sizes
+from spatialsv_jax.teachers.dpt import in_view_chunks
 
 
 @dataclasses.dataclass(frozen=True)
 class TeacherConfig:
-    """The teacher. One layer is a block within the views and a block over all views."""
+    """The teacher. The model's patches are of 14 x 14 pixels, to which it enlarges (or shrinks) those of the pictures."""
 
     image_size: int = 64
-    patch_size: int = 8
+    patch_size: int = 8  # pixels of a picture that become a patch's side
     merge: int = 2  # features are averaged over merge x merge patches: the student's lifting grid
-    stem: str = "conv"  # as vision.stem
     width: int = 128  # also the width of the features to distil
-    layers: int = 4
+    layers: int = 10  # blocks, an even number
     heads: int = 4
     mlp_ratio: int = 4
-    channels: tuple = (32, 32, 64, 64)  # of the DPTs
-    features: int = 32  # of the DPTs
-    tasks: tuple = ("depth", "ray", "points")  # dense heads
-    dtype: str = "float32"
+    alt_start: int = 2  # first block with rotary positions; from it on odd blocks see all views
+    taps: tuple = (3, 5, 7, 9)  # odd blocks whose states the head reads, the last one the last block
+    channels: tuple = (32, 32, 64, 64)  # of the head
+    features: int = 32  # of the head
+    dtype: str = "float32"  # of the backbone's products
+    unroll: int = 4  # pairs of blocks in one turn of the loop over them
 
     def __post_init__(self):
         if self.image_size % (self.patch_size * self.merge):
             raise ValueError(
                 f"teacher.image_size {self.image_size} is no multiple of patch_size {self.patch_size} x merge {self.merge}."
             )
-        if self.stem not in ("conv", "patch") or (self.stem == "conv" and self.patch_size & (self.patch_size - 1)):
+        if self.width % (4 * self.heads):
             raise ValueError(
-                f"teacher.stem {self.stem!r}: 'patch', or 'conv' with a patch_size that is a power of two."
+                f"teacher.width {self.width} is no multiple of 4 x heads {self.heads}: a head turns with row and column."
             )
-        if self.width % self.heads:
-            raise ValueError(f"teacher.width {self.width} is no multiple of heads {self.heads}.")
-        if self.layers < 4 or len(self.channels) != 4:
-            raise ValueError(f"teacher.layers {self.layers} must be at least 4, and channels {self.channels} four.")
-        unknown = [task for task in self.tasks if task not in HEADS]
-        if unknown:
-            raise ValueError(f"teacher.tasks {unknown} are unknown; choose from {', '.join(HEADS)}.")
+        if self.alt_start < 2:
+            raise ValueError(f"teacher.alt_start is {self.alt_start}, expected 2 or more.")
+        try:
+            self.sizes  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"teacher: {error}") from error
+
+    @property
+    def sizes(self) -> Sizes:
+        """Of the model; its position table is that of its one grid of patches."""
+        return Sizes(
+            self.width,
+            self.layers,
+            self.heads,
+            self.mlp_ratio * self.width,
+            self.alt_start,
+            self.taps,
+            self.features,
+            self.channels,
+            dtype=self.dtype,
+            table_side=self.image_size // self.patch_size,
+            unroll=self.unroll,
+        )
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -62,65 +76,18 @@ class TeacherConfig:
         return (self.image_size // (self.patch_size * self.merge),) * 2
 
 
-class _AlternatingStep(nn.Module):
-    """Scan body: a block within each view, then a block over the patches of all views."""
-
-    config: TeacherConfig
-
-    @nn.compact
-    def __call__(self, x, view_valid):
-        config = self.config
-        number, views, count, width = x.shape
-        x = EncoderBlock(config.heads, config.mlp_ratio, config.dtype, name="frame")(x)
-        mask = jnp.repeat(view_valid, count, axis=1)
-        across = EncoderBlock(config.heads, config.mlp_ratio, config.dtype, name="across")
-        x = across(x.reshape(number, views * count, width), mask).reshape(number, views, count, width)
-        return x, x
-
-
-class MultiViewTrunk(nn.Module):
-    """Pictures [B,V,h,w,3] to the output [B,V,p,D] of every layer, stacked, and the normed last one.
-
-    The first valid view is marked by a learned vector: all predictions are in its frame.
-    """
-
-    config: TeacherConfig
-
-    @nn.compact
-    def __call__(self, pixels: jax.Array, view_valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-        config = self.config
-        number, views = pixels.shape[:2]
-        x = PatchStem(config.stem, config.patch_size, config.width, config.dtype, name="stem")(
-            pixels.reshape(number * views, *pixels.shape[2:])
-        )
-        x = x.reshape(number, views, -1, config.width)
-        roles = self.param("role", declare(Normal(0.02), "position", "embed"), (2, config.width), jnp.float32)
-        first = view_valid & (jnp.cumsum(view_valid, axis=1) == 1)
-        x = x + roles[jnp.where(first, 0, 1)][:, :, None].astype(config.dtype)
-        blocks = nn.scan(
-            _AlternatingStep,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=nn.broadcast,
-            length=config.layers,
-            unroll=min(UNROLL, config.layers),
-            metadata_params={meta.PARTITION_NAME: "layers"},
-        )
-        x, states = blocks(config, name="layers")(x, view_valid)
-        return states, layer_norm("norm", config.dtype)(x)
-
-
 class SpatialTeacher(BatchModule):
     """Same call and predictions as `SpatialMLLM`, without answers, with `teacher_features[B,V,P,D]`.
 
-    Reads `pixel_values` and `view_valid` only. Parameters: {"teacher": trunk, "lifting": heads}.
+    Reads `pixel_values` and `view_valid` only. The first valid view is the reference, whose frame is the world's. Parameters:
+    {"teacher": backbone, "lifting": head}.
     """
 
     config: TeacherConfig
 
     def setup(self):
-        self.teacher = MultiViewTrunk(self.config)
-        self.lifting = _TeacherHeads(self.config)
+        self.teacher = Backbone(self.config.sizes)
+        self.lifting = DualHead(self.config.sizes)
 
     @property
     def grid_hw(self) -> tuple[int, int]:
@@ -133,30 +100,31 @@ class SpatialTeacher(BatchModule):
         return self.config.width
 
     def __call__(self, batch: Mapping[str, jax.Array], *, label_hw: tuple[int, int], lift: bool = True) -> dict:
-        """Predictions for one batch; `lift=False` leaves the dense heads out (features only)."""
+        """Predictions for one batch; `lift=False` leaves the dense head out (features only).
+
+        The head gives depth at the enlarged picture's size and rays at 8/14 of it; all maps are brought to `label_hw`. It has
+        no point maps: `points` are origin + depth * direction, as sure as the less sure of the two.
+        """
         config = self.config
-        states, final = self.teacher(batch["pixel_values"], batch["view_valid"])
-        rows, merge = config.grid_hw[0], config.merge
-        pooled = final.astype(jnp.float32).reshape(*final.shape[:2], rows, merge, rows, merge, config.width)
-        predictions = {"teacher_features": pooled.mean((3, 5)).reshape(*final.shape[:2], rows * rows, config.width)}
+        side = PATCH * config.sizes.table_side
+        pixels = _resized(batch["pixel_values"], (side, side))
+        grids, _, _ = self.teacher(pixels, batch["view_valid"], None, None, "first")
+        last = grids[-1][..., config.width :]  # [within a view | across views]: what stands behind the last block
+        lead, rows, merge = last.shape[:2], config.grid_hw[0], config.merge
+        pooled = last.reshape(*lead, rows, merge, rows, merge, config.width).mean((3, 5))
+        predictions = {"teacher_features": pooled.reshape(*lead, rows * rows, config.width)}
         if lift:
-            predictions.update(self.lifting(states, final, tuple(label_hw)))
+            maps = in_view_chunks(self.lifting, grids)
+            maps = {name: _resized(x, tuple(label_hw)) for name, x in maps.items()}
+            ray = maps["ray"]
+            maps["points"] = ray[..., :3] + maps["depth"][..., None] * ray[..., 3:]
+            maps["points_confidence"] = jnp.minimum(maps["depth_confidence"], maps["ray_confidence"])
+            predictions |= maps
         return predictions
 
 
-class _TeacherHeads(nn.Module):
-    """Four layer outputs (the last one normed) to the dense heads."""
-
-    config: TeacherConfig
-
-    @nn.compact
-    def __call__(self, states: jax.Array, final: jax.Array, size: tuple[int, int]) -> dict[str, jax.Array]:
-        config = self.config
-        side = config.image_size // config.patch_size
-        readouts = [
-            layer_norm(f"norm_{level}", config.dtype)(states[layer - 1])
-            for level, layer in enumerate(default_taps(config.layers)[:3])
-        ]
-        readouts = [x.reshape(*x.shape[:2], side, side, config.width) for x in (*readouts, final)]
-        sizes = LiftingConfig(channels=config.channels, features=config.features, dtype=config.dtype)
-        return apply_heads(self, sizes, config.tasks, readouts, size)
+def _resized(maps: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Bilinear resize of [B,V,h,w] or [B,V,h,w,c], pixel centres at +0.5."""
+    number, views, height, width = maps.shape[:4]
+    resized = resize(maps.reshape(number * views, height, width, -1), size)
+    return resized.reshape(number, views, *size, *maps.shape[4:])

@@ -81,8 +81,8 @@ def get_config() -> ConfigDict:
                 refine="full", remat="none", chunk_views=0, loop_heads=False,  # what the heads cost: docs/sharding.md
             ),
             teacher=dict(
-                image_size=64, patch_size=8, merge=2, stem="conv", width=128, layers=4, heads=4, mlp_ratio=4,
-                channels=(16, 32, 32, 32), features=16, tasks=("depth", "ray", "points"), dtype="float32",
+                image_size=64, patch_size=8, merge=2, width=128, layers=10, heads=4, mlp_ratio=4, alt_start=2, taps=(3, 5, 7, 9),
+                channels=(16, 32, 32, 32), features=16, dtype="float32", unroll=4,
             ),
             losses=dict(
                 text=1.0, distill=0.0, depth=1.0, ray=1.0, points=1.0, confidence_lambda=0.2, quantile=0.0, remat=False,

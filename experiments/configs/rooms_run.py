@@ -2,7 +2,7 @@
 
 base: text only, grounding questions on single views, encoder trained (a small model learns no
 spatial question before it can bind words to places). spatial: encoder frozen, the SpatialSV
-objective on several views. teacher: the multi-view network that labels rooms. label: its files.
+objective on several views. teacher: the small Depth Anything 3 that labels rooms. label: its files.
 """
 
 from __future__ import annotations
@@ -123,10 +123,13 @@ def spatial_phase(scale: Scale, name: str = "spatial", init_from: str = "base") 
 
 
 def teacher_phase(scale: Scale) -> ConfigDict:
-    """The small multi-view network, trained on the rooms' exact geometry without text."""
+    """The rooms teacher, trained on the rooms' exact geometry without text.
+
+    It has no point head; in place of the point term stands Depth Anything 3's own, on depth and rays together.
+    """
     config = phase(scale, "teacher")
     config.model = "teacher"
-    config.losses.update(text=0.0)
+    config.losses.update(text=0.0, points=0.0, lifted_points=1.0)
     config.data.sources.rooms = common.source(per_batch=scale.rows, text=False)
     config.data.update(questions=1, question_tokens=4, answer_tokens=1, views=4)
     config.training.steps = scale.teacher_steps

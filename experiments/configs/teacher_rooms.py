@@ -1,4 +1,4 @@
-"""The small multi-view network that labels rooms: depth, cameras, points and features, no text.
+"""The network that labels rooms, a small Depth Anything 3 trained from nothing: depth, rays and features, no text.
 
 Run: python -m experiments.train --config experiments/configs/teacher_rooms.py --workdir runs/teacher_rooms
 """

@@ -169,20 +169,19 @@ def scan_layers(block: type[nn.Module], length: int, in_axes: tuple = ()) -> Cal
 
 
 class EncoderAttention(nn.Module):
-    """Full multi-head attention over [...,n,D]; keys can be masked by `key_mask` bool[...,n]."""
+    """Full multi-head attention over [...,n,D]."""
 
     heads: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         width, count = x.shape[-1], x.shape[-2]
         split = lambda y: jnp.swapaxes(y.reshape(*x.shape[:-1], self.heads, width // self.heads), -2, -3)
         query, key, value = (
             split(dense(width, ("embed", "heads"), name, bias=True, dtype=self.dtype)(x)) for name in ("q", "k", "v")
         )
-        mask = None if key_mask is None else key_mask[..., None, None, :]
-        out = join([attend(query * (width // self.heads) ** -0.5, key, value, mask)])
+        out = join([attend(query * (width // self.heads) ** -0.5, key, value)])
         out = jnp.swapaxes(out, -2, -3).reshape(*x.shape[:-2], count, width).astype(self.dtype)
         return dense(width, ("heads", "embed"), "o", bias=True, dtype=self.dtype)(out)
 
@@ -195,10 +194,10 @@ class EncoderBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, key_mask: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         normed = layer_norm("attention_norm", self.dtype)(x)
-        x = x + EncoderAttention(self.heads, self.dtype, name="attention")(normed, key_mask)
+        x = x + EncoderAttention(self.heads, self.dtype, name="attention")(normed)
         hidden = layer_norm("mlp_norm", self.dtype)(x)
         hidden = dense(self.mlp_ratio * width, ("embed", "mlp"), "up", bias=True, dtype=self.dtype)(hidden)
         return x + dense(width, ("mlp", "embed"), "down", bias=True, dtype=self.dtype)(nn.gelu(hidden))

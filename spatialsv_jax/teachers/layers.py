@@ -244,19 +244,21 @@ class PairedLayers(nn.Module):
     """`length` pairs of a block within each view and one across all views, stacked under "layers/within" and "layers/across".
 
     `taps`: pairs (0-based, as in `Layers`) of which [output within | output across] [B,S,N,2C] is kept, without a norm.
+    `unroll`: pairs in one turn of the scan.
     """
 
     config: BlockConfig
     length: int
     taps: tuple[int, ...]
     dtype: Any = jnp.float32
+    unroll: int = UNROLL // 2
 
     @nn.compact
     def __call__(
         self, x: jax.Array, turns: tuple[Turn | None, Turn | None], view_valid: jax.Array | None = None
     ) -> LayerStates:
         taps = jnp.zeros((len(self.taps), *x.shape[:-1], 2 * x.shape[-1]), x.dtype) if self.taps else None
-        scan = _scan(_Pair, self.length, UNROLL // 2)(self.config, self.dtype, name="layers")
+        scan = _scan(_Pair, self.length, self.unroll)(self.config, self.dtype, name="layers")
         (x, taps), rows = scan((x, taps), jnp.asarray(_slots(self.taps, self.length)), turns, view_valid)
         return LayerStates(x, taps, rows)
 

@@ -7,6 +7,7 @@ import json
 import os
 import time
 
+import jax
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ SCALE = rooms_run.Scale(
 
 def _teacher_run():
     phases = {"teacher": rooms_run.teacher_phase(SCALE), "label": rooms_run.label_phase()}
-    phases["teacher"].teacher.update(width=32, layers=4, heads=2)
+    phases["teacher"].teacher.update(width=32, heads=2, unroll=1)
     return rooms_run.run("labels", SCALE, phases, evaluate=-1)
 
 
@@ -56,6 +57,16 @@ def test_files_hold_what_the_teacher_predicts(labelled):
         assert (found.depth[~ok] == 0).all()
         np.testing.assert_allclose(found.camera_to_world, expected.camera_to_world, atol=1e-3)
         assert found.features.shape == (4, *teacher.processor.grid_hw, 32)
+
+
+def test_every_parameter_of_the_teacher_is_trained(labelled):
+    """The first of the two steps has learning rate 0; in the second what gets no gradient stays as it was drawn."""
+    first, second = (loading.load(labelled / "teacher" / "checkpoints" / str(step)).params for step in (1, 2))
+    moved = jax.tree.map(lambda a, b: np.any(np.asarray(a) != np.asarray(b)), first, second)
+    still = [
+        jax.tree_util.keystr(path) for path, any_moved in jax.tree_util.tree_leaves_with_path(moved) if not any_moved
+    ]
+    assert not still
 
 
 def test_a_second_run_writes_what_is_missing_only(labelled, capsys):

@@ -27,6 +27,13 @@ def test_keys_that_came_later_count_as_their_defaults():
     assert _with_later_keys(kept, changed)["lifting"] != changed["lifting"]
 
 
+@pytest.mark.parametrize(("model", "same"), [("mllm", True), ("teacher", False)])
+def test_an_earlier_teacher_matters_to_teachers_alone(model, same):
+    new = json.loads(common.get_config().to_json_best_effort()) | {"model": model}
+    kept = {**new, "teacher": dict(image_size=64, stem="conv", layers=4, tasks=["depth"])}
+    assert (_with_later_keys(kept, new) == new) == same
+
+
 def _config(folder="/a/rooms", **training):
     config = common.get_config()
     config.data.sources = {

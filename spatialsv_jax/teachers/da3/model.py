@@ -24,7 +24,7 @@ from spatialsv_jax.teachers.da3.cameras import (
     encode_cameras,
     normalise_poses,
 )
-from spatialsv_jax.teachers.da3.presets import PATCH, TABLE_SIDE, Sizes
+from spatialsv_jax.teachers.da3.presets import PATCH, Sizes
 from spatialsv_jax.teachers.da3.reference_view import choose_reference
 from spatialsv_jax.teachers.dpt import Output, Pyramid, add_sine, in_view_chunks, reassembly, resize_aligned
 from spatialsv_jax.teachers.layers import Block, Layers, PairedLayers, PatchTokens, patch_positions, rotary_turn
@@ -55,7 +55,7 @@ class Backbone(nn.Module):
         plain, mixed = sizes.block(), sizes.block(qk_norm=True)
         number, views, height, width, _ = pixels.shape
         grid = (height // PATCH, width // PATCH)
-        x = PatchTokens(PATCH, sizes.width, TABLE_SIDE, "offset", dtype=sizes.dtype, name="tokens")(pixels)
+        x = PatchTokens(PATCH, sizes.width, sizes.table_side, "offset", dtype=sizes.dtype, name="tokens")(pixels)
         x, _, rows = Layers(plain, sizes.alt_start, dtype=sizes.dtype, name="plain")(x)
         # The class rows that enter block alt_start - 1, which still sees each view alone: the order of the two does not matter.
         if reference is None:
@@ -74,7 +74,7 @@ class Backbone(nn.Module):
             x = Block(mixed, sizes.dtype, across=True, name="lone")(x, turns[1], view_valid)
             start += 1
         taps = tuple((tap - start) // 2 for tap in sizes.taps)
-        pairs = PairedLayers(mixed, (sizes.layers - start) // 2, taps, sizes.dtype, name="pairs")
+        pairs = PairedLayers(mixed, (sizes.layers - start) // 2, taps, sizes.dtype, sizes.unroll, name="pairs")
         states = pairs(x, turns, view_valid).taps
         norm = layer_norm("norm", epsilon=1e-5)
         grids = []

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from spatialsv_jax.backbones.layers import layer_norm
 from spatialsv_jax.lifting.dpt import conv3
-from spatialsv_jax.teachers.da3.presets import PATCH, TABLE_SIDE, Sizes
+from spatialsv_jax.teachers.da3.presets import PATCH, Sizes
 from spatialsv_jax.teachers.dpt import Output, Pyramid, in_view_chunks, reassembly, resize_aligned
 from spatialsv_jax.teachers.layers import Layers, PatchTokens
 
@@ -28,7 +28,7 @@ class MonoBackbone(nn.Module):
     def __call__(self, pixels: jax.Array) -> list[jax.Array]:
         sizes = self.sizes
         number, views, height, width, _ = pixels.shape
-        x = PatchTokens(PATCH, sizes.width, TABLE_SIDE, "offset", dtype=sizes.dtype, name="tokens")(pixels)
+        x = PatchTokens(PATCH, sizes.width, sizes.table_side, "offset", dtype=sizes.dtype, name="tokens")(pixels)
         states = Layers(sizes.block(), sizes.layers, sizes.taps, sizes.dtype, name="plain")(x).taps
         norm = layer_norm("norm", epsilon=1e-5)
         shape = (number, views, height // PATCH, width // PATCH, sizes.width)

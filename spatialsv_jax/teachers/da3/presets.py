@@ -21,6 +21,8 @@ class Sizes:
       dtype: of the backbone's linear layers and attention; residual stream, head and cameras are float32.
       attention: see `backbones.attention.BACKENDS`.
       head_precision: of the head's float32 products, as `jax.default_matmul_precision` has it.
+      table_side: cells of the stored position table's side, as many as pictures have patches if it is not to be resized.
+      unroll: pairs of blocks in one turn of the loop over them: more compile longer, and small models on CPU run faster.
     """
 
     width: int
@@ -35,6 +37,8 @@ class Sizes:
     dtype: str = "float32"
     attention: str = "auto"
     head_precision: str = "high"
+    table_side: int = TABLE_SIDE
+    unroll: int = 2
 
     def __post_init__(self):
         if len(self.taps) != 4 or list(self.taps) != sorted(set(self.taps)) or self.taps[-1] != self.layers - 1:
