@@ -32,7 +32,9 @@ sys.path.append(str(Path(__file__).parents[1] / "data_pipelines"))
 import loader_fakes as fakes
 
 WEIGHTS = Path(__file__).parents[1] / "goldens"
-WIDTHS = {"da3": 64, "vggt": 64}  # of the goldens' features
+WIDTH = 64  # of both goldens' features
+# bfloat16 falls alike where the shapes do: labels are made of as many rows and views as a batch has.
+DTYPES = {"da3": ("float32", []), "vggt": ("bfloat16", ["--rows", "16", "--views", "3"])}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,8 @@ def taught(request, rooms, tmp_path_factory):
         "--out",
         str(out),
     ]
-    label.main([*command, "--process_res", "70", "--dtype", "float32", "--licence", "mine", "--features", "3"])
+    dtype, shape = DTYPES[request.param]
+    label.main([*command, *shape, "--process_res", "70", "--dtype", dtype, "--licence", "mine", "--features", "3"])
     return request.param, out
 
 
@@ -67,7 +70,7 @@ def config_of(rooms, teacher="da3", labels="online", rows=8, **changes):
     config.name = "phase"
     config.vision.update(image_size=32, patch_size=8, width=32, layers=1, heads=2, trainable=False)
     config.language.update(width=32, layers=4, heads=2, kv_heads=1, head_dim=16, mlp_width=64, unroll=1)
-    config.lifting.update(width=16, channels=(8, 8, 8, 8), features=8, distill_features=WIDTHS[teacher])
+    config.lifting.update(width=16, channels=(8, 8, 8, 8), features=8, distill_features=WIDTH)
     config.losses.update(distill=1.0)
     how = dict(labels=labels, confidence_quantile=0.2, confidence_weights=True, text=False)
     config.data.sources = {
@@ -79,9 +82,8 @@ def config_of(rooms, teacher="da3", labels="online", rows=8, **changes):
     config.optimizer.update(name="adamw", projector=1e-3, language=1e-3, lifting=1e-3)
     config.evaluation.scenes = -1
     if labels == "online":
-        config.online.update(
-            teacher=teacher, checkpoint=str(WEIGHTS / teacher), process_res=70, dtype="float32", features=3
-        )
+        folder, (dtype, _) = str(WEIGHTS / teacher), DTYPES[teacher]
+        config.online.update(teacher=teacher, checkpoint=folder, process_res=70, dtype=dtype, features=3)
     for name, values in changes.items():
         config[name].update(values)
     return config

@@ -1,12 +1,13 @@
 """Microbatches change nothing: gradients, reported values and the update are those of one pass over the batch."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from step_cases import make_step, one_device, tiny_batch, tiny_config
 
 from spatialsv_jax import assembly
-from spatialsv_jax.training import sharding, step
+from spatialsv_jax.training import accumulation, sharding, step
 
 # Text, per-pixel terms at several scales with their own counts, a term per sample, and the averaged model.
 WEIGHTS = dict(ray=0.0, points=0.0, scale_invariant=0.1)
@@ -100,3 +101,17 @@ def test_what_cannot_be_exact_is_refused():
     with pytest.raises(ValueError, match=r"8 rows does not divide over the 8 devices .* times 2 microbatches"):
         sharding.check_rows(8, mesh, microbatches=2)
     sharding.check_rows(16, mesh, microbatches=2)
+
+
+def test_passes_that_only_label_keep_the_rows_in_order():
+    batch = {"x": jnp.arange(12.0).reshape(6, 2), "y": jnp.arange(6)}
+    seen = []
+
+    def label(part):
+        seen.append(part["x"].shape)
+        return {"z": part["x"].sum(-1) * part["y"], "y": part["y"] + 1}
+
+    found = accumulation.in_turns(label, batch, 3)
+    assert set(seen) == {(2, 2)}
+    np.testing.assert_array_equal(found["z"], np.arange(12).reshape(6, 2).sum(-1) * np.arange(6))
+    np.testing.assert_array_equal(found["y"], np.arange(6) + 1)
