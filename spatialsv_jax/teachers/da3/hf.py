@@ -53,7 +53,7 @@ def load(directory: str | Path, part: str = "any_view", progress: bool = False, 
       directory: with safetensors, and config.json unless the sizes of the tensors are those of a published model.
       part: of the nested pair, "any_view" or "metric"; other folders have one model, whatever is asked for.
       progress: whether to show a bar.
-      changes: fields of `Sizes` that one chooses: dtype, attention, head_precision.
+      changes: fields of `Sizes` that one chooses: dtype, attention, head_precision, unroll.
 
     Raises:
       ConversionError: a folder that cannot be read, a model that is not recognised, or tensors that do not fit it, all named.
