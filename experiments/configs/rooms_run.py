@@ -125,11 +125,11 @@ def spatial_phase(scale: Scale, name: str = "spatial", init_from: str = "base") 
 def teacher_phase(scale: Scale) -> ConfigDict:
     """The rooms teacher, trained on the rooms' exact geometry without text.
 
-    It has no point head; in place of the point term stands Depth Anything 3's own, on depth and rays together.
+    It has no point head and so no point term. (Depth Anything 3's own, `lifted_points`, made the rays worse: docs/teachers.md.)
     """
     config = phase(scale, "teacher")
     config.model = "teacher"
-    config.losses.update(text=0.0, points=0.0, lifted_points=1.0)
+    config.losses.update(text=0.0, points=0.0)
     config.data.sources.rooms = common.source(per_batch=scale.rows, text=False)
     config.data.update(questions=1, question_tokens=4, answer_tokens=1, views=4)
     config.training.steps = scale.teacher_steps

@@ -58,7 +58,7 @@ def load(
       part: of the nested pair, "any_view" or "metric"; other folders have one model, whatever is asked for.
       progress: whether to show a bar.
       place: says where parameters go.
-      changes: fields of `Sizes` that one chooses: dtype, attention, head_precision.
+      changes: fields of `Sizes` that one chooses: dtype, attention, head_precision, unroll.
 
     Raises:
       ConversionError: a folder that cannot be read, a model that is not recognised, or tensors that do not fit it, all named.
