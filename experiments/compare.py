@@ -52,7 +52,7 @@ def compare_runs(
         raise ValueError("--runs names one folder: give two, or --base.")
     names = list(runs)
     folders = [*(runs[name] for name in names), *([[base]] if base else [])]
-    given = [Path(folder).resolve() for seeds in folders for folder in seeds]
+    given = [Path(folder).resolve() for seeds in runs.values() for folder in seeds]  # the base may be one of them
     if twice := [str(folder) for folder in dict.fromkeys(given) if given.count(folder) > 1]:
         raise ValueError(
             f"{', '.join(twice)} is given twice: a run is no second seed of itself, and does not differ from itself."

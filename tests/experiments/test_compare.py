@@ -129,7 +129,6 @@ def test_other_mistakes(tmp_path, capsys):
         (["--runs", f"a={one}", f"a={one}"], "names 'a' twice"),
         (["--runs", f"a={one},"], "expected NAME=DIR,DIR"),
         (["--runs", f"a={one},{one}/", f"b={other}"], "one is given twice: a run is no second seed of itself"),
-        (["--runs", one, "--base", one], "is given twice"),
         (["--runs", one, other], "on different data"),
     ]:
         assert _start([*arguments, *out]) == 2
