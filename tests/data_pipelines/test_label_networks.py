@@ -95,7 +95,6 @@ def test_a_second_run_makes_what_is_missing_and_other_settings_all(rooms, capsys
     assert "written 3, kept 0" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(jax.local_device_count() < 4, reason="needs four devices")
 @pytest.mark.parametrize("teacher", ["da3", "vggt"])
 def test_a_mesh_of_scenes_and_views_changes_nothing(rooms, teacher):
     how = {"teacher": teacher, "folder": teacher}
