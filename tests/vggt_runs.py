@@ -8,9 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from teacher_runs import head_states, out
 
 from spatialsv_jax.geometry import invert_pose, quaternion_of
-from spatialsv_jax.teachers.dpt import add_sine
 from spatialsv_jax.teachers.position_tables import resize_table
 from spatialsv_jax.teachers.vggt import hf
 from spatialsv_jax.teachers.vggt.model import MEAN, STD
@@ -80,13 +80,6 @@ def with_params(found, change):
     return dataclasses.replace(found, params=params)
 
 
-def out(seen, path):
-    """What a module gave, by its path."""
-    for name in path.split("/"):
-        seen = seen[name]
-    return seen["__call__"][0]
-
-
 def states(found, predictions, seen):
     """name -> array of everything that the reference names."""
     params, sizes = found.params, found.model.sizes
@@ -109,7 +102,8 @@ def states(found, predictions, seen):
         ("global_block", "aggregator/pairs/layers/across"),
     ):
         named |= {f"{name}_{number:02d}": block for number, block in enumerate(out(seen, path))}
-    named |= _maps(params["depth_head"], seen["depth_head"], columns / rows)
+    first_part = head_states(params["depth_head"], seen["depth_head"], columns / rows)
+    named |= {f"depth_{name}": value for name, value in first_part.items()}
     return named | outputs(predictions)
 
 
@@ -142,30 +136,6 @@ def unprojected(predictions):
     local = np.stack([x * depth, y * depth, depth], -1)
     poses = predictions["camera_to_world"].astype(np.float64)
     return np.einsum("bsij,bshwj->bshwi", poses[..., :3, :3], local) + poses[..., None, None, :3, 3]
-
-
-def _maps(params, seen, aspect):
-    """Maps of a dense head's first part, [n,c,h,w]."""
-    named = {}
-    for level, factor in ((0, 4), (1, 2)):  # before the pixels of a token are laid out
-        x = out(seen, f"reassembly/resize_{level}")
-        number, rows, columns, channels = x.shape
-        x = x.reshape(number, rows, columns, factor, factor, -1).transpose(0, 1, 3, 2, 4, 5)
-        x = x.reshape(number, rows * factor, columns * factor, channels // factor**2)
-        named[f"resized_{level + 1}"] = x + np.asarray(params["reassembly"][f"resize_{level}_bias"])
-    named["resized_3"] = np.asarray(add_sine(jnp.asarray(out(seen, "reassembly/project_2")), aspect))
-    named["resized_4"] = out(seen, "reassembly/resize_3")
-    named["layer4_rn"] = out(seen, "reassembly/reduce_3")
-    named |= {f"refinenet{level + 1}": out(seen, f"pyramid/level_{level}") for level in range(1, 4)}
-    named["output_conv1"] = out(seen, "neck")
-    return {f"depth_head_{name}": np.moveaxis(x, -1, 1) for name, x in named.items()}
-
-
-def error(found, wanted):
-    """Largest difference over the largest absolute value of the reference."""
-    found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
-    assert found.shape == wanted.shape, (found.shape, wanted.shape)
-    return np.abs(found - wanted).max() / max(np.abs(wanted).max(), 1e-30)
 
 
 def epsilons(model, pixels):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import vggt_runs as runs
 from scipy.spatial.transform import Rotation
+from teacher_runs import error
 
 from spatialsv_jax.geometry import points_from_depth
 from spatialsv_jax.teachers.position_tables import resize_table
@@ -17,7 +18,7 @@ TOLERANCE = 1e-4  # of the largest absolute value
 
 def compare(found, wanted):
     """Names whose error exceeds the tolerance."""
-    errors = {name: runs.error(runs.cut(found[name]), values) for name, values in wanted.items()}
+    errors = {name: error(runs.cut(found[name]), values) for name, values in wanted.items()}
     return {name: value for name, value in errors.items() if not value <= TOLERANCE}
 
 
@@ -47,7 +48,7 @@ def test_the_pose_fed_back_is_not_clipped():
     assert (wanted[:-1, ..., 7:] == 0).any()
     rows = runs.reference()["head_only_camera_tokens"]
     found = jax.jit(camera_head)(runs.imported().params["camera_head"], rows)
-    assert runs.error(found, wanted) <= TOLERANCE
+    assert error(found, wanted) <= TOLERANCE
 
 
 def test_gradients_do_not_cross_the_feedback():
@@ -97,9 +98,9 @@ def test_the_position_table_is_resized_with_antialiasing():
             jnp.reshape(table[1:], (37, 37, -1)), (*grid, table.shape[-1]), "cubic", antialias=True
         )
         found = resize_table(table[1:], 37, grid, "antialiased").reshape(wanted.shape)
-        assert runs.error(found, wanted) < 1e-4
+        assert error(found, wanted) < 1e-4
     other = resize_table(table[1:], 37, (4, 5), "offset").reshape(4, 5, -1)
-    assert runs.error(other, resize_table(table[1:], 37, (4, 5), "antialiased").reshape(4, 5, -1)) > 0.1
+    assert error(other, resize_table(table[1:], 37, (4, 5), "antialiased").reshape(4, 5, -1)) > 0.1
 
 
 def test_the_encoders_class_and_registers_are_dropped():
@@ -163,8 +164,8 @@ def test_points_of_depth_lie_half_a_pixel_from_the_reference():
     depth, intrinsics, poses = (predictions[name] for name in ("depth", "intrinsics", "camera_to_world"))
     shifted = intrinsics + np.float32([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     wanted = runs.reference()["world_points_from_depth"]
-    assert runs.error(runs.cut(points_from_depth(depth, shifted, poses)), wanted) <= TOLERANCE
-    assert runs.error(runs.cut(points_from_depth(depth, intrinsics, poses)), wanted) > 3e-3
+    assert error(runs.cut(points_from_depth(depth, shifted, poses)), wanted) <= TOLERANCE
+    assert error(runs.cut(points_from_depth(depth, intrinsics, poses)), wanted) > 3e-3
 
 
 def test_a_field_of_view_of_zero_gives_a_finite_camera():
@@ -182,7 +183,7 @@ def test_only_the_first_views_place_matters():
     predictions, _ = runs.reference_run()
     for names, close in ((order, True), (np.array([1, 0, 2]), False)):
         other, _ = runs.run(runs.imported(), runs.pictures()[:, names])
-        errors = [runs.error(other[name], predictions[name][:, names]) for name in ("depth", "pose", "points")]
+        errors = [error(other[name], predictions[name][:, names]) for name in ("depth", "pose", "points")]
         assert all(value < 1e-5 for value in errors) if close else all(value > 1e-2 for value in errors)
 
 
@@ -195,11 +196,11 @@ def test_views_that_are_not_valid_change_nothing(padding):
     found = runs.predict(runs.imported(), pixels, view_valid=jnp.asarray(valid))
     wanted, _ = runs.reference_run()
     rounds = found["pose_rounds"][:, valid][:, None]
-    assert runs.error(rounds, wanted["pose_rounds"]) < 1e-5
+    assert error(rounds, wanted["pose_rounds"]) < 1e-5
     for name in ("depth", "depth_confidence", "points", "points_confidence", "pose", "camera_to_world", "intrinsics"):
-        assert runs.error(found[name][valid][None], wanted[name]) < 2e-5, name
+        assert error(found[name][valid][None], wanted[name]) < 2e-5, name
     unmasked = runs.predict(runs.imported(), pixels, view_valid=jnp.ones((1, 4), bool))
-    assert runs.error(unmasked["depth"][valid][None], wanted["depth"]) > 1e-2
+    assert error(unmasked["depth"][valid][None], wanted["depth"]) > 1e-2
 
 
 def test_heads_in_chunks_of_views():
@@ -209,7 +210,7 @@ def test_heads_in_chunks_of_views():
     grids = runs.out(seen, "aggregator")[:, :, :, found.model.sizes.special :].reshape(4, 1, 9, 2, 2, -1)
     head = jax.jit(DenseHead(found.model.sizes, 2).apply)
     whole = head({"params": found.params["depth_head"]}, [jnp.asarray(grid) for grid in grids])
-    assert runs.error(predictions["depth"], jnp.exp(whole[..., 0])) < 1e-5
+    assert error(predictions["depth"], jnp.exp(whole[..., 0])) < 1e-5
 
 
 def test_bfloat16_backbone():
@@ -217,6 +218,6 @@ def test_bfloat16_backbone():
     found = runs.predict(runs.imported(dtype="bfloat16"), runs.pictures(), features=3)
     wanted, seen = runs.reference_run()
     assert all(values.dtype == np.float32 for values in found.values())
-    errors = {name: runs.error(found[name], wanted[name]) for name in ("depth", "points", "pose_rounds")}
-    errors["features"] = runs.error(found["features"], runs.out(seen, "aggregator")[3][:, :, 5:])
+    errors = {name: error(found[name], wanted[name]) for name in ("depth", "points", "pose_rounds")}
+    errors["features"] = error(found["features"], runs.out(seen, "aggregator")[3][:, :, 5:])
     assert all(1e-4 < value < 0.02 for value in errors.values()), errors
