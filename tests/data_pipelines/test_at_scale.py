@@ -252,6 +252,9 @@ class Dying:
     def settings_of(self, record) -> str:
         return ""
 
+    def group_of(self, record) -> None:
+        return None
+
     def __call__(self, records):
         for record in records:
             if self.at == int(record.id[-6:]) and not self.died.exists():
