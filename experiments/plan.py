@@ -61,7 +61,7 @@ def plan(
 
     Args:
       config: the phase, with its mesh.
-      topology: the slice.
+      topology: the slices.
       compile: whether to compile; False estimates memory from the traced step and knows no collectives.
       name: in the plan.
       skip_above: a step whose estimate is more than this many times a device's memory is not compiled.
@@ -86,7 +86,7 @@ def plan(
         estimate = memory.estimated(known, traced.jaxpr, planned.shapes, frozen, planned.mesh, teacher)
         found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
         if compile and compiles(topology) and not (available and estimate.peak > skip_above * available):
-            found, available, moved = _compiled(traced, known, available, planned.mesh, estimate.teacher)
+            found, available, moved = _compiled(traced, known, topology, planned.mesh, estimate.teacher)
             seconds = time.perf_counter() - began
     return Plan(
         name=name or config.name,
@@ -133,8 +133,9 @@ def _without_lifting(costs: dict, planned) -> dict:
     return kept
 
 
-def _compiled(traced, known, available: int, mesh, teacher: int = 0):
+def _compiled(traced, known, topology: Topology, mesh, teacher: int = 0):
     """(memory, bytes that a device has, collectives or None) of a traced step."""
+    available, slices = topology.chip.memory_bytes, topology.slices
     try:
         with libtpu_log.written() as log, jax.set_mesh(mesh):
             compiled = traced.lower().compile()
@@ -144,7 +145,11 @@ def _compiled(traced, known, available: int, mesh, teacher: int = 0):
             raise
         return *refused, None
     found = memory.compiled(known, compiled.memory_analysis(), libtpu_log.gaps(log.text))
-    return dataclasses.replace(found, teacher=teacher), available, hlo.collectives(compiled.as_text(), mesh.size)
+    return (
+        dataclasses.replace(found, teacher=teacher),
+        available,
+        hlo.collectives(compiled.as_text(), mesh.size, slices),
+    )
 
 
 def _update_bytes(planned) -> float:
@@ -221,7 +226,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="python -m experiments.plan", description=__doc__.split("\n")[0])
     made.add_argument("--config", default="", help="config file, as for experiments.train")
     made.add_argument("--topology", required=True, help="v5e:8x8, v5p:4x4x4, v6e:16x16, h100:8, cpu:8")
-    made.add_argument("--mesh", default="", help="data=..,fsdp=..,tensor=..,context=..; the others are 1")
+    made.add_argument("--mesh", default="", help="data=..,fsdp=..,tensor=..,context=..,slices=..; the others are 1")
     made.add_argument("--phase", default="", help="of a run with several phases; the last one by default")
     made.add_argument("--out", default="", help="JSON file for the plan")
     made.add_argument("--against", default="", choices=("", "text_only"), help="compiles that too, for comparison")
@@ -253,38 +258,47 @@ def read_config(file: str, overrides: list[str]) -> ConfigDict:
     return values["config"].value
 
 
-def with_mesh(config: ConfigDict, text: str, topology: Topology) -> ConfigDict:
-    """The phase with the mesh of `--mesh`; without one with the config's, or one that its batch divides over.
+def on_slices(config: ConfigDict, text: str, topology: Topology) -> tuple[ConfigDict, Topology]:
+    """The phase with the mesh of `--mesh`, and as many slices of the topology as that mesh has.
+
+    Without `--mesh` it is the config's mesh, or one that its batch divides over.
 
     Raises:
-      ValueError: an axis that the config does not have, or no number; a batch that divides over no mesh of the slice.
+      ValueError: an axis that the config does not have, or no number; a batch that divides over no mesh of the slices;
+        several slices of something else than TPUs.
     """
-    config, devices = config.copy_and_resolve_references(), topology.devices
-    if not text:
-        rows = sum(source.per_batch for source in config.data.sources.values())
-        rows //= config.training.get("microbatches", 1)
-        axes = [axis for axis in config.mesh if axis != "slices"]
-        fixed = math.prod(config.mesh[axis] for axis in axes if config.mesh[axis] != -1)
-        batch = math.prod(
-            config.mesh[axis] if config.mesh[axis] != -1 else devices // fixed for axis in sharding.BATCH_AXES
-        )
-        if (
-            devices % fixed
-            or (all(config.mesh[axis] != -1 for axis in axes) and fixed != devices)
-            or not batch
-            or rows % batch
-            or batch % topology.hosts
-        ):
-            config.mesh.update(mesh_sizes(config, devices, topology.hosts)[0])
-        return config
+    config = config.copy_and_resolve_references()
+    if text:
+        config.mesh.update(_read_mesh(text, config))
+    slices = config.mesh.get("slices", 1)
+    if slices > 1 and topology.chip.platform != "tpu":
+        raise ValueError(f"config.mesh.slices is {slices}: several slices are planned for TPUs alone, not {topology}.")
+    topology = dataclasses.replace(topology, slices=slices)
+    if not text and not _divides(config, topology):
+        config.mesh.update(mesh_sizes(config, topology.devices, topology.hosts)[0])
+    return config, topology
+
+
+def _read_mesh(text: str, config: ConfigDict) -> dict[str, int]:
     sizes = {axis: 1 for axis in config.mesh}
     for entry in text.split(","):
         axis, _, size = entry.partition("=")
         if axis not in sizes or not size.lstrip("-").isdigit():
             raise ValueError(f"--mesh {text}: '{entry}' is no axis=size; axes: {', '.join(sizes)}.")
         sizes[axis] = int(size)
-    config.mesh.update(sizes)
-    return config
+    return sizes
+
+
+def _divides(config: ConfigDict, topology: Topology) -> bool:
+    """Whether the config's mesh covers the devices, and a microbatch its part for the rows."""
+    sizes = {axis: size for axis, size in config.mesh.items() if axis != "slices"}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if topology.devices % fixed or (-1 not in sizes.values() and fixed != topology.devices):
+        return False
+    sizes = {axis: topology.devices // fixed if size == -1 else size for axis, size in sizes.items()}
+    batch = math.prod(sizes[axis] for axis in sharding.BATCH_AXES)
+    rows = sum(source.per_batch for source in config.data.sources.values()) // config.training.get("microbatches", 1)
+    return rows % batch == 0 and batch % topology.hosts == 0 and sizes["data"] % topology.slices == 0
 
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
@@ -292,7 +306,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     topology = parse_topology(arguments.topology)
     simulate(topology)
     config = read_config(arguments.config, overrides)
-    config = with_mesh(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology)
+    config, topology = on_slices(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology)
     found = plan(config, topology, compile=not arguments.estimate, skip_above=arguments.skip_above)
     print(found.text(), flush=True)
     result = found.to_json()

@@ -48,7 +48,8 @@ def mesh_sizes(config: ConfigDict, devices: int, hosts: int = 1) -> list[dict[st
     """Meshes of `devices` over which the batch (or a microbatch) divides, the plainest first.
 
     As many devices as divide the rows go to fsdp; the others split tokens (context) where the config has that axis, or
-    heads and MLPs (tensor). Every host feeds rows of its own: fsdp is a multiple of the hosts.
+    heads and MLPs (tensor). Every host feeds rows of its own: fsdp is a multiple of the hosts. Of several slices
+    (`config.mesh.slices`) each holds all parameters: data goes over them, fsdp over the devices of one.
 
     Raises:
       ValueError: there is none, and why.
@@ -56,6 +57,7 @@ def mesh_sizes(config: ConfigDict, devices: int, hosts: int = 1) -> list[dict[st
     rows = sum(source.per_batch for source in config.data.sources.values())
     rows //= config.training.get("microbatches", 1)
     heads = config.language.heads if config.model == "mllm" else 1
+    slices = config.mesh.get("slices", 1)
     found = []
     splits = (n for n in range(hosts, devices + 1, hosts) if devices % n == 0 and rows % n == 0)
     for split in sorted(splits, reverse=True):
@@ -64,8 +66,10 @@ def mesh_sizes(config: ConfigDict, devices: int, hosts: int = 1) -> list[dict[st
             context = rest // tensor
             if context > 1 and "context" not in config.mesh:
                 continue
-            sizes = {axis: 1 for axis in config.mesh} | {"data": 1, "fsdp": split, "tensor": tensor}
-            found.append(sizes | ({"context": context} if context > 1 else {}))
+            sizes = {**dict(config.mesh), "data": slices, "fsdp": split // slices, "tensor": tensor}
+            if "context" in sizes:
+                sizes["context"] = context
+            found.append(sizes)
     if not found and rows % hosts:
         raise ValueError(
             f"A batch of {rows} rows cannot be split over {devices} devices of {hosts} hosts: each host feeds rows of its own."

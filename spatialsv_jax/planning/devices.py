@@ -29,7 +29,7 @@ def simulate(topology: Topology) -> None:
 
 
 def abstract_devices(topology: Topology) -> list:
-    """The devices of a slice.
+    """The devices of a slice, or of several.
 
     Raises:
       ValueError: libtpu is missing, libtpu knows no such slice, or a GPU topology (`compiles`).
@@ -52,12 +52,14 @@ def abstract_devices(topology: Topology) -> list:
     libtpu_log.ask()
     # A host of these slices holds 4 chips, or the one of a single-chip slice.
     axes = len(topology.shape)
-    hosts = {} if topology.devices > 1 else {"chips_per_host_bounds": [1] * max(axes, 3)}
+    options = {} if topology.devices > topology.slices else {"chips_per_host_bounds": [1] * max(axes, 3)}
+    if topology.slices > 1:
+        options["num_slices"] = topology.slices
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **hosts)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
-            f"libtpu knows no slice {topology} ({str(error).splitlines()[0]}). Slices: "
+            f"libtpu knows no slice {topology.name} ({str(error).splitlines()[0]}). Slices: "
             f"{', '.join(topology.chip.slices)}."
         ) from error
     return list(found.devices)

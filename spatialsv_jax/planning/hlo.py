@@ -20,6 +20,9 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\s*\{\s*"?n"?:\s*"?(\d+)')
 _LIMIT = re.compile(r" s32\[\]\S* constant\((\d+)\)")
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+# Between slices libtpu has the hosts exchange what an all-reduce, say, has reduced within each of them.
+_BETWEEN = re.compile(r'handler_name="xla_megascale_runtime".*transfer_type="([A-Z_]+)"')
+BETWEEN_SLICES = " between slices"
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _GROUPS = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA_GROUPS = re.compile(r"replica_groups=\[(\d+),(\d+)\]")
@@ -42,18 +45,31 @@ class Collective:
     sent: float = 0.0
     largest: float = 0.0
 
+    def take(self, times: float, size: float, ring: float) -> None:
+        """Takes in one that runs `times` times: bytes of its result, and how many are sent for each of them."""
+        self.count += times
+        self.bytes += times * size
+        self.sent += times * size * ring
+        self.largest = max(self.largest, size)
 
-def collectives(text: str, devices: int) -> dict[str, Collective]:
-    """Collectives by kind.
+
+def collectives(text: str, devices: int, slices: int = 1) -> dict[str, Collective]:
+    """Collectives by kind; what goes over the network between slices is a kind of its own ("all-reduce between slices").
 
     Args:
       text: of a compiled module (`compiled.as_text()`).
       devices: of the program, for collectives that do not list their groups.
+      slices: of the program.
     """
     found: dict[str, Collective] = {}
     seen: set[tuple[str, str, str]] = set()
     for times, kind, line, shape, where in _executed(text):
         name = kind.removesuffix("-start")
+        if kind == "recv" and (between := _BETWEEN.search(line)):
+            name = between[1].lower().replace("_", "-")
+            size = shape_bytes(shape)[0]
+            found.setdefault(name + BETWEEN_SLICES, Collective()).take(times, size, _ring(name, slices))
+            continue
         if name not in KINDS:
             continue
         # On TPUs a collective that runs beside other work stands in the fusions that start it, go on and end it.
@@ -69,11 +85,7 @@ def collectives(text: str, devices: int) -> dict[str, Collective]:
         size, group = sum(arrays), _group_size(line, devices)
         if name == "all-reduce" and where.startswith("all-reduce-scatter"):  # a TPU's reduce-scatter: one fusion
             name, size = "reduce-scatter", size / group
-        entry = found.setdefault(name, Collective())
-        entry.count += times
-        entry.bytes += times * size
-        entry.sent += times * size * _ring(name, group)
-        entry.largest = max(entry.largest, size)
+        found.setdefault(name, Collective()).take(times, size, _ring(name, group))
     return found
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from spatialsv_jax.planning.chips import Topology
-from spatialsv_jax.planning.hlo import Collective
+from spatialsv_jax.planning.hlo import BETWEEN_SLICES, Collective
 from spatialsv_jax.training.flops import Cost
 
 ASSUMPTIONS = (
@@ -18,7 +18,8 @@ ASSUMPTIONS = (
     "parameters, gradients and optimizer state are read and written once by the update, each device its share",
     "each part takes the longer of its arithmetic and its memory traffic, one part after another",
     "collectives run as rings over all links of a chip at their full bandwidth, hidden behind the arithmetic: the step "
-    "takes the longer of the two ('without overlap' adds them)",
+    "takes the longer of the two ('without overlap' adds them); between slices each chip has its share of the data center "
+    "network, in its turn with the links",
     "a conditional counts as its dearer branch (Qwen2.5-VL's window layers as full attention), causal attention in full: "
     "the time is no bound, a step may take less",
     "MFU counts each product once: what rematerialisation repeats takes time and is no useful work",
@@ -53,7 +54,7 @@ def roofline(
     Args:
       costs: work by part, of all devices together, and the bytes of weights that each device moves (`Cost.whole`).
       moved: collectives of one device; None = not known (they are left out).
-      topology: the slice.
+      topology: the slices.
       update_bytes: read and written by the optimizer on all devices together, beside its products.
     """
     chip, devices = topology.chip, topology.devices
@@ -65,7 +66,9 @@ def roofline(
         split = cost.bytes + (update_bytes if part == "optimizer" else 0.0)
         traffic = (split / devices + cost.whole) / chip.memory_bandwidth
         compute, memory, local = compute + arithmetic, memory + traffic, local + max(arithmetic, traffic)
-    network = sum(entry.sent for entry in (moved or {}).values()) / chip.link_bandwidth
+    network = 0.0
+    for kind, entry in (moved or {}).items():
+        network += entry.sent / (chip.slices_bandwidth if kind.endswith(BETWEEN_SLICES) else chip.link_bandwidth)
     seconds = max(local, network)
     useful = sum(cost.matrix - cost.recomputed for cost in costs.values())
     names = {"arithmetic": compute, "memory traffic": memory, "communication": network}

@@ -15,6 +15,7 @@ from data_pipelines.loader import make_loader
 from experiments import plan, plan_step
 from experiments.configs import quickstart, qwen2_5_vl_3b
 from experiments.phases import data_settings
+from experiments.plan import on_slices
 from experiments.plan_changes import Change, changes, mesh_sizes
 from spatialsv_jax import assembly
 from spatialsv_jax.planning import memory
@@ -132,6 +133,20 @@ def test_batches_are_those_of_the_loader(tiny_run):
     }
 
 
+def test_slices_are_those_of_the_mesh():
+    one, two = parse_topology("v5e:2x2"), dataclasses.replace(parse_topology("v5e:2x2"), slices=2)
+    config = small()
+    config.data.sources.rooms.per_batch = 8
+    sizes = {"data": 2, "fsdp": 4, "tensor": 1, "slices": 2}
+    found, topology = on_slices(config, "data=2,fsdp=4,slices=2", one)
+    assert topology == two and dict(found.mesh).items() >= sizes.items() and config.mesh.slices == 1
+    config.mesh.update({"slices": 2, "data": -1, "fsdp": 8})  # data of 1 cannot go over two slices
+    found, topology = on_slices(config, "", one)
+    assert topology == two and dict(found.mesh).items() >= sizes.items()
+    with pytest.raises(ValueError, match="slices is 2: several slices are planned for TPUs alone, not h100:8"):
+        on_slices(config, "", parse_topology("h100:8"))
+
+
 def test_changes_and_meshes():
     config = small()
     config.language.remat = "none"
@@ -141,6 +156,9 @@ def test_changes_and_meshes():
     assert [sizes["fsdp"] for sizes in mesh_sizes(config, 16, hosts=4)] == [4] * 2  # not 2 or 1: four hosts feed rows
     with pytest.raises(ValueError, match="4 rows cannot be split over 32 devices of 8 hosts"):
         mesh_sizes(config, 32, hosts=8)
+    config.mesh.slices = 2  # data goes over them, fsdp over the devices of one
+    assert mesh_sizes(config, 4, hosts=2)[0].items() >= {"data": 2, "fsdp": 2, "slices": 2}.items()
+    config.mesh.slices = 1
     offered = changes(config, 4)
     assert str(offered[0]) == "--config.language.remat=full" and offered[0].same_result
     assert offered[0].apply(config).language.remat == "full" and config.language.remat == "none"

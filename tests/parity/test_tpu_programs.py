@@ -11,7 +11,10 @@ import pytest
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from experiments import plan, plan_step
 from spatialsv_jax.backbones.attention import self_attention
+from spatialsv_jax.planning import hlo
+from spatialsv_jax.planning.chips import parse_topology
 
 pytestmark = pytest.mark.parity
 
@@ -34,3 +37,18 @@ def test_splash_attention_compiles_split_and_without_copies_of_scores(count, dim
     program = compiled.as_text()
     assert program.count("tpu_custom_call") >= 3 and "all-gather" not in program
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * 16 * count * count * 2 / 4
+
+
+def test_slices_exchange_the_gradients_and_nothing_larger():
+    """The quickstart model on two slices: parameters are gathered within a slice alone."""
+    pytest.importorskip("libtpu")
+    config = plan.read_config("experiments/configs/quickstart.py:tiny", [])
+    config = plan_step.phase_of(config, "spatial")
+    config.data.sources.rooms.per_batch = 7  # and one row of text
+    config, topology = plan.on_slices(config, "data=2,fsdp=4,slices=2", parse_topology("v5e:2x2"))
+    found = plan.plan(config, topology)
+    between = {kind: entry for kind, entry in found.collectives.items() if kind.endswith(hlo.BETWEEN_SLICES)}
+    gradients = 4 * found.parameters / 4  # bytes in float32, a quarter on each device of a slice
+    assert between.pop("all-reduce between slices").bytes < 2 * gradients + 2**16
+    assert sum(entry.bytes for entry in between.values()) < 2**16
+    assert found.fits and found.memory.source == "compiler"

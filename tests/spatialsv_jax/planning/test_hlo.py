@@ -126,6 +126,29 @@ def test_a_program_as_libtpu_writes_it():
     assert set(found) == {"all-gather", "reduce-scatter"}
 
 
+# Two slices of four devices: each reduces within itself, the hosts exchange the sums (libtpu 0.0.42, shortened).
+SLICES = """HloModule jit_step, is_scheduled=true
+
+ENTRY %main (arg: f32[256,1024]) -> f32[256,1024] {
+  %arg = f32[256,1024]{1,0:T(8,128)} parameter(0)
+  %sum = f32[1024,1024]{1,0:T(8,128)} all-reduce(%arg), channel_id=3, replica_groups={{0,1,2,3},{4,5,6,7}}, to_apply=%add
+  %after = token[] after-all(), frontend_attributes={MegascaleRendezvousKeyName="all-reduce.1_0"}
+  %send = (f32[256,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%arg, %after), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[256,8,128]{2,1,0:T(8,128)}, u32[], token[]) recv(%after), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+  ROOT %received = (f32[256,8,128]{2,1,0:T(8,128)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+}
+"""
+
+
+def test_what_goes_between_slices_is_a_kind_of_its_own():
+    found = hlo.collectives(SLICES, 8, slices=2)
+    within, between = found["all-reduce"], found["all-reduce between slices"]
+    assert (within.count, within.bytes, within.sent) == (1, 2**22, 2**22 * 2 * 3 / 4)
+    assert (between.count, between.bytes, between.sent) == (1, 2**20, 2**20)  # a ring of two: 2 x 1 / 2 of the result
+    assert set(found) == {"all-reduce", "all-reduce between slices"}
+
+
 def test_a_text_that_is_no_module_is_refused():
     with pytest.raises(ValueError, match="no HLO module"):
         hlo.collectives("nothing", 8)

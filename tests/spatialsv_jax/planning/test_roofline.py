@@ -1,5 +1,7 @@
 """Times follow from work and the chip's numbers."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -21,6 +23,16 @@ def test_each_limit_in_turn():
     times = roofline(work, moved, SLICE, 0.0)
     assert times.seconds == pytest.approx(4) and times.seconds_without_overlap == pytest.approx(5.5)
     assert times.bound == "communication"
+
+
+def test_slices_talk_over_the_slow_network():
+    """200 GB/s over the links of a v5e, 6.4 Tbit/s for 256 of them between slices; one after the other."""
+    work = {"language": Cost(matrix=8 * 197e12)}
+    moved = {"all-reduce": Collective(1, 0.0, 200e9), "all-reduce between slices": Collective(1, 0.0, 6.4e12 / 8 / 256)}
+    two = dataclasses.replace(SLICE, slices=2)
+    assert (two.devices, two.hosts, str(two), two.name) == (8, 2, "2 slices of v5e:2x2", "v5e:2x2")
+    times = roofline(work, moved, two, 0.0)
+    assert times.network == pytest.approx(2) and times.seconds == pytest.approx(2) and times.compute == pytest.approx(1)
 
 
 def test_what_is_rematerialised_is_not_useful():
