@@ -6,6 +6,7 @@ told from video 2 by the authors' title pictures: see `showing.show`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from data_pipelines.benchmarks.items import Item, filled
@@ -32,14 +33,14 @@ def read_crossvideo(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterat
     """The parquet or CVBench.json; videos SET/NAME.mp4, in CVBench.zip or unpacked."""
     path = raw.tables("test-*.parquet", "CVBench.json", "*.parquet")[0]
     for row in raw.rows(path):
-        question, options = row.text("question"), row.texts("options")
-        form, truth = "choice", row.text("answer")
-        if all(_word(option) in ("yes", "no") for option in options):
+        question, listed = row.text("question"), row.texts("options")
+        form, truth, options = "choice", row.text("answer"), _apart(listed)
+        if all(_word(option) in ("yes", "no") for option in listed):
             form = "yes_no"
             if _word(truth) not in ("yes", "no"):
                 raise row.error("answer", f"expected Yes or No, found {truth!r}.")
         else:
-            row.letter("answer", options)
+            row.letter("answer", options or "ABCD")
         names = [_below(row, field) for field in _FIELDS if row.fields.get(field)]
         if not names:
             raise row.error("video_1", "expected the path of a video, found none.")
@@ -48,7 +49,7 @@ def read_crossvideo(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterat
             row.place,
             row.text("task_type"),
             question,
-            filled(templates[form], question=question, options="\n".join(options)),
+            filled(templates[form], question=question, options="\n".join(listed)),
             options,
             truth,
             tuple(raw.video(name, f"CVBench/{name}", f"videos/{name}") for name in names),
@@ -56,6 +57,14 @@ def read_crossvideo(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterat
             None,
             row.plain(),
         )
+
+
+def _apart(options: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The options; those of question 996 stand in one text, "A. ..., B. ..., C. ..., D. ...". None: they cannot be told apart."""
+    if len(options) > 1:
+        return options
+    apart = tuple(re.split(r"[,;]?\s+(?=[B-D]\.\s)", options[0]))
+    return apart if len(apart) > 1 else None
 
 
 def _word(text: str) -> str:

@@ -148,6 +148,21 @@ def test_crossvideo_asks_as_its_authors(tmp_path):
     assert [one.name for one in third.media] == ["7/x_seg1.mp4", "7/x_seg2.mp4", "7/x_seg4.mp4"]
 
 
+def test_options_in_one_text_are_told_apart(tmp_path):
+    """As in question 996 of the published rows; the prompt shows them as they stand."""
+    folder = made.crossvideo(tmp_path)
+    text = "A. Use red paper, B. Fold, then cut, C. Widen it, D. Wait"
+    row = {"id": 996, "task_type": "Cross-video Procedural Transfer", "question": "What to do?", "options": [text]}
+    parquet(folder / CROSS, [{**row, "answer": "D", "video_1": "0/aB-1.mp4", "video_2": "0/c_D2.mp4"}])
+    (item,) = table.read("crossvideo_cvbench", folder).items
+    assert item.options == ("A. Use red paper", "B. Fold, then cut", "C. Widen it", "D. Wait")
+    assert f"What to do?\n{text}\nAnswer with" in item.prompt
+    parquet(
+        folder / CROSS, [{**row, "answer": "D", "options": ["red or blue"], "video_1": "0/aB-1.mp4", "video_2": None}]
+    )
+    assert table.read("crossvideo_cvbench", folder).items[0].options is None
+
+
 def test_several_videos_stand_between_their_titles(tmp_path):
     item = of("crossvideo_cvbench", tmp_path)[0]
     seen = showing.show(item.media, showing.Showing(3))
