@@ -155,5 +155,6 @@ def _kit(
 
 def _answer(item: Item) -> str:
     """The letter alone where the answer is one, as the kit's tables have it."""
-    match = re.match(r"\(?([A-Z])\)?(?:[.:]|$)", item.ground_truth.strip())
-    return match[1] if match else item.ground_truth
+    truth = str(item.ground_truth)
+    match = re.match(r"\(?([A-Z])\)?(?:[.:]|$)", truth.strip())
+    return match[1] if match else truth

@@ -76,7 +76,10 @@ _DISTANCES = ("Ego_Centric_Absolute_Distance", "Object_Centric_Absolute_Distance
 
 
 def read_ego3d(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterator[Item]:
-    """test.jsonl and raw_images.zip; the views stand in the order of the question's placeholders."""
+    """test.jsonl and raw_images.zip; the views stand in the order of the question's placeholders.
+
+    Fields as the authors' models/qwen2.5_vl.py reads them (in the fork fanyunfeng-bit/EGO3D-BENCH, 2833181).
+    """
     for row in raw.rows(raw.table("test.jsonl", "*.jsonl")):
         category, question, files = row.text("category"), row.text("question"), row.fields.get("images")
         if not isinstance(files, dict):
@@ -100,13 +103,20 @@ def read_ego3d(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterator[It
             truth, prompt = row.number("answer"), filled(templates["distance"], question=asked)
         else:
             options = row.texts("options")
-            truth = row.letter("answer", options)
+            truth = _letter_or_word(row, options)
             prompt = filled(templates["choice"], question=asked, options=_with_letters(options))
         pictures = tuple(raw.picture(f"raw_images/{name}", name) for name in shown)
         yield Item(
             row.text("idx"), row.place, category, question, prompt, options, truth, pictures, shown[0],
             row.text("source"), row.plain(),
         )  # fmt: skip
+
+
+def _letter_or_word(row: Row, options: tuple[str, ...]) -> str:
+    """Ego3D-Bench's answer: a letter, or, of some questions, the words of an option ("no" of "B. no"), as the authors' logs show."""
+    answer = row.text("answer").strip()
+    words = [re.sub(r"^[A-Z][.):]\s*", "", option).strip().lower() for option in options]
+    return answer if words.count(answer.lower()) == 1 else row.letter("answer", options)
 
 
 def _with_letters(options: tuple[str, ...]) -> str:

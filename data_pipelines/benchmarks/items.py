@@ -93,8 +93,8 @@ class Item:
       question: as the benchmark has it.
       prompt: as the model is asked, without the pictures, which stand before it; `<view:K>` names picture K, from 0.
       options: the options' texts as the benchmark has them; None where there are none.
-      ground_truth: the true answer.
-      media: pictures in the order of the prompt, or one video.
+      ground_truth: the true answer; several where the benchmark has several (ScanQA).
+      media: pictures in the order of the prompt, or videos.
       scene: what questions share their pictures, or None.
       dataset: the source within the benchmark, or None.
       row: the raw row without pictures, for logs of other harnesses.
@@ -106,7 +106,7 @@ class Item:
     question: str
     prompt: str
     options: tuple[str, ...] | None
-    ground_truth: str
+    ground_truth: str | tuple[str, ...]
     media: tuple[Media, ...]
     scene: str | None = None
     dataset: str | None = None
@@ -114,7 +114,7 @@ class Item:
 
 
 def filled(template: str, **values: str) -> str:
-    """A prompt from its template: `{question}`, `{options}`, `{letters}`; other braces stay as they are."""
+    """A prompt from its template: `{question}`, `{options}`, `{letters}`, `{situation}`; other braces stay as they are."""
     return _FIELD.sub(lambda match: values.get(match[1], match[0]), template)
 
 

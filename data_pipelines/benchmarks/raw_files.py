@@ -13,8 +13,16 @@ from data_pipelines.benchmarks.items import Media, RawError
 from data_pipelines.benchmarks.raw_rows import Row, table_rows
 from data_pipelines.sources.posed.scene import COLOUR_SUFFIXES
 from data_pipelines.sources.qa.files import hidden
+from data_pipelines.sources.qa.video import frame_files
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
+# Where users of ScanNet's question sets keep the scans: beside the questions; posed_images/ and scans/ of Video-3D-LLM's
+# data/scannet (zd11024/Video-3D-LLM 62d518f, scripts/3d/preprocessing), ScanNet's own scans/; frames_square/ of ScanRefer;
+# video/ and Video/ of SQA3D's egocentric videos (SilongYong/SQA3D 1f6d539, ClipBERT); scannet/ of VSI-Bench.
+SCAN_FOLDERS = (
+    "", "posed_images/", "scannet/posed_images/", "scans/", "scannet/scans/", "scannet/", "frames_square/",
+    "scannet_frames_25k/", "videos/", "video/", "Video/",
+)  # fmt: skip
 
 
 class Raw:
@@ -30,6 +38,7 @@ class Raw:
 
     def __init__(self, folder: str | Path):
         self.folder, self.used = Path(folder), []
+        self._scans: dict[str, Media] = {}
         if not self.folder.is_dir():
             raise RawError(f"--raw {folder} is no folder. Give the folder that holds the benchmark's files.")
 
@@ -59,8 +68,21 @@ class Raw:
             raise RawError(f"{self.folder} holds several files of this form: {names}. Leave one of them there.")
         return found[0]
 
-    def rows(self, path: Path) -> Iterator[Row]:
+    def named(self, name: str, *folders: str) -> Path:
+        """The file of this name in `folder` or in one of its `folders`; elsewhere it is searched for, which takes long in ScanNet.
+
+        Raises:
+          RawError: there is none, or the search finds several.
+        """
+        likely = (self.folder / place / name for place in ("", *folders))
+        return next((path for path in likely if path.is_file()), None) or self.table(name)
+
+    def rows(self, path: Path, field: str | None = None) -> Iterator[Row]:
         """The rows of a .json, .jsonl, .parquet or .tsv file.
+
+        Args:
+          path: the file.
+          field: of a .json that holds an object, the field with the list of rows.
 
         Raises:
           RawError: a file that cannot be read, or an empty one.
@@ -69,7 +91,7 @@ class Raw:
             self.used.append(path)
         number = 0
         name = str(path.relative_to(self.folder))
-        for number, row in enumerate(table_rows(path, name), 1):  # noqa: B007
+        for number, row in enumerate(table_rows(path, name, field), 1):  # noqa: B007
             yield row
         if not number:
             raise RawError(f"{path} has no rows.")
@@ -83,9 +105,44 @@ class Raw:
         """
         return self._find("image", names, prefer)
 
-    def video(self, name: str) -> Media:
-        """The video `name` (without ending): a file, a folder of frames, or a member of a zip archive; else a missing one."""
-        return self._find("video", [f"{name}{suffix}" for suffix in VIDEO_SUFFIXES] + [name], None)
+    def video(self, *names: str) -> Media:
+        """The video `name` (without ending): a file, a folder of frames, or a member of a zip archive; else a missing one.
+
+        Args:
+          names: paths as rows have them, the likelier first; `Media.name` is the first.
+        """
+        return self._find("video", [f"{name}{suffix}" for name in names for suffix in (*VIDEO_SUFFIXES, "")], None)
+
+    def scan(self, scan: str) -> Media:
+        """The colour frames of a ScanNet scan as a video: exported, a video, or its .sens; else a missing one.
+
+        Exported are SCAN/color/ (ScanNet's SensReader) and posed_images/SCAN/ (EmbodiedScan's converter, as Video-3D-LLM
+        runs it); `SCAN_FOLDERS` has the places.
+        """
+        if scan not in self._scans:
+            self._scans[scan] = self._scan(scan)
+        return self._scans[scan]
+
+    def _scan(self, scan: str) -> Media:
+        if "/" in scan or "\\" in scan or ".." in scan:
+            return Media("video", scan, missing=True)
+        videos = [f"{place}{scan}{suffix}" for place in SCAN_FOLDERS for suffix in VIDEO_SUFFIXES]
+        for place in SCAN_FOLDERS:
+            for name in (f"{place}{scan}/color", f"{place}{scan}"):
+                path = self.folder / name
+                if path.is_dir() and frame_files(path):
+                    return Media("video", name, path)
+            for name in (
+                f"{place}{scan}/{scan}.sens",
+                *(name for name in videos if name.startswith(f"{place}{scan}.")),
+            ):
+                if (self.folder / name).is_file():
+                    return Media("video", name, self.folder / name)
+        # Last, because to find the archives is to walk through all folders.
+        for name in videos:
+            if name in self._members:
+                return Media("video", name, *self._members[name])
+        return Media("video", f"{scan}/color", missing=True)
 
     def _find(self, kind: str, names: Iterable[str], prefer: Path | None) -> Media:
         names = [name.replace("\\", "/").lstrip("/") for name in names]
@@ -130,8 +187,11 @@ class Raw:
 def media_hash(media: Iterable[Media]) -> str:
     """SHA-256 of the names and sizes (in archives: checksums too) of pictures and videos; a change of content at one size passes."""
     sums: dict[Path, dict[str, int]] = {}
-    lines = set()
+    lines, seen = set(), set()
     for one in media:
+        if (place := (one.kind, one.name, one.path, one.member)) in seen:
+            continue
+        seen.add(place)
         size = "missing" if one.missing else "in the table"
         if one.member is not None:
             if one.path not in sums:

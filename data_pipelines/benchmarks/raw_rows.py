@@ -6,6 +6,7 @@ import base64
 import binascii
 import csv
 import functools
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -110,16 +111,19 @@ class Row:
         return "nothing" if field not in self.fields else repr(self.fields[field])[:80]
 
 
-def table_rows(path: Path, name: str) -> Iterator[Row]:
+def table_rows(path: Path, name: str, field: str | None = None) -> Iterator[Row]:
     """The rows of a .json, .jsonl, .parquet or .tsv file.
 
     Args:
       path: the file.
       name: how errors call it.
+      field: of a .json that holds an object, the field with the list of rows.
 
     Raises:
       RawError: a file that cannot be read.
     """
+    if field is not None:
+        return _rows_of_field(path, name, field)
     return {".parquet": _parquet_rows, ".tsv": _tsv_rows}.get(path.suffix, _json_rows)(path, name)
 
 
@@ -131,6 +135,18 @@ def _json_rows(path: Path, name: str) -> Iterator[Row]:
             yield Row(entry.where, entry.value)
     except PrepareError as error:
         raise error if isinstance(error, RawError) else RawError(str(error)) from error
+
+
+def _rows_of_field(path: Path, name: str, field: str) -> Iterator[Row]:
+    try:
+        whole = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RawError(f"{path} cannot be read as JSON: {error}.") from error
+    rows = whole.get(field) if isinstance(whole, dict) else None
+    if not isinstance(rows, list):
+        raise RawError(f"{path} must hold an object with a list of rows in '{field}', found none.")
+    for number, value in enumerate(rows, 1):
+        yield Row(f"{name}, entry {number} of '{field}'", value)
 
 
 def _tsv_rows(path: Path, name: str) -> Iterator[Row]:

@@ -9,11 +9,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from data_pipelines.benchmarks import choice_tables, mindcube, single_tables, vsibench
+from data_pipelines.benchmarks import choice_tables, cross_videos, mindcube, scan_questions, single_tables, vsibench
 from data_pipelines.benchmarks.items import Item, RawError
 from data_pipelines.benchmarks.raw_files import Raw
 
 LMMS = "lmms-eval 0.7.3"
+VIDEO_3D = "Video-3D-LLM's (zd11024/Video-3D-LLM 62d518f)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,27 +58,18 @@ BENCHMARKS: dict[str, Benchmark] = {
     "ego3d": Benchmark(choice_tables.read_ego3d, choice_tables.EGO3D, "ours", 64),
     "topviewrs": Benchmark(choice_tables.read_topviewrs, choice_tables.TOPVIEWRS, "VLMEvalKit's for multiple choice", 64),
     "mmbench": Benchmark(choice_tables.read_mmbench, choice_tables.MMBENCH, LMMS, 64),
+    "crossvideo_cvbench": Benchmark(cross_videos.read_crossvideo, cross_videos.CROSSVIDEO, "the authors' (Hokhim2/CVBench a70c231)", 16),
+    "sqa3d": Benchmark(scan_questions.read_sqa3d, scan_questions.SQA3D, VIDEO_3D, 64, scan_questions.SQA3D_PARTS),
+    "scanqa": Benchmark(scan_questions.read_scanqa, scan_questions.SCANQA, VIDEO_3D, 64, scan_questions.SCANQA_PARTS),
 }  # fmt: skip
-
-# Benchmarks that have a scorer, but whose raw files are not read.
-UNREAD = {
-    "crossvideo_cvbench": "the form of its rows and videos could not be looked up",
-    "sqa3d": "the form of its question files and of the frames of its scans could not be looked up",
-    "scanqa": "the form of its question files and of the frames of its scans could not be looked up",
-}
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
 
     Raises:
-      RawError: there is none, or its raw files are not read.
+      RawError: there is none.
     """
-    if name in UNREAD:
-        raise RawError(
-            f"{name} cannot be run from raw files: {UNREAD[name]}. Ask the model by other means (experiments.prepare and "
-            "experiments.evaluate, or lmms-eval) and score the answers with experiments.score."
-        )
     if name not in BENCHMARKS:
         raise RawError(f"There is no benchmark {name!r}. Known: {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]

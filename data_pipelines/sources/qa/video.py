@@ -30,8 +30,13 @@ def choose_frames(available: int, wanted: int, sampler: str, stride: int = 1) ->
 
 
 def frame_files(folder: Path) -> list[Path]:
-    """Pictures of a folder that stands for a video, by the numbers in their names; hidden ones are no pictures."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in COLOUR_SUFFIXES and path.name[0] != ".")
+    """Pictures of a folder that stands for a video, by the numbers in their names; hidden ones are no pictures.
+
+    A PNG beside a JPEG of its name is that frame's depth (EmbodiedScan's posed_images/SCAN/00010.{jpg,png,txt}).
+    """
+    found = [path for path in folder.iterdir() if path.suffix.lower() in COLOUR_SUFFIXES and path.name[0] != "."]
+    photos = {path.stem for path in found if path.suffix.lower() in (".jpg", ".jpeg")}
+    found = [path for path in found if path.suffix.lower() != ".png" or path.stem not in photos]
     return sorted(found, key=lambda path: natural(path.name))
 
 

@@ -19,37 +19,50 @@ LIMIT_M = 100.0
 
 
 def _tagged(text: str) -> str:
-    match = re.search(r"<answer>(.*?)(?:</answer>|$)", text, re.DOTALL)
-    return (match.group(1) if match else text).strip()
+    """What stands behind the last <answer>, up to </answer>; all of it without them."""
+    return text.split("<answer>")[-1].split("</answer>")[0].strip()
 
 
-def _letter(line: Line, fixed: bool) -> str | None:
-    text = _tagged(line.prediction)
-    if not fixed:
-        return text.upper() if re.fullmatch(r"[A-Za-z]", text) else None
+def _words(line: Line) -> dict[str, str]:
+    """Text of an option -> its letter, of texts that one option has."""
+    texts = {letter: text.strip(" .").lower() for letter, text in (line.choices() if line.options else {}).items()}
+    return {text: letter for letter, text in texts.items() if list(texts.values()).count(text) == 1}
+
+
+def _letter(text: str, words: dict[str, str]) -> str | None:
     if match := re.match(r"\W*([A-H])(?:\W|$)", text) or re.fullmatch(r"\W*([a-h])\W*", text):
         return match.group(1).upper()
-    said = text.strip(" .!,\n").lower()
-    named = [
-        name for name, option in (line.choices() if line.options else {}).items() if option.strip(" .").lower() == said
-    ]
-    return named[0] if len(named) == 1 else None
+    return words.get(text.strip(" .!,\n").lower())
+
+
+def _choice(line: Line, fixed: bool) -> tuple[bool, bool]:
+    """(whether the answer is right, whether it could be read); the truth is a letter, or the text of an option."""
+    text, words = _tagged(line.prediction), _words(line)
+    true = line.truth.strip().lower()
+    if true not in words:
+        true = line.letter().lower()
+    if fixed:
+        said = _letter(text, words)
+        return said is not None and said == words.get(true, true.upper()), said is not None
+    said = text.replace("\n", "").strip().lower()
+    return said == true, said in words or re.fullmatch("[a-z]", said) is not None
 
 
 def ego3d(lines: Sequence[Line], fixed: bool) -> Plan:
     """Overall = unweighted mean accuracy of the letter categories; distances have an RMSE each.
 
-    As published the answer must be the bare letter, though three categories' prompts ask for yes or no, and a distance
-    without a number, or of 0, is left out of the RMSE. Fixed: a letter or the text of one option, yes and no among
-    them; 0 counts, and no number counts as the worse of 0 m and 100 m. Predictions are cut at 100 m in both.
+    As published (utils/eval.py) the answer must be written as the truth is, a letter or, of some questions, yes or no,
+    though three categories' prompts ask for yes or no, and a distance without a number, or of 0, is left out of the
+    RMSE. Fixed: a letter or the text of one option, yes and no among them; 0 counts, and no number counts as the worse
+    of 0 m and 100 m. Predictions are cut at 100 m in both.
     """
     known(lines, (*CHOICES, *DISTANCES), "Ego3D-Bench")
     items, dropped = [], 0
     for line in lines:
         kind = line.question_type
         if kind in CHOICES:
-            said = _letter(line, fixed)
-            items.append(Item(float(said == line.letter()), (ALL, kind), cluster(line), said is not None))
+            right, read = _choice(line, fixed)
+            items.append(Item(float(right), (ALL, kind), cluster(line), read))
             continue
         match = re.search(r"[-+]?\d*\.?\d+", _tagged(line.prediction))
         said, true = float(match.group()) if match else None, line.number()

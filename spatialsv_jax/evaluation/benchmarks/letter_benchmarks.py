@@ -25,7 +25,8 @@ VIEWSPATIAL_TYPES = (
     "Person perspective - Relative Direction", "Person perspective - Object View Orientation",
     "Person perspective - Scene Simulation Relative Direction",
 )  # fmt: skip
-# The paper's "below" is "under" in other places.
+# The paper's "below" is "under" in the published rows, by the page of an environment that filters them by `relation`
+# (dmnsh001/EmbSpatial-Bench 0.1.0 on Prime Intellect's hub).
 EMBSPATIAL_RELATIONS = ("above", "below", "under", "left", "right", "close", "far")
 CVBENCH_TASKS = ("Count", "Relation", "Depth", "Distance")
 CROSSVIDEO_TASKS = (

@@ -118,7 +118,7 @@ BENCHMARKS: dict[str, dict[str, Cell]] = {
         "lmms_eval_0_7_3": _lmms(free_text.spatial457, True),
         "vlmevalkit": _kit(partial(free_text.spatial457, kit=True)),
     },
-    "ego3d": {"original": Cell("ours", "the benchmark's page and ports of its code", ego3d.ego3d, True)},
+    "ego3d": {"original": Cell("ours", "the authors' utils/eval.py, in the fork fanyunfeng-bit/EGO3D-BENCH 800165e", ego3d.ego3d, True)},
     "topviewrs": {
         "original": Cell("ours", f"letters of {KIT}; partial match of the option that was read", free_text.topviewrs),
         "vlmevalkit": _kit(partial(free_text.topviewrs, kit=True)),
@@ -141,6 +141,7 @@ PUBLISHED_N = {
     "sparbench": {"full": 7207},
     "mmsi": {"full": 1000},
     "viewspatial": {"full": 5712},
+    "spbench": {"SI": 1009, "MV": 319},
     "ego3d": {"full": 8675},
     "topviewrs": {"realistic": 5539, "semantic": 5845},
 }

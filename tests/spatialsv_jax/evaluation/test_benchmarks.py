@@ -176,3 +176,18 @@ def test_ego3d_letters_and_distances(scored):
         math.sqrt((9 + 8100 + 100 + 16) / 4)
     )
     assert published["macro"]["types"] == 2 and published["micro"]["n"] == 2
+
+
+def test_ego3d_truths_in_words(scored):
+    """The authors' logs have letters as truth in some yes-or-no questions, and the words in others."""
+    options = ["A. yes", "B. no"]
+    for truth, said, published, fixed in (
+        ("no", "<answer> No </answer>", 1, 1), ("no", "<answer>B</answer>", 0, 1), ("no", "<answer>yes</answer>", 0, 0),
+        ("B", "<answer>no</answer>", 0, 1), ("B", "<answer>b</answer>", 1, 1), ("A", "<answer>B. no</answer>", 0, 0),
+        ("no", "<think>so <answer>yes</answer></think><answer>\nno\n</answer>", 1, 1), ("no", "no idea", 0, 0),
+    ):  # fmt: skip
+        rows = [("Ego_Centric_Relative_Distance", truth, said, options)]
+        found = [scored("ego3d", rows, "original", variant)["overall"] for variant in scoring.VARIANTS]
+        assert found == [published, fixed], (truth, said)
+    with pytest.raises(ValueError, match="expected an option letter"):
+        scored("ego3d", [("Localization", "maybe", "A", options)], "original", "fixed")
