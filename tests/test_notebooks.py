@@ -99,6 +99,7 @@ def test_loss_inspection(tiny_run, tmp_path):
         assert -0.2 * math.log(c) - 1e-3 <= own < 0  # Jensen: the mean of log c is at most the log of its mean
 
 
+@pytest.mark.slow
 def test_diagnose_a_model(tiny_run, tmp_path):
     out = tmp_path / "diagnosis"
     shown = Executed("diagnose_a_model", tmp_path, workdir=tiny_run, out=out)
@@ -122,6 +123,7 @@ def test_diagnose_a_model(tiny_run, tmp_path):
         Executed("diagnose_a_model", tmp_path, workdir=tiny_run, out=out)
 
 
+@pytest.mark.slow
 def test_compare_runs(tiny_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_run / "spatial", other / "spatial", ignore=shutil.ignore_patterns("checkpoints"))
@@ -149,6 +151,7 @@ def test_compare_runs(tiny_run, tmp_path):
         assert shown.pictures(cell) == 1, cell
 
 
+@pytest.mark.slow
 def test_bring_your_own_images(tiny_run, tmp_path):
     examples, out = ROOT / "docs" / "examples" / "own_data", tmp_path / "out"
     folders = {"pictures": examples / "photos", "scans": examples / "captures"}

@@ -22,6 +22,8 @@ from spatialsv_jax.training import step
 sys.path.append(str(Path(__file__).parents[1] / "data_pipelines"))
 import loader_fakes as fakes
 
+pytestmark = pytest.mark.slow  # tests/data_pipelines/test_buckets.py has the batches
+
 LONG = "what is to the left of the large table that stands between the window and the door of this room"
 
 

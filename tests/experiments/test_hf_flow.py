@@ -28,7 +28,11 @@ FAMILIES = {
 PICTURES = [np.full((60, 90, 3), 40, np.uint8), np.full((90, 50, 3), 200, np.uint8)]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+# One family in every run of the suite; its encoder and projector are the plainest.
+EVERY = [name if name == "internvl3" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+
+
+@pytest.fixture(scope="module", params=EVERY)
 def trained(request, tiny_run, tmp_path_factory):
     """(family, folder A, run, folder B)."""
     name, root = request.param, tmp_path_factory.mktemp(request.param)

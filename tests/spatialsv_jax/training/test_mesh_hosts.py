@@ -150,7 +150,7 @@ def test_a_mesh_that_jax_cannot_lay_out_is_a_mistake_of_the_config(monkeypatch):
         sharding.make_mesh(sharding.MeshConfig(data=2, tensor=4))
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_rows_arrive_where_their_records_were_loaded(tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
