@@ -22,7 +22,7 @@ def places(sizes: Sequence[tuple[int, int]], method: str, side: int) -> tuple[tu
         scale = side / bound(width, height)
         sides = [max(1, round(one * scale)) for one in (width, height)]
         if method.endswith("resize"):
-            whole = [max(1, PATCH * math.floor(one / PATCH + 0.5)) for one in sides]
+            whole = [max(PATCH, PATCH * math.floor(one / PATCH + 0.5)) for one in sides]
             scaled.append(whole)
         else:
             whole = [PATCH * (one // PATCH) for one in sides]
