@@ -115,15 +115,13 @@ class Networks:
     @functools.cached_property
     def _forward(self):
         place = NamedSharding(self._mesh, PICTURES)
-        forward = jax.jit(self.network.predict, in_shardings=(None, place, place))
+        return jax.jit(self.network.predict, in_shardings=(None, place, place))
 
-        def run(pixels: np.ndarray, view_valid: np.ndarray) -> dict[str, np.ndarray]:
-            with _ON_DEVICES, jax.set_mesh(self._mesh):
-                given = (jax.device_put(pixels, place), jax.device_put(view_valid, place))
-                found = forward(self.network.params, *given)
-                return {name: np.asarray(value) for name, value in found.items()}
-
-        return run
+    def _pass(self, pixels: np.ndarray, view_valid: np.ndarray) -> dict[str, np.ndarray]:
+        with _ON_DEVICES, jax.set_mesh(self._mesh):
+            given = jax.device_put((pixels, view_valid), NamedSharding(self._mesh, PICTURES))
+            found = self._forward(self.network.params, *given)
+            return {name: np.asarray(value) for name, value in found.items()}
 
     @property
     def checkpoint(self) -> str:
@@ -164,7 +162,7 @@ class Networks:
             pixels[row, : len(one.pixel_values)] = one.pixel_values
             valid[row, : len(one.pixel_values)] = True
         valid[len(records) :, 0] = True  # rows of padding: a view of zeros, which no one reads
-        found = self._forward(pixels, valid)
+        found = self._pass(pixels, valid)
         for row, (record, one) in enumerate(zip(records, prepared, strict=True)):
             shown = len(record.view_ids)
             yield record, self._labels(record, one, {name: value[row, :shown] for name, value in found.items()}), {}

@@ -16,7 +16,7 @@ import pytest
 
 from data_pipelines.labels.files import read_labels
 from data_pipelines.transforms.decode import decode_image
-from experiments import label, label_networks
+from experiments import label, label_flags, label_networks
 from spatialsv_jax.geometry.cameras import CameraFit
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.da3 import hf as da3_files
@@ -50,7 +50,17 @@ def rooms(tmp_path, monkeypatch):
             "--out",
             str(tmp_path / out),
         ]
-        command += ["--process_res", side, "--dtype", "float32", "--licence", "mine", *arguments]
+        command += [
+            "--process_res",
+            side,
+            "--dtype",
+            "float32",
+            "--licence",
+            "mine",
+            "--config.mesh.data",
+            "1",
+            *arguments,
+        ]
         label.main(command)
         return tmp_path / out
 
@@ -250,26 +260,46 @@ def test_hosts_share_the_records(rooms, plain, monkeypatch):
 
 
 def test_reading_goes_on_beside_the_devices(rooms, plain, monkeypatch):
-    """The second group is read while the first has not come back; passes never overlap."""
+    """The second group is read while the first is on the devices."""
     second, turns = threading.Event(), []
-    forward, prepared = label_networks.Networks._forward.func, label_networks.Networks._prepared
+    run, prepared = label_networks.Networks._pass, label_networks.Networks._prepared
 
-    def slow(self):
-        run = forward(self)
-
-        def waiting(pixels, view_valid):
-            turns.append(pixels.shape[1])
-            assert second.wait(20) or len(turns) > 1, "nothing was read beside the first pass"
-            return run(pixels, view_valid)
-
-        return waiting
+    def waiting(self, pixels, view_valid):
+        turns.append(pixels.shape[1])
+        assert second.wait(20) or len(turns) > 1, "nothing was read beside the first pass"
+        return run(self, pixels, view_valid)
 
     def seen(self, record):
         if record.id != "r0":
             second.set()
         return prepared(self, record)
 
-    monkeypatch.setattr(label_networks.Networks, "_forward", property(slow))
+    monkeypatch.setattr(label_networks.Networks, "_pass", waiting)
     monkeypatch.setattr(label_networks.Networks, "_prepared", seen)
     rooms.run("labels")
     assert sorted(turns) == [2, 3, 3]
+
+
+@pytest.mark.parametrize(("flags", "mesh"), [
+    ([], (8, 1)),
+    (["--config.mesh.data", "1"], (1, 1)),
+    (["--config.mesh.fsdp", "2"], (1, 2)),
+])  # fmt: skip
+def test_without_a_mesh_all_devices_of_the_host_take_scenes(flags, mesh):
+    command = ["--teacher", "da3", "--checkpoint", "x", "--data", "d", "--out", "o", *flags]
+    maker = label_flags.maker_of(label_flags.parser().parse_args(command))
+    assert (maker.mesh.data, maker.mesh.fsdp, maker.mesh.context, maker.mesh.tensor) == (*mesh, 1, 1)
+    assert maker.rows == mesh[0] * mesh[1]
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--teacher", "da3", "--checkpoint", "x", "--metric"], "--metric has no effect on what is labelled here"),
+    (["--teacher", "vggt", "--checkpoint", "x", "--made_of", "x"], "--made_of has no effect on what is labelled here"),
+    (["--teacher", "da3", "--checkpoint", "x", "--from", "y", "--metric_checkpoint", "z"], "--metric_checkpoint has no effect on exports"),
+    (["--model", "x", "--views", "4", "--licence", "l"], "--licence, --views have no effect on the rooms teacher"),
+    (["--teacher", "da3", "--checkpoint", "x", "--model", "y"], "--model has no effect"),
+    (["--check", "--config.mesh.data", "2"], "--config.mesh.data has no effect on --check"),
+])  # fmt: skip
+def test_flags_without_effect_are_refused(flags, message):
+    with pytest.raises(ValueError, match=message):
+        label_flags.maker_of(label_flags.parser().parse_args(["--data", "d", "--out", "o", *flags]))
