@@ -66,8 +66,10 @@ class Networks:
             raise ValueError(
                 f"{self.mesh}: state positive sizes; every host labels records of its own, so slices is 1."
             )
-        if self.rows % batch:
+        if self.rows < 1 or self.rows % batch:
             raise ValueError(f"--rows {self.rows} is no multiple of data x fsdp = {batch} devices.")
+        if self.views < 0:
+            raise ValueError(f"--views is {self.views}; 0 takes as many as each scene has.")
         if self.mesh.context > 1 and (not self.views or self.views % self.mesh.context):
             raise ValueError(
                 f"--config.mesh.context={self.mesh.context} splits the views of a scene: --views must be a multiple of it, not {self.views}."

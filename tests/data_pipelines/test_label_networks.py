@@ -191,6 +191,8 @@ def test_the_metric_model_gives_metres(rooms):
         (["--licence", ""], {}, "state it with --licence"),
         (["--views", "2"], {}, "Record 'r0' has 3 views, --views is 2"),
         (["--config.mesh.fsdp", "2", "--rows", "3"], {}, "--rows 3 is no multiple of data x fsdp = 2"),
+        (["--rows", "-1"], {}, "--rows -1 is no multiple"),
+        (["--views", "-1"], {}, "--views is -1"),
         (["--config.mesh.context", "2", "--views", "3"], {}, "must be a multiple of it, not 3"),
         (["--resize", "other"], {}, "resize is 'other'; da3 has upper_bound_resize"),
         ([], {"folder": "da3_mono"}, "gives no cameras: take an any-view checkpoint"),
