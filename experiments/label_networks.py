@@ -17,9 +17,9 @@ from data_pipelines.labels.cameras import impossible_camera
 from data_pipelines.labels.exports import pool_cells
 from data_pipelines.labels.files import LabelError, LabelFile, images_hash
 from data_pipelines.records import Record
-from data_pipelines.transforms.decode import decode_image, picture_size
+from data_pipelines.transforms.decode import picture_size
 from experiments import hosts
-from experiments.label_makers import Made
+from experiments.label_makers import Made, decoded
 from spatialsv_jax.partitioning import BATCH_AXES
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.da3.ray_decoder import cameras_from_rays
@@ -170,9 +170,7 @@ class Networks:
             yield record, self._labels(record, one, {name: value[row, :shown] for name, value in found.items()}), {}
 
     def _prepared(self, record: Record) -> networks.Prepared:
-        pictures = [
-            decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)
-        ]
+        pictures = decoded(record)
         with _named(record):
             return self.network.prepare(pictures)
 
