@@ -156,7 +156,8 @@ class Network:
           view_valid: bool[B,V], None = all; padding changes nothing in the other views.
 
         Returns:
-          depth, confidence float32[B,V,H,W]; valid bool[B,V,H,W], False where the depth is made up (sky) or no number;
+          depth, confidence float32[B,V,H,W]; valid bool[B,V,H,W], False where the depth is made up (sky), no number or, with a METRIC
+          model, without a scale;
           camera_to_world [B,V,4,4] in the teacher's own world and intrinsics [B,V,3,3] in pixels of H x W; features
           [B,V,gh,gw,F], ray [B,V,h',w',6] and ray_confidence, if asked for.
         """
@@ -172,7 +173,7 @@ class Network:
             # A focal length that no lens has (a field of view of 0) would make metres without end of its view.
             posed = possible_cameras(found["intrinsics"], found["camera_to_world"], *pixels.shape[2:4])
             found = scale.join_nested(found, metric, posed if view_valid is None else posed & view_valid)
-            valid &= ~found["sky"]
+            valid &= ~found["sky"] & found["in_metres"][:, None, None, None]
         kept = ("camera_to_world", "intrinsics", *(("ray", "ray_confidence") if self.rays else ()))
         result = {name: found[name] for name in kept} | {"depth": jnp.where(valid, found["depth"], 0), "valid": valid}
         result["confidence"] = found["depth_confidence"]

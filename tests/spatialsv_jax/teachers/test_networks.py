@@ -95,6 +95,8 @@ def test_a_view_without_a_lens_has_no_say_in_the_scale():
     network = networks.Network("da3", "n", stand_in(found), {"model": {}, "metric": {}}, stand_in(seen), **how)
     made = jax.jit(network.predict)(network.params, jnp.zeros((1, 3, 14, 14, 3)), jnp.array([[True, True, False]]))
     np.testing.assert_allclose(made["depth"], 6 * depth, rtol=1e-5)  # 90 f / 300 of the one view that counts
+    made = jax.jit(network.predict)(network.params, jnp.zeros((1, 3, 14, 14, 3)), jnp.array([[False, True, False]]))
+    assert not made["valid"].any() and not made["depth"].any()  # nothing says how long a metre is
 
 
 @pytest.mark.parametrize(("family", "side", "message"), [
