@@ -142,6 +142,7 @@ class Commands:
             ("whole/finished.json", self.train(self.work / "whole", "keep_all")),
             ("teacher/finished.json", self.train(self.work / "teacher", "teacher")),
             ("labels/labels.json", self._label(self.work / "labels")),
+            ("da3/labels.json", self._label_da3(self.work / "da3")),
             ("model/config.json", model),
             ("export/config.json", self._export(self.work / "export")),
         ):
@@ -155,6 +156,7 @@ class Commands:
         saving = lambda folder: marks(folder / "run" / "checkpoints", "*.orbax-checkpoint-tmp*")
         shards = lambda folder: marks(folder / "rooms" / ".preparing", "*.tmp")
         labels = lambda folder: marks(folder / "labels", "*.npz")
+        of_da3 = lambda folder: marks(folder / "da3", "*.npz")
         export = lambda folder: marks(folder, ".export.partial") | marks(folder, "export")
         train = lambda folder: self.train(folder / "run", "train")
         return [
@@ -171,8 +173,16 @@ class Commands:
                 lambda folder: self._label(folder / "labels"),
                 labels,
                 labels,
-                self._loadable_labels,
-                lambda folder: differing(*(self._labels(place) for place in (self.work, folder))),
+                lambda folder: self._loadable_labels(folder, "labels"),
+                lambda folder: differing(*(self._labels(place / "labels") for place in (self.work, folder))),
+            ),
+            Scenario(
+                "labelling with da3",
+                lambda folder: self._label_da3(folder / "da3"),
+                of_da3,
+                of_da3,
+                lambda folder: self._loadable_labels(folder, "da3"),
+                lambda folder: differing(*(self._labels(place / "da3") for place in (self.work, folder))),
             ),
             Scenario(
                 "exporting",
@@ -201,6 +211,13 @@ class Commands:
     def _label(self, out: Path) -> list[str]:
         model, data = str(self.work / "teacher"), str(self.work / "rooms")
         return ["-m", "experiments.label", "--model", model, "--data", data, "--out", str(out), "--rows", "2"]
+
+    def _label_da3(self, out: Path) -> list[str]:
+        """Depth Anything 3 in this process, a tiny random checkpoint."""
+        weights, data = str(ROOT / "tests" / "goldens" / "da3"), str(self.work / "rooms")
+        how = ["--process_res", "28", "--features", "3", "--licence", "none", "--rows", "2", "--config.mesh.data", "1"]
+        command = ["-m", "experiments.label", "--teacher", "da3", "--checkpoint", weights]
+        return [*command, *how, "--data", data, "--out", str(out)]
 
     def _export(self, out: Path) -> list[str]:
         return ["-m", "experiments.export_hf", "--model", str(self.work / "model"), "--out", str(out)]
@@ -248,19 +265,20 @@ class Commands:
         return [] if len(source) == 48 else [f"{len(source)} records"]
 
     def _labels(self, folder: Path) -> dict[str, bytes]:
-        found = files_of(folder / "labels", ("labels.json", "agreement-0.jsonl"))  # these count what this start did
+        found = files_of(folder, ("labels.json", "agreement-0.jsonl"))  # these count what this start did
         return {name: data for name, data in found.items() if not name.endswith(".tmp")}  # removed when a minute old
 
-    def _loadable_labels(self, folder: Path) -> list[str]:
+    def _loadable_labels(self, folder: Path, name: str) -> list[str]:
         from data_pipelines.labels.files import read_labels
         from data_pipelines.storage import open_split
 
-        there = {path.name for path in (folder / "labels").glob("*.npz")} if (folder / "labels").is_dir() else ()
-        expected, found = self._labels(self.work), self._labels(folder) if there else {}
-        problems = [f"{name} differs" for name in there if found[name] != expected[name]]
-        for name in open_split(self.work / "rooms", "train").ids:
-            if f"{name}.npz" in there:
-                read_labels(folder / "labels", name)
+        out = folder / name
+        there = {path.name for path in out.glob("*.npz")} if out.is_dir() else ()
+        expected, found = self._labels(self.work / name), self._labels(out) if there else {}
+        problems = [f"{file} differs" for file in there if found[file] != expected[file]]
+        for record in open_split(self.work / "rooms", "train").ids:
+            if f"{record}.npz" in there:
+                read_labels(out, record)
         return problems
 
     def _loadable_export(self, folder: Path) -> list[str]:

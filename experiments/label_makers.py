@@ -110,7 +110,7 @@ class Exports:
                 licence=self.licence,
                 settings=self._settings(file),
             )
-            resize, pictures = self.resize or RESIZES[self.teacher][0], functools.partial(_decoded, record)
+            resize, pictures = self.resize or RESIZES[self.teacher][0], functools.partial(decoded, record)
             labels = read_export(file, self.teacher, sizes, resize, self.metric, self.process_res, pictures, **texts)
             yield record, labels, {"pictures_unverified": int(not (named or has_pictures(file, self.teacher)))}
 
@@ -135,7 +135,8 @@ class Exports:
         return found
 
 
-def _decoded(record: Record) -> list[np.ndarray]:
+def decoded(record: Record) -> list[np.ndarray]:
+    """The pictures, uint8[h,w,3] each."""
     return [decode_image(data, f"record '{record.id}', view {number}") for number, data in enumerate(record.images)]
 
 
@@ -205,7 +206,7 @@ class Rooms:
     def __call__(self, records: Sequence[Record]) -> Made:
         """The labels of at most `rows` records with as many views each."""
         teacher, forward = self._loaded
-        images = [_decoded(record) for record in records]
+        images = [decoded(record) for record in records]
         inputs = [teacher.inputs(pictures, ()) for pictures in images]
         inputs += inputs[:1] * (self.rows - len(inputs))  # one shape, one program
         batch = {name: np.concatenate([row[name] for row in inputs]) for name in inputs[0]}

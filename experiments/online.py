@@ -14,7 +14,7 @@ from data_pipelines.online import OnlinePictures, fields
 from spatialsv_jax.assembly import Settings
 from spatialsv_jax.interop.tensor_files import ConversionError
 from spatialsv_jax.losses.objective import active_terms
-from spatialsv_jax.teachers import networks, outlines
+from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.online import OnlineConfig, Wanted, make_labels
 from spatialsv_jax.training import sharding
 
@@ -82,12 +82,12 @@ def _named(online: OnlineConfig, where: str, make: Callable) -> networks.Network
 
 
 def outline(online: OnlineConfig, where: str = "config") -> networks.Network:
-    """The teacher without its weights; see `outlines.outline`.
+    """The teacher without its weights; see `networks.outline`.
 
     Raises:
       ValueError: a folder or setting that does not fit, under `where`.
     """
-    return _named(online, where, outlines.outline)
+    return _named(online, where, networks.outline)
 
 
 def wanted_of(data: DataConfig, tap: int | None) -> Wanted:

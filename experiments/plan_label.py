@@ -27,7 +27,7 @@ from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate,
 from spatialsv_jax.planning.liveness import Division, peak_bytes
 from spatialsv_jax.planning.plan import NOT_VERIFIED, gib, si
 from spatialsv_jax.planning.roofline import ASSUMPTIONS, Roofline, roofline
-from spatialsv_jax.teachers import networks, outlines
+from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.vggt import presets as vggt_presets
 from spatialsv_jax.training import flops, sharding
 
@@ -266,7 +266,7 @@ def network_of(name: str, metric: bool, process_res: int) -> networks.Network:
     """
     family = "vggt" if vggt_presets.published(name) or _is_vggt(name) else "da3"
     try:
-        return outlines.outline(family, name, "DA3METRIC-LARGE" if metric else "", process_res=process_res)
+        return networks.outline(family, name, "DA3METRIC-LARGE" if metric else "", process_res=process_res)
     except ConversionError as error:
         raise ValueError(str(error)) from error
 

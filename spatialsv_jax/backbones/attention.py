@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 
 from spatialsv_jax import target
 from spatialsv_jax.backbones.layers import attend, join
-from spatialsv_jax.partitioning import BATCH_AXES, context_size
+from spatialsv_jax.partitioning import BATCH_AXES, constrain, context_size
 
 BACKENDS = ("auto", "xla", "cudnn", "splash")
 _LANES = 128  # of a TPU: rows and head width are padded to multiples of it
@@ -79,6 +79,9 @@ def self_attention(
     if kind == "splash":
         return _over_mesh(query, key, value, real, causal, interpret)
     if kind == "cudnn":
+        if not causal:  # it takes no part of a sequence, as views that are split over the context axis would give it
+            query, key, value = (constrain(part, "pictures", "heads", None, None) for part in (query, key, value))
+            real = None if real is None else constrain(real, "pictures", None)
         return _cudnn(query, key, value, real, causal)
     return _xla(query, key, value, real, causal)
 

@@ -28,7 +28,7 @@ def read_parameters(
     Args:
       conversion: of `match` for this folder.
       folder: the checkpoint.
-      targets: path -> shape, type and (optionally) sharding; floating types are converted.
+      targets: path -> shape, type and (optionally) sharding, by default this host's first device; floating types are converted.
       progress: whether to show a bar.
 
     Returns:
@@ -37,7 +37,7 @@ def read_parameters(
     found = {}
     for path, entry in tqdm(conversion.filled.items(), desc="import", disable=not progress):
         target = targets[path]
-        sharding = target.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = target.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         parts, held = [], (None, None)
         for device, index in sharding.addressable_devices_indices_map(entry.shape).items():
             place = tuple(part.indices(size) for part, size in zip(index, entry.shape, strict=True))

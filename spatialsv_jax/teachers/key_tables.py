@@ -108,7 +108,7 @@ Place = Callable[[Any, dict], dict]
 
 
 def in_one_place(model: Any, shapes: dict) -> dict:
-    """A `Place`: everything on the first device."""
+    """A `Place`: everything on this host's first device."""
     del model
     return shapes
 

@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments import stopping
+from data_pipelines.labels.files import read_labels
+from data_pipelines.storage import open_split
+from experiments import label, stopping
 from experiments.prepare import prepare_rooms
 
 ROOT = Path(__file__).parents[2]
@@ -309,3 +312,36 @@ def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path
     codes, logs = _run(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
     assert codes == [-signal.SIGKILL, -signal.SIGABRT], logs[1][-3000:]
     assert "JAX distributed service detected fatal errors" in logs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("teacher", ["da3", "vggt"])
+def test_two_processes_label_as_one_does(tmp_path, teacher):
+    """Each on a mesh of its own two devices: the records disjoint and complete, the files those of one process."""
+    prepare_rooms(
+        tmp_path / "rooms", scenes=5, validation=0, test=0, ood=0, views=2, size=32, workers=None, progress=False
+    )
+    command = [sys.executable, "-m", "experiments.label", "--teacher", teacher]
+    command += [
+        "--checkpoint",
+        str(ROOT / "tests/goldens" / teacher),
+        "--licence",
+        "none",
+        "--data",
+        str(tmp_path / "rooms"),
+    ]
+    command += ["--process_res", "28", "--dtype", "float32", "--rows", "2", "--config.mesh.data", "2", "--out"]
+    codes, logs = _together([*command, str(tmp_path / "two")], 2)
+    assert codes == [0, 0], "".join(logs)[-3000:]
+    assert [f"{number} scenes in " in log for number, log in zip((3, 2), logs, strict=True)] == [True, False]
+    assert "written 5, kept 0" in logs[0] and "labels in" not in logs[1]
+    label.main([*command[3:], str(tmp_path / "one")])
+    manifests = [json.loads((tmp_path / name / "labels.json").read_text()) for name in ("one", "two")]
+    assert manifests[0]["written"] == manifests[1]["written"] == 5
+    for record in open_split(tmp_path / "rooms", "train"):
+        one, two = (read_labels(tmp_path / name, record.id, images=record.images) for name in ("one", "two"))
+        assert one.key == two.key and len(one.view_ids) == 2
+        np.testing.assert_allclose(two.depth, one.depth, rtol=1e-5)
+        np.testing.assert_allclose(two.camera_to_world, one.camera_to_world, atol=1e-5)
+    lines = (tmp_path / "two" / "agreement.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["id"] for line in lines}) == len(lines)

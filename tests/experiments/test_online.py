@@ -60,7 +60,22 @@ def taught(request, rooms, tmp_path_factory):
         str(out),
     ]
     dtype, shape = DTYPES[request.param]
-    label.main([*command, *shape, "--process_res", "70", "--dtype", dtype, "--licence", "mine", "--features", "3"])
+    label.main(
+        [
+            *command,
+            *shape,
+            "--process_res",
+            "70",
+            "--dtype",
+            dtype,
+            "--licence",
+            "mine",
+            "--features",
+            "3",
+            "--config.mesh.data",
+            "1",
+        ]
+    )
     return request.param, out
 
 

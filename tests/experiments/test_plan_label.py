@@ -12,7 +12,7 @@ import pytest
 
 from experiments import plan, plan_label
 from spatialsv_jax.planning.chips import parse_topology
-from spatialsv_jax.teachers import outlines
+from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.da3.model import AnyViewModel
 from spatialsv_jax.teachers.da3.presets import Sizes
 from spatialsv_jax.teachers.key_tables import parameter_shapes
@@ -22,7 +22,7 @@ from spatialsv_jax.training.sharding import MeshConfig
 @pytest.fixture(scope="module")
 def small():
     """A small network in the place of a published one."""
-    found = outlines.outline("da3", "DA3-SMALL", process_res=70)
+    found = networks.outline("da3", "DA3-SMALL", process_res=70)
     sizes = Sizes(32, 10, 2, 128, 2, (3, 5, 7, 9), 16, (8, 16, 24, 32), dtype="bfloat16")
     model = AnyViewModel(sizes)
     patch = jax.ShapeDtypeStruct((1, 1, 28, 28, 3), jnp.float32)

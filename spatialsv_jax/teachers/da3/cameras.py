@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from spatialsv_jax.backbones.layers import dense, layer_norm
 from spatialsv_jax.geometry import invert_pose, pose_matrix, quaternion_of, umeyama
+from spatialsv_jax.teachers.camera_encoding import rotation_of
 from spatialsv_jax.teachers.layers import BlockConfig, Layers
 
 ENCODER_HEADS, ENCODER_BLOCKS = 16, 4  # whatever the width
@@ -62,7 +63,7 @@ def encode_cameras(camera_to_world: jax.Array, intrinsics: jax.Array, size: tupl
 def decode_cameras(encoding: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """(camera_to_world [...,4,4], intrinsics [...,3,3] in pixels of a picture of `size` (H, W)) of encodings [...,9].
 
-    The quaternion need not have length 1. The principal point is the picture's centre, (W/2, H/2) from the corner.
+    The quaternion need not have length 1; that of zeros is the identity. The principal point is the picture's centre, (W/2, H/2) from the corner.
     """
     focal_y, focal_x = (
         side / 2 / jnp.maximum(jnp.tan(encoding[..., slot] / 2), LEAST_TANGENT)
@@ -76,18 +77,6 @@ def decode_cameras(encoding: jax.Array, size: tuple[int, int]) -> tuple[jax.Arra
     ]
     intrinsics = jnp.stack([jnp.stack(row, -1) for row in rows], -2)
     return pose_matrix(rotation_of(encoding[..., 3:7]), encoding[..., :3]), intrinsics
-
-
-def rotation_of(quaternion: jax.Array) -> jax.Array:
-    """Rotations [...,3,3] of quaternions [...,4] x y z w of any length but 0."""
-    x, y, z, w = (quaternion[..., slot] for slot in range(4))
-    twice = 2 / jnp.square(quaternion).sum(-1)
-    rows = [
-        [1 - twice * (y * y + z * z), twice * (x * y - z * w), twice * (x * z + y * w)],
-        [twice * (x * y + z * w), 1 - twice * (x * x + z * z), twice * (y * z - x * w)],
-        [twice * (x * z - y * w), twice * (y * z + x * w), 1 - twice * (x * x + y * y)],
-    ]
-    return jnp.stack([jnp.stack(row, -1) for row in rows], -2)
 
 
 def normalise_poses(camera_to_world: jax.Array, view_valid: jax.Array | None = None) -> jax.Array:

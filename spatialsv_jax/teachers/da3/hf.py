@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from spatialsv_jax.interop.config_fields import read_config
+from spatialsv_jax.interop.config_fields import part, read_config
 from spatialsv_jax.interop.conversion import FIRST, SAME, Conversion, Rule, linear, norm, patches
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder, TensorInfo
 from spatialsv_jax.teachers.da3.model import RAY_CONVOLUTIONS, AnyViewModel
@@ -135,13 +135,14 @@ def recognise(
 
 def _stated(values: Mapping[str, Any], where: str) -> Sizes:
     """Sizes written out in config.json."""
+    stated = f"{where}, {CONFIG}"
+    backbone, head = (part(values, name, stated) for name in ("backbone", "head"))
     try:
-        backbone, head = values["backbone"], values["head"]
         width, mlp = backbone["embed_dim"], backbone["ffn"]
         starts = {max(0, backbone[name]) for name in ("alt_start", "qknorm_start", "rope_start")}
         if mlp not in ("mlp", "swiglu") or len(starts) != 1:
             raise ConversionError(
-                f"{where}, {CONFIG}: backbone.ffn {mlp!r} must be 'mlp' or 'swiglu', and alt_start, qknorm_start and rope_start "
+                f"{stated}: backbone.ffn {mlp!r} must be 'mlp' or 'swiglu', and alt_start, qknorm_start and rope_start "
                 f"equal, not {sorted(starts)}."
             )
         return Sizes(
@@ -156,7 +157,11 @@ def _stated(values: Mapping[str, Any], where: str) -> Sizes:
             mlp="gelu" if mlp == "mlp" else mlp,
         )
     except KeyError as error:
-        raise ConversionError(f"{where}, {CONFIG}: field {error} of 'backbone' or 'head' is missing.") from error
+        raise ConversionError(f"{stated}: field {error} of 'backbone' or 'head' is missing.") from error
+    except ConversionError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConversionError(f"{stated}: fields of 'backbone' or 'head' make no model: {error}") from error
 
 
 def spelt(name: str, prefix: str, sizes: Sizes) -> str:

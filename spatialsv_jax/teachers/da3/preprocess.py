@@ -9,20 +9,19 @@ program's results to one grey level.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
+from spatialsv_jax.processing import da3_pictures
 from spatialsv_jax.processing.base import check_pictures
 from spatialsv_jax.processing.pretrained import normalise
 from spatialsv_jax.teachers.da3.presets import PATCH
 from spatialsv_jax.teachers.position_tables import cubic_weights
 
-METHODS = ("upper_bound_resize", "upper_bound_crop", "lower_bound_resize", "lower_bound_crop")
-PROCESS_RES = 504
+METHODS, PROCESS_RES = da3_pictures.METHODS, da3_pictures.SIDE
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, RGB in 0..1
 
 
@@ -58,51 +57,29 @@ def prepare(
     Raises:
       ValueError: an unknown method, pictures that `check_pictures` refuses, or one too small to cut.
     """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}; choose one of {METHODS}.")
     check_pictures(images)
-    made = [_one(np.asarray(image), method, process_res) for image in images]
-    height, width = (min(picture.shape[axis] for picture, _ in made) for axis in range(2))
-    pictures, affines = [], []
-    for picture, affine in made:
-        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
-        pictures.append(picture[top : top + height, left : left + width])
-        affines.append(_shifted(affine, left, top))
-    pictures = np.stack(pictures)
+    images = [np.asarray(image) for image in images]
+    sizes = [image.shape[1::-1] for image in images]
+    for width, height in sizes:
+        across, down = da3_pictures.scaled((width, height), method, process_res)
+        if method.endswith("crop") and min(across, down) < PATCH:
+            raise ValueError(
+                f"A picture of {height} x {width} becomes {down} x {across}, less than a patch of {PATCH}: take a method that ends "
+                "in 'resize'."
+            )
+    shape, placed = da3_pictures.places(sizes, method, process_res)
+    pictures = np.empty((len(images), *shape, 3), np.uint8)
+    for image, size, scaled, out in zip(images, sizes, placed, pictures, strict=True):
+        first = resize(image, da3_pictures.scaled(size, method, process_res)[::-1])
+        left, top = -scaled.left, -scaled.top
+        out[:] = resize(first, (scaled.height, scaled.width))[top : top + shape[0], left : left + shape[1]]
     values = np.empty(pictures.shape, np.float32)
     for picture, place in zip(pictures, values, strict=True):
         normalise(picture, MEAN, STD, out=place)
+    affines = [scaled.place(size, shape).affine for size, scaled in zip(sizes, placed, strict=True)]
     return Prepared(values, pictures, np.stack(affines))
-
-
-def _one(image: np.ndarray, method: str, process_res: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture at its own size, and its affine map."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}; choose one of {METHODS}.")
-    height, width = image.shape[:2]
-    scale = process_res / (max if method.startswith("upper") else min)(height, width)
-    # Python's round: half to even.
-    scaled = resize(image, tuple(max(1, round(side * scale)) for side in (height, width)))
-    left = top = 0
-    if method.endswith("resize"):
-        scaled = resize(scaled, tuple(max(PATCH, PATCH * math.floor(side / PATCH + 0.5)) for side in scaled.shape[:2]))
-        picture = scaled
-    else:
-        rows, columns = (PATCH * (side // PATCH) for side in scaled.shape[:2])
-        if not rows or not columns:
-            raise ValueError(
-                f"A picture of {height} x {width} becomes {scaled.shape[0]} x {scaled.shape[1]}, less than a patch of {PATCH}: "
-                "take a method that ends in 'resize'."
-            )
-        top, left = (scaled.shape[0] - rows) // 2, (scaled.shape[1] - columns) // 2
-        picture = scaled[top : top + rows, left : left + columns]
-    affine = np.array([[width / scaled.shape[1], 0.0, 0.0], [0.0, height / scaled.shape[0], 0.0]])
-    return picture, _shifted(affine, left, top)
-
-
-def _shifted(affine: np.ndarray, left: int, top: int) -> np.ndarray:
-    """The affine map of a picture whose first `left` columns and `top` rows are cut off."""
-    moved = affine.copy()
-    moved[:, 2] += affine[:, :2] @ [left, top]
-    return moved
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

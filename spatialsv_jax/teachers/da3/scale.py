@@ -53,7 +53,8 @@ def join_nested(any_view: dict, metric: dict, view_valid: jax.Array | None = Non
       view_valid: bool[B,S], None = all.
 
     Returns:
-      `any_view` with depth, camera_to_world, pose and ray in metres, and scale [B], sky bool[B,S,H,W].
+      `any_view` with depth, camera_to_world, pose and ray in metres, and scale [B], sky bool[B,S,H,W], in_metres bool[B]: False, and
+      the scale 1, where no pixel could be used.
     """
     depth = any_view["depth"]
     metres = metric_depth(metric["depth"], any_view["intrinsics"])
@@ -75,6 +76,7 @@ def join_nested(any_view: dict, metric: dict, view_valid: jax.Array | None = Non
         "ray": lengths(any_view["ray"], slice(0, 3)),
         "scale": scale,
         "sky": is_sky,
+        "in_metres": square > 0,
     }
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spatialsv_jax.interop.config_fields import read_config
+from spatialsv_jax.interop.config_fields import part, read_config
 from spatialsv_jax.interop.conversion import FIRST, SAME, Conversion, Rule, Transform, linear, norm, patches
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder, TensorInfo
 from spatialsv_jax.teachers.key_tables import (
@@ -108,8 +108,11 @@ def recognise(values: Mapping[str, Any], tensors: Mapping[str, TensorInfo], wher
 
 def _stated(values: Mapping[str, Any], where: str) -> Sizes:
     """Sizes written out in config.json."""
+    stated = f"{where}, {CONFIG}"
+    dino, aggregator, camera, dpt = (
+        part(values, name, stated) for name in ("dino", "aggregator", "camera_head", "dpt")
+    )
     try:
-        dino, aggregator, camera, dpt = (values[name] for name in ("dino", "aggregator", "camera_head", "dpt"))
         fixed = {
             "dino.num_heads": (dino["num_heads"], aggregator["num_heads"]),
             "dino.mlp_ratio": (dino["mlp_ratio"], 4),
@@ -122,7 +125,7 @@ def _stated(values: Mapping[str, Any], where: str) -> Sizes:
         }
         wrong = [f"{name} is {found!r}, built is {built!r}" for name, (found, built) in fixed.items() if found != built]
         if wrong:
-            raise ConversionError(f"{where}, {CONFIG}: {'; '.join(wrong)}.")
+            raise ConversionError(f"{stated}: {'; '.join(wrong)}.")
         return Sizes(
             width=values["embed_dim"],
             heads=aggregator["num_heads"],
@@ -136,7 +139,11 @@ def _stated(values: Mapping[str, Any], where: str) -> Sizes:
             special_registers=values["num_register_tokens"],
         )
     except KeyError as error:
-        raise ConversionError(f"{where}, {CONFIG}: field {error} is missing.") from error
+        raise ConversionError(f"{stated}: field {error} is missing.") from error
+    except ConversionError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConversionError(f"{stated}: these sizes make no model: {error}") from error
 
 
 def rules() -> list[Rule]:

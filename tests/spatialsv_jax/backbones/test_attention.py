@@ -3,11 +3,14 @@
 On a machine with one: JAX_PLATFORMS=cuda python -m pytest -n 0 tests/spatialsv_jax/backbones/test_attention.py -k gpu
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spatialsv_jax.backbones import attention
 from spatialsv_jax.backbones.attention import choose_backend, self_attention
 from spatialsv_jax.training.sharding import MeshConfig, make_mesh
 
@@ -108,6 +111,38 @@ def test_attention_traces_for_cudnn(causal, masked, count, trained, monkeypatch)
 
     traced = jax.eval_shape(jax.grad(value) if trained else value, *parts)
     assert traced.shape == (parts[0].shape if trained else ())
+
+
+@pytest.mark.parametrize("scenes", [2, 4])
+def test_cudnn_gets_whole_sequences(scenes, monkeypatch):
+    """Views split over the context axis are rows of one sequence across views, of which the kernel takes no part."""
+    seen = {}
+
+    def in_its_place(*given):
+        for name, part in zip(("query", "key", "value", "real"), given[:4], strict=True):
+            jax.debug.inspect_array_sharding(part, callback=functools.partial(seen.__setitem__, name))
+        return attention._xla(*given)
+
+    monkeypatch.setattr(attention, "_cudnn", in_its_place)
+    mesh = make_mesh(MeshConfig(data=2, context=2, tensor=1), jax.devices()[:4])
+    views = jax.NamedSharding(mesh, jax.P(("data", "fsdp"), "context"))
+
+    @functools.partial(jax.jit, in_shardings=(views, views))
+    def across(x, valid):  # [scenes, views, rows of one, heads, width]
+        parts = [x.reshape(scenes, -1, 4, 8).swapaxes(1, 2) * share for share in (0.3, 1.0, 2.0)]
+        real = jnp.repeat(valid, x.shape[2], axis=1)
+        return self_attention(*parts, causal=False, real=real, backend="cudnn")
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((scenes, 4, 5, 4, 8)), jnp.float32)
+    valid = jnp.arange(4)[None] < jnp.array([4, 3, 2, 4])[:scenes, None]
+    with jax.set_mesh(mesh):
+        found = across(x, valid)
+    assert len(seen) == 4
+    for name, sharding in seen.items():  # a sequence a device, or two devices with the same one
+        whole = (scenes, 20) if name == "real" else (scenes, 4, 20, 8)
+        assert sharding.shard_shape(whole) == (1, *whole[1:]), name
+    parts = [np.asarray(x).reshape(scenes, -1, 4, 8).swapaxes(1, 2) * share for share in (0.3, 1.0, 2.0)]
+    np.testing.assert_allclose(found, reference(*parts, False, np.repeat(valid, 5, axis=1)), atol=2e-5)
 
 
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")

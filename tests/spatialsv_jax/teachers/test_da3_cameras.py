@@ -51,6 +51,11 @@ def test_a_field_of_view_of_zero_stays_finite():
     np.testing.assert_allclose(intrinsics[1, 1], 28 / 1e-6, rtol=1e-5)
 
 
+def test_the_zero_quaternion_is_no_rotation():
+    pose, _ = cameras.decode_cameras(jnp.asarray([1.0, 2, 3, 0, 0, 0, 0, 0.5, 0.5]), SIZE)
+    np.testing.assert_array_equal(pose, [[1, 0, 0, 1], [0, 1, 0, 2], [0, 0, 1, 3], [0, 0, 0, 1]])
+
+
 def test_normalised_poses():
     given, valid = poses(5), np.array([[False, True, True, True, True]])
     for mask in (None, valid):

@@ -164,6 +164,13 @@ def test_refusals(tmp_path):
         hf.load(folder_of(tmp_path / "c", da3_tensors.tensors(TINY), **broken))
     with pytest.raises(ConversionError, match="'out_channels'"):
         hf.load(folder_of(tmp_path / "d", da3_tensors.tensors(TINY), **{**STATED, "head": {"features": 8}}))
+    for number, (changed, message) in enumerate((
+        ({"backbone": "dinov2"}, "config.json: 'backbone' must be a JSON object"),
+        ({"backbone": {**STATED["backbone"], "out_layers": 9}}, "config.json: fields of 'backbone' or 'head' make no model"),
+        ({"backbone": {**STATED["backbone"], "out_layers": [2, 5, 7, 9]}}, "config.json: .* make no model: taps .* odd blocks behind"),
+    )):  # fmt: skip
+        with pytest.raises(ConversionError, match=f"{number}, {message}"):
+            hf.load(folder_of(tmp_path / str(number), da3_tensors.tensors(TINY), **{**STATED, **changed}))
     with pytest.raises(ValueError, match="any_view"):
         hf.prefix_of({}, "both")
     for wrong, words in (

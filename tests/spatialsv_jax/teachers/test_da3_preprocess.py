@@ -26,15 +26,30 @@ def pictures(*sizes, seed=0):
     return [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
 
 
+def ramps(height, width):
+    """A picture whose colours tell the place: red grows by x, green by y."""
+    x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+    red, green = np.broadcast_to(x, (height, width)), np.broadcast_to(y[:, None], (height, width))
+    return np.stack([255 * red / width, 255 * green / height, np.full_like(red, 128)], -1).round().astype(np.uint8)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("sizes", [[(300, 400)], [(123, 87)], [(300, 400), (400, 300), (220, 500)]])
-def test_places_are_those_that_imported_labels_use(sizes, method):
-    """Two accounts of the same rules: sets of different sizes are cut to the smallest, in the middle."""
-    made = prepare(pictures(*sizes), method, 140)
-    shape = made.pictures.shape[1:3]
-    places = picture_places("da3", [(width, height) for height, width in sizes], shape, method, 140)
-    for affine, place in zip(made.label_affine, places, strict=True):
-        np.testing.assert_allclose(affine, place.affine, atol=1e-9)
+def test_places(sizes, method):
+    """The map says where each pixel lies; sets of different sizes are cut to the smallest, in the middle."""
+    made = prepare([ramps(*size) for size in sizes], method, 140)
+    rows, columns = np.indices(made.pictures.shape[1:3]) + 0.5
+    own = [prepare([ramps(*size)], method, 140).pictures.shape[1:3] for size in sizes]
+    assert made.pictures.shape[1:3] == tuple(np.min(own, axis=0))
+    for (height, width), picture, affine in zip(sizes, made.pictures, made.label_affine, strict=True):
+        x, y = np.tensordot(affine, np.stack([columns, rows, np.ones_like(rows)]), 1)
+        wanted = np.stack([255 * x / width, 255 * y / height], -1)
+        step = 255 / min(picture.shape[:2])  # of one pixel
+        assert np.abs(picture[2:-2, 2:-2, :2] - wanted[2:-2, 2:-2]).max() < 0.6 * step + 1
+        margin = max(14 * width / 140, 14 * height / 140) if method.endswith("crop") else 0
+        assert np.abs([x.mean() - width / 2, y.mean() - height / 2]).max() <= margin / 2 + 1e-9
+    places = picture_places("da3", [size[::-1] for size in sizes], made.pictures.shape[1:3], method, 140)
+    np.testing.assert_allclose(made.label_affine, [place.affine for place in places], atol=1e-9)
 
 
 def test_the_affine_map_finds_the_picture():

@@ -155,6 +155,15 @@ def test_sizes_stated_in_the_config(copy):
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(ConversionError, match="field 'depth' is missing"):
         hf.load(folder)
+    for changed, message in (
+        ({"dpt": [1, 2]}, "copy, config.json: 'dpt' must be a JSON object"),
+        ({"embed_dim": 34}, "copy, config.json: these sizes make no model: width 34 over 2 heads"),
+        ({"embed_dim": None}, "copy, config.json: these sizes make no model"),
+    ):
+        whole = json.loads((runs.FOLDER / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**whole, **changed}))
+        with pytest.raises(ConversionError, match=message):
+            hf.load(folder)
 
 
 @pytest.mark.parametrize("changes, message", [

@@ -78,3 +78,40 @@ def test_shorter_pictures_lie_in_the_middle_of_white():
     rows = np.flatnonzero(found.covered[0].all(1))
     assert (rows[0], rows[-1], len(rows)) == (21, 90, 70) and found.covered[1].all()
     assert (found.pictures[0, rows] == 0).all() and (np.delete(found.pictures[0], rows, 0) == 255).all()
+
+
+# By hand from the published rules (side 112 = 8 patches): (picture, rows and columns that show it, what is cut off).
+# "pad": longer side to 112, the other to the nearest multiple of 14, in the middle of a square, margins of equal width.
+# "crop": width to 112, height to the nearest multiple of 14, of which the middle 112 rows are kept.
+PAD = {
+    (60, 90): (slice(21, 91), slice(0, 112)),  # 112 * 60 / 90 = 74.7 -> 70 rows, margins of 21
+    (100, 48): (slice(0, 112), slice(28, 84)),  # 112 * 48 / 100 = 53.8 -> 56 columns, margins of 28
+    (50, 120): (slice(35, 77), slice(0, 112)),  # 46.7 -> 42 rows: margins of 35, no multiple of a patch
+    (64, 64): (slice(0, 112), slice(0, 112)),
+}
+
+
+@pytest.mark.parametrize("size", PAD)
+def test_padding_is_alike_on_both_sides(size):
+    """A black picture on white; its corners are those of the part that shows it."""
+    found, (rows, columns) = prepare([np.zeros((*size, 3), np.uint8)], "pad", 112), PAD[size]
+    wanted = np.full((112, 112, 3), 255, np.uint8)
+    wanted[rows, columns] = 0
+    np.testing.assert_array_equal(found.pictures[0], wanted)
+    np.testing.assert_array_equal(found.covered[0], wanted[..., 0] == 0)
+    corners = [[columns.start, rows.start, 1], [columns.stop, rows.stop, 1]]
+    np.testing.assert_allclose(
+        (found.label_affine[0] @ np.transpose(corners)).T, [[0, 0], [size[1], size[0]]], atol=1e-9
+    )
+
+
+def test_tall_pictures_lose_as_much_above_as_below():
+    """A picture of 100 x 40, 112 wide 280 high: rows 84 to 196 of these are left, 30 to 70 of the picture."""
+    image = np.zeros((100, 40, 3), np.uint8)
+    image[30:70] = 200
+    found = prepare([image], "crop", 112)
+    assert found.pictures.shape == (1, 112, 112, 3) and found.covered.all()
+    inner = found.pictures[0, 4:-4]  # what bicubic weights mix at the edge is left out
+    assert (inner == 200).all()
+    corners = found.label_affine[0] @ [[0, 112], [0, 112], [1, 1]]
+    np.testing.assert_allclose(corners.T, [[0, 30], [40, 70]], atol=1e-9)
