@@ -7,6 +7,9 @@ import math
 
 from ml_collections import ConfigDict
 
+from spatialsv_jax.planning.chips import Topology
+from spatialsv_jax.training import sharding
+
 MOST_TENSOR = 8  # parts of heads and MLPs; more leaves too little work for each device
 
 
@@ -81,6 +84,49 @@ def mesh_sizes(config: ConfigDict, devices: int, hosts: int = 1) -> list[dict[st
             + ("." if "context" in config.mesh else ", and the config has no context axis.")
         )
     return found
+
+
+def on_slices(config: ConfigDict, text: str, topology: Topology) -> tuple[ConfigDict, Topology]:
+    """The phase with the mesh of `--mesh`, and as many slices of the topology as that mesh has.
+
+    Without `--mesh` it is the config's mesh, or one that its batch divides over.
+
+    Raises:
+      ValueError: an axis that the config does not have, or no number; a batch that divides over no mesh of the slices;
+        several slices of something else than TPUs.
+    """
+    config = config.copy_and_resolve_references()
+    if text:
+        config.mesh.update(_read_mesh(text, config))
+    slices = config.mesh.get("slices", 1)
+    if slices > 1 and topology.chip.platform != "tpu":
+        raise ValueError(f"config.mesh.slices is {slices}: several slices are planned for TPUs alone, not {topology}.")
+    topology = dataclasses.replace(topology, slices=slices)
+    if not text and not _divides(config, topology):
+        config.mesh.update(mesh_sizes(config, topology.devices, topology.hosts)[0])
+    return config, topology
+
+
+def _read_mesh(text: str, config: ConfigDict) -> dict[str, int]:
+    sizes = {axis: 1 for axis in config.mesh}
+    for entry in text.split(","):
+        axis, _, size = entry.partition("=")
+        if axis not in sizes or not size.lstrip("-").isdigit():
+            raise ValueError(f"--mesh {text}: '{entry}' is no axis=size; axes: {', '.join(sizes)}.")
+        sizes[axis] = int(size)
+    return sizes
+
+
+def _divides(config: ConfigDict, topology: Topology) -> bool:
+    """Whether the config's mesh covers the devices, and a microbatch its part for the rows."""
+    sizes = {axis: size for axis, size in config.mesh.items() if axis != "slices"}
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if topology.devices % fixed or (-1 not in sizes.values() and fixed != topology.devices):
+        return False
+    sizes = {axis: topology.devices // fixed if size == -1 else size for axis, size in sizes.items()}
+    batch = math.prod(sizes[axis] for axis in sharding.BATCH_AXES)
+    rows = sum(source.per_batch for source in config.data.sources.values()) // config.training.get("microbatches", 1)
+    return rows % batch == 0 and batch % topology.hosts == 0 and sizes["data"] % topology.slices == 0
 
 
 def changes(config: ConfigDict, devices: int, hosts: int = 1, most: int = 16) -> list[Change]:

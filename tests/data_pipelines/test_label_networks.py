@@ -124,7 +124,7 @@ def test_a_second_run_makes_what_is_missing_and_other_settings_all(rooms, plain,
     assert "written 3, kept 0" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("teacher", ["da3", "vggt"])
+@pytest.mark.parametrize("teacher", ["da3", pytest.param("vggt", marks=pytest.mark.slow)])
 def test_a_mesh_of_scenes_and_views_changes_nothing(rooms, teacher):
     how = {"teacher": teacher, "folder": teacher}
     one = rooms.run("one", **how)

@@ -193,7 +193,7 @@ def moved(whole, config, tmp_path_factory):
     return folder / "run", first, at_first, second, third
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_a_signal_to_one_process_stops_all_after_the_same_step(moved):
     _, (codes, logs), records, _, (last_codes, last_logs) = moved
     assert codes == [stopping.RESUMABLE] * 2, logs[0][-2000:] + logs[1][-2000:]
@@ -209,7 +209,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(moved):
     assert "[p0/2] == phase ==" in last_logs[0] and "== phase ==" not in last_logs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_two_one_and_two_processes_train_like_one(whole, moved):
     run, _, at_first, (codes, logs), _ = moved
     assert codes == [stopping.RESUMABLE] and "SIGTERM: finishing the step" in logs[0], logs[0][-2000:]
@@ -220,7 +220,7 @@ def test_two_one_and_two_processes_train_like_one(whole, moved):
         assert [found[step][name] for name in COUNTS] == [row[name] for name in COUNTS]  # global counts, exactly
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_shards_are_disjoint_and_complete_and_hold_the_same_records(whole, moved):
     run, _, at_first, _, _ = moved
     expected = {step: own[0] for step, own in _records(whole).items()}
@@ -231,7 +231,7 @@ def test_shards_are_disjoint_and_complete_and_hold_the_same_records(whole, moved
     assert both and all(len(first) == len(second) == 4 for first, second in both)
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_the_evaluation_is_that_of_one_process(whole, moved):
     one, two = (json.loads((run / "evaluation.json").read_text()) for run in (whole, moved[0]))
     assert two["questions"]["micro"]["n"] == one["questions"]["micro"]["n"] > 0
@@ -241,7 +241,7 @@ def test_the_evaluation_is_that_of_one_process(whole, moved):
     assert (moved[0] / "report" / "index.html").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_three_processes_share_the_records_of_an_evaluation(whole, tmp_path):
     """Two records: the third process has none. The same model, so the same answers and scores."""
     command = [sys.executable, "-m", "experiments.evaluate", "--model", str(whole), "--out", str(tmp_path / "out")]
@@ -273,7 +273,7 @@ def _close(one, other) -> None:
         assert other == (pytest.approx(one, rel=1e-4, abs=1e-6) if isinstance(one, float) else one)
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
     codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="nan")
@@ -283,7 +283,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
     assert not (tmp_path / "run" / "lock.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, failing):
     (tmp_path / "config.py").write_text(config)
@@ -296,7 +296,7 @@ def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, fai
     assert not (tmp_path / "run" / "lock.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
     codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="SIGKILL")
@@ -306,7 +306,7 @@ def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path)
     assert not (tmp_path / "run" / "lock.json").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
     codes, logs = _run(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
@@ -314,7 +314,7 @@ def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path
     assert "JAX distributed service detected fatal errors" in logs[1]
 
 
-@pytest.mark.slow
+@pytest.mark.hosts
 @pytest.mark.parametrize("teacher", ["da3", "vggt"])
 def test_two_processes_label_as_one_does(tmp_path, teacher):
     """Each on a mesh of its own two devices: the records disjoint and complete, the files those of one process."""

@@ -45,7 +45,7 @@ def rooms(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=["da3", "vggt"])
+@pytest.fixture(scope="module", params=["da3", pytest.param("vggt", marks=pytest.mark.slow)])
 def taught(request, rooms, tmp_path_factory):
     """(teacher, folder of its label files of the rooms)."""
     out = tmp_path_factory.mktemp("labels") / request.param
@@ -147,6 +147,7 @@ def test_losses_are_those_of_training_from_label_files(taught, alone, rooms, tmp
     assert_equal(alone[0], wanted)
 
 
+@pytest.mark.slow
 def test_a_mesh_and_microbatches_change_nothing(taught, alone, rooms, tmp_path):
     if taught[0] != "da3":
         pytest.skip("one teacher is enough")

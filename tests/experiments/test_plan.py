@@ -15,8 +15,7 @@ from data_pipelines.loader import make_loader
 from experiments import plan, plan_step
 from experiments.configs import quickstart, qwen2_5_vl_3b
 from experiments.phases import data_settings
-from experiments.plan import on_slices
-from experiments.plan_changes import Change, changes, mesh_sizes
+from experiments.plan_changes import Change, changes, mesh_sizes, on_slices
 from spatialsv_jax import assembly
 from spatialsv_jax.planning import memory
 from spatialsv_jax.planning.chips import parse_topology

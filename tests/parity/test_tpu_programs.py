@@ -12,6 +12,7 @@ from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments import plan, plan_step
+from experiments.plan_changes import on_slices
 from spatialsv_jax.backbones.attention import self_attention
 from spatialsv_jax.planning import hlo
 from spatialsv_jax.planning.chips import parse_topology
@@ -45,7 +46,7 @@ def test_slices_exchange_the_gradients_and_nothing_larger():
     config = plan.read_config("experiments/configs/quickstart.py:tiny", [])
     config = plan_step.phase_of(config, "spatial")
     config.data.sources.rooms.per_batch = 7  # and one row of text
-    config, topology = plan.on_slices(config, "data=2,fsdp=4,slices=2", parse_topology("v5e:2x2"))
+    config, topology = on_slices(config, "data=2,fsdp=4,slices=2", parse_topology("v5e:2x2"))
     found = plan.plan(config, topology)
     between = {kind: entry for kind, entry in found.collectives.items() if kind.endswith(hlo.BETWEEN_SLICES)}
     gradients = 4 * found.parameters / 4  # bytes in float32, a quarter on each device of a slice
