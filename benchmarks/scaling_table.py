@@ -4,7 +4,7 @@
 
 One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
 tries the slices of a chip from the smallest that could hold the state and stops at the first that fits; when all rows have
-theirs, the next larger slice is added to each. Each compilation is a process of its own (two to eight minutes of two cores, up to 6 GB).
+theirs, the next larger slice is added to each. Each plan is a process of its own (half a minute, up to 4 GB).
 `--estimate` compiles nothing (half a minute a slice): a slice then is taken to fit where `memory.likely_peak` does; a later run without
 it makes these rows again. `--table` writes the table into docs/scaling.md from the rows that are there.
 """
@@ -24,7 +24,7 @@ from pathlib import Path
 from experiments.configs.pretrained import PRESETS, finetune
 from experiments.plan_changes import mesh_sizes
 from spatialsv_jax.planning.chips import CHIPS, GIB, Topology, parse_topology
-from spatialsv_jax.planning.memory import likely_peak
+from spatialsv_jax.planning.memory import ESTIMATES_HIGH, likely_peak
 
 ROOT = Path(__file__).parents[1]
 PLANS = ROOT / "docs/plans"
@@ -76,7 +76,7 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, es
         command = [
             sys.executable, "-m", "experiments.plan", f"--config=experiments/configs/{model}.py", f"--topology={topology}",
             f"--mesh={','.join(f'{axis}={size}' for axis, size in mesh.items())}", f"--out={out}", "--tries=0",
-            "--skip_above=1", f"--config.data.sources.train.per_batch={batch}",
+            f"--skip_above={ESTIMATES_HIGH}", f"--config.data.sources.train.per_batch={batch}",
             f"--config.training.microbatches={passes}",
         ]  # fmt: skip
         command += ["--estimate"] * estimate
@@ -146,8 +146,7 @@ def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dic
     tried, why = [], "too large"
     peak_of = lambda found: found["peak_bytes_per_device"]
     for mesh, passes in options:
-        # What is estimated above the memory is not compiled: near the limit the compiler rematerialises of its own for a quarter of
-        # an hour and more, and mostly refuses in the end. Such a row says "not known".
+        # What is estimated so far above the memory that no estimate was ever as wrong is not compiled.
         try:
             tried.append(plan(model, topology, batch, mesh, passes, estimate))
         except Refused as error:
@@ -155,7 +154,7 @@ def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dic
             continue
         if tried[-1]["fits"]:
             break
-        if estimate and len(tried) > 1 and peak_of(tried[-1]) > 0.98 * peak_of(tried[-2]):
+        if len(tried) > 1 and peak_of(tried[-1]) > 0.98 * peak_of(tried[-2]):
             break  # what is left does not shrink with the pass
     return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] is not False else why}
 
@@ -181,7 +180,7 @@ def table() -> str:
             one = found["plans"][-1]
             mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
-            source = {"compiler": "", "compiler refused": " (refused)", "estimate": " (estimate)"}[one["memory_source"]]
+            source = {"compiler refused": " (refused)", "estimate": " (estimate)"}.get(one["memory_source"], "")
             verdict = {True: "", False: "**no**: ", None: "not known: "}[one["fits"]]
             if source == " (estimate)" and one["fits"]:
                 verdict = "likely: "

@@ -3,8 +3,8 @@
     python -m experiments.plan --config FILE --topology v5e:8x8 [--mesh data=1,fsdp=64] [--out plan.json] [--config.key=value]
     python -m experiments.plan --label DA3-LARGE --topology v5e:4x4        (`plan_label`)
 
-The real step is compiled ahead of time for the slice; no data set, tokenizer or accelerator is needed. When it does not
-fit, changes are tried and ranked. docs/scaling.md says how to read the result.
+The real step is compiled ahead of time for the slice, for TPUs up to the code of its kernels (`--whole`: with it); no data set,
+tokenizer or accelerator is needed. When it does not fit, changes are tried and ranked. docs/scaling.md says how to read the result.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from experiments.configs import common
 from experiments.plan_changes import Change, changes, on_slices
 from spatialsv_jax import target
 from spatialsv_jax.losses.objective import TERMS
-from spatialsv_jax.planning import hlo, libtpu_log, memory
+from spatialsv_jax.planning import hlo, libtpu_log, memory, scheduled
 from spatialsv_jax.planning.chips import Topology, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
 from spatialsv_jax.planning.plan import NOT_VERIFIED, Plan, gib, is_lifting
@@ -35,6 +35,7 @@ from spatialsv_jax.planning.roofline import roofline
 from spatialsv_jax.training import flops, sharding
 from spatialsv_jax.training.state import split_params
 
+CODE_NOTE = f"Kernels were not made: their code is taken to be {gib(memory.CODE)} (known programs: 0.09 to 0.27 GiB); --whole makes them."
 BYTE_TEXT = "The prefix's text is spelled in bytes, some tokens longer than with the published tokenizer."
 
 
@@ -55,7 +56,12 @@ def text_only(config: ConfigDict) -> ConfigDict:
 
 
 def plan(
-    config: ConfigDict, topology: Topology, compile: bool = True, name: str = "", skip_above: float = math.inf
+    config: ConfigDict,
+    topology: Topology,
+    compile: bool = True,
+    name: str = "",
+    skip_above: float = math.inf,
+    whole: bool = False,
 ) -> Plan:
     """The plan of one phase.
 
@@ -65,6 +71,7 @@ def plan(
       compile: whether to compile; False estimates memory from the traced step and knows no collectives.
       name: in the plan.
       skip_above: a step whose estimate is more than this many times a device's memory is not compiled.
+      whole: whether to make a TPU program's kernels too, which takes ten times as long and tells the size of its code.
 
     Raises:
       ValueError: a wrong setting, a mesh that fits neither slice nor batch, a missing package.
@@ -86,7 +93,11 @@ def plan(
         estimate = memory.estimated(known, traced.jaxpr, planned.shapes, frozen, planned.mesh, teacher)
         found, available, moved, seconds = estimate, topology.chip.memory_bytes, None, None
         if compile and compiles(topology) and not (available and estimate.peak > skip_above * available):
-            found, available, moved = _compiled(traced, known, topology, planned.mesh, estimate.teacher)
+            if topology.chip.platform == "tpu" and not whole:
+                found, available, moved = _scheduled(config, known, topology, planned.mesh, estimate.teacher)
+                notes += [CODE_NOTE] * (found.source == "scheduled")
+            else:
+                found, available, moved = _compiled(traced, known, topology, planned.mesh, estimate.teacher)
             seconds = time.perf_counter() - began
     return Plan(
         name=name or config.name,
@@ -133,6 +144,20 @@ def _without_lifting(costs: dict, planned) -> dict:
     return kept
 
 
+def _scheduled(config: ConfigDict, known, topology: Topology, mesh, teacher: int):
+    """(memory, bytes that a device has, collectives or None) of a phase's step, compiled up to its kernels."""
+    settings = config.copy_and_resolve_references().to_dict()
+    try:
+        found = scheduled.schedule(plan_step.lower, settings, topology)
+    except scheduled.Refused as error:
+        refused = memory.refused(known, str(error), teacher)
+        if refused is None:
+            raise RuntimeError(f"libtpu does not compile the step for {topology}: {error}") from error
+        return *refused, None
+    moved = hlo.collectives(found.text, mesh.size, topology.slices)
+    return memory.scheduled(known, found, teacher), topology.chip.memory_bytes, moved
+
+
 def _compiled(traced, known, topology: Topology, mesh, teacher: int = 0):
     """(memory, bytes that a device has, collectives or None) of a traced step."""
     available, slices = topology.chip.memory_bytes, topology.slices
@@ -175,7 +200,7 @@ def _settings(config: ConfigDict) -> dict:
 
 
 def advise(
-    config: ConfigDict, topology: Topology, refused: Plan, compiled: int = 2, say=print
+    config: ConfigDict, topology: Topology, refused: Plan, compiled: int = 2, say=print, whole: bool = False
 ) -> list[tuple[Change, Plan]]:
     """Changes that may make a step fit, best first.
 
@@ -189,6 +214,7 @@ def advise(
       refused: the plan of the step as it is, which does not fit.
       compiled: so many at most.
       say: told what happens.
+      whole: as in `plan`.
 
     Returns:
       (change, plan), those that fit first, then those of which it is not known.
@@ -211,7 +237,7 @@ def advise(
         waiting.sort(key=order)
         change, estimate = waiting.pop(0)
         say(f"  compiling: {change} (estimated {gib(estimate.memory.peak)})")
-        done.append((change, plan(change.apply(config), topology)))
+        done.append((change, plan(change.apply(config), topology, whole=whole)))
         if done[-1][1].fits:
             break
         low = max(low, done[-1][1].memory.peak / estimate.memory.peak)
@@ -231,6 +257,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--out", default="", help="JSON file for the plan")
     made.add_argument("--against", default="", choices=("", "text_only"), help="compiles that too, for comparison")
     made.add_argument("--estimate", action="store_true", help="estimates memory, compiles nothing")
+    made.add_argument(
+        "--whole", action="store_true", help="compiles for TPUs to the end: ten times as long, tells the code's size"
+    )
     made.add_argument(
         "--skip_above",
         type=float,
@@ -264,11 +293,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     simulate(topology)
     config = read_config(arguments.config, overrides)
     config, topology = on_slices(plan_step.phase_of(config, arguments.phase), arguments.mesh, topology)
-    found = plan(config, topology, compile=not arguments.estimate, skip_above=arguments.skip_above)
+    options = dict(compile=not arguments.estimate, whole=arguments.whole)
+    found = plan(config, topology, skip_above=arguments.skip_above, **options)
     print(found.text(), flush=True)
     result = found.to_json()
     if arguments.against:
-        other = plan(text_only(config), topology, compile=not arguments.estimate, name=f"{config.name}, text only")
+        other = plan(text_only(config), topology, name=f"{config.name}, text only", **options)
         print(f"\n{other.text()}")
         flops_of = lambda one: sum(cost.matrix for cost in one.costs.values())
         ratios = {
@@ -282,7 +312,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> dict:
     if found.fits is False and arguments.tries:
         print("\n  It does not fit. Tried, best first:", flush=True)
         result["changes"] = []
-        for change, one in advise(config, topology, found, arguments.tries):
+        for change, one in advise(config, topology, found, arguments.tries, whole=arguments.whole):
             seconds = f", {one.times.seconds * 1e3:.0f} ms" if one.times.seconds else ""
             verdict = {True: "fits", False: "too much", None: "not known"}[one.fits]
             print(f"  {verdict}: {change}: {gib(one.memory.peak)} ({one.memory.source}){seconds}")
@@ -302,7 +332,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.out:
             Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
             Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")

@@ -12,12 +12,15 @@ from ml_collections import ConfigDict
 
 from data_pipelines.loader import DataConfig
 from experiments import online as online_lib
+from experiments import startup
 from experiments.phases import data_settings
 from experiments.starting import processor_for
 from experiments.train import model_functions
-from spatialsv_jax import assembly
+from spatialsv_jax import assembly, target
 from spatialsv_jax.interop import hub
 from spatialsv_jax.losses.objective import active_terms
+from spatialsv_jax.planning.chips import Topology
+from spatialsv_jax.planning.devices import abstract_devices
 from spatialsv_jax.processing import PROCESSORS, Processor
 from spatialsv_jax.spec import BATCH, OPTIONAL
 from spatialsv_jax.training import sharding, state, step
@@ -120,6 +123,15 @@ class PlannedStep:
     tokens: int
     rows: int
     online: online_lib.Online | None = None
+
+
+def lower(settings: dict, topology: Topology) -> jax.stages.Lowered:
+    """The step of a phase, `ConfigDict.to_dict()`, lowered for TPUs that are not there; for `scheduled.schedule`."""
+    with target.compiling_for(topology.chip.platform):
+        planned = plan_step(ConfigDict(settings), abstract_devices(topology))
+        traced = startup.trace_step(planned.parts, planned.shapes, planned.batch, planned.mesh, planned.online)
+        with jax.set_mesh(planned.mesh):
+            return traced.lower()
 
 
 def plan_step(config: ConfigDict, devices: list) -> PlannedStep:

@@ -152,6 +152,11 @@ class Plan:
     def _verdict(self) -> str:
         if not self.available:
             return f"{gib(self.memory.peak)} per device; what a device has is not known"
+        if self.fits is None and self.memory.source == "scheduled":
+            return (
+                f"not known: {gib(self.memory.peak)} of {gib(self.available)} per device, of which the code may be less than "
+                f"{gib(self.memory.code)}; --whole tells"
+            )
         if self.fits is None:
             return (
                 f"not known: estimated {gib(self.memory.peak)} of {gib(self.available)} per device, and steps have needed up "
