@@ -144,7 +144,9 @@ def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dic
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
-    peak_of = lambda found: found["peak_bytes_per_device"]
+    peak_of = lambda found: found[
+        "estimated_peak_bytes_per_device"
+    ]  # where the compiler refuses, what it had tried decides
     for mesh, passes in options:
         # What is estimated so far above the memory that no estimate was ever as wrong is not compiled.
         try:

@@ -30,12 +30,11 @@ from spatialsv_jax.losses.objective import TERMS
 from spatialsv_jax.planning import hlo, libtpu_log, memory, scheduled
 from spatialsv_jax.planning.chips import Topology, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
-from spatialsv_jax.planning.plan import NOT_VERIFIED, Plan, gib, is_lifting
+from spatialsv_jax.planning.plan import CODE_NOTE, NOT_VERIFIED, Plan, gib, is_lifting
 from spatialsv_jax.planning.roofline import roofline
 from spatialsv_jax.training import flops, sharding
 from spatialsv_jax.training.state import split_params
 
-CODE_NOTE = f"Kernels were not made: their code is taken to be {gib(memory.CODE)} (known programs: 0.09 to 0.27 GiB); --whole makes them."
 BYTE_TEXT = "The prefix's text is spelled in bytes, some tokens longer than with the published tokenizer."
 
 
@@ -332,10 +331,14 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.out:
             Path(arguments.out).parent.mkdir(parents=True, exist_ok=True)
             Path(arguments.out).write_text(json.dumps(result, indent=1) + "\n")
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError) as error:
         if os.environ.get("SPATIALSV_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
+    except RuntimeError as error:  # of the compiler, not of what was asked
+        if os.environ.get("SPATIALSV_TRACEBACK"):
+            raise
+        sys.exit(f"failed: {error}")
 
 
 if __name__ == "__main__":

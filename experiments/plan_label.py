@@ -16,16 +16,16 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
 from experiments.label_networks import PICTURES
 from spatialsv_jax import target
 from spatialsv_jax.interop.tensor_files import ConversionError, TensorFolder
-from spatialsv_jax.planning import hlo, libtpu_log, memory
+from spatialsv_jax.planning import hlo, libtpu_log, memory, scheduled
 from spatialsv_jax.planning.chips import Topology, parse_topology
 from spatialsv_jax.planning.devices import abstract_devices, compiles, simulate, stand_ins
 from spatialsv_jax.planning.liveness import Division, peak_bytes
-from spatialsv_jax.planning.plan import NOT_VERIFIED, gib, si
+from spatialsv_jax.planning.plan import CODE_NOTE, NOT_VERIFIED, gib, si
 from spatialsv_jax.planning.roofline import ASSUMPTIONS, Roofline, roofline
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.vggt import presets as vggt_presets
@@ -141,30 +141,28 @@ class LabelPlan:
         return "\n".join(f"  {key:<{width}}  {value}" for key, value in rows)
 
 
-def plan_labels(
+@dataclasses.dataclass(frozen=True)
+class PlannedPass:
+    """A teacher's pass on the devices of one host: the shapes of parameters, pictures [scenes, views, H, W, 3] and which are there."""
+
+    network: networks.Network
+    mesh: Mesh
+    inputs: tuple
+
+    def trace(self):
+        """The pass, traced."""
+        return jax.jit(self.network.predict).trace(*self.inputs)
+
+
+def plan_pass(
     network: networks.Network,
-    topology: Topology,
+    local: Topology,
     mesh: sharding.MeshConfig,
     rows: int,
     views: int,
     picture: tuple[int, int],
-    compile: bool = True,
-) -> LabelPlan:
-    """The plan of a teacher's pass.
-
-    Args:
-      network: of `networks.published`.
-      topology: the slice.
-      mesh: over the devices of one host.
-      rows: scenes of a pass on a host.
-      views: of a scene.
-      picture: (height, width) of the pictures in the data set.
-      compile: whether to compile; False estimates memory.
-
-    Raises:
-      ValueError: rows or views that the mesh does not divide, or a mesh that is not the host's.
-    """
-    local = host_of(topology)
+) -> PlannedPass:
+    """Everything of a pass but the compiling; arguments and errors as in `plan_labels`."""
     devices = abstract_devices(local) if compiles(local) else stand_ins(local)
     made = sharding.make_mesh(mesh, devices)
     sharding.check_rows(rows, made)
@@ -177,42 +175,94 @@ def plan_labels(
     layout = NamedSharding(made, PICTURES)
     pixels = jax.ShapeDtypeStruct((rows, views, *size, 3), jnp.float32, sharding=layout)
     valid = jax.ShapeDtypeStruct((rows, views), jnp.bool_, sharding=layout)
+    return PlannedPass(network, made, (params, pixels, valid))
+
+
+def lower(
+    network: networks.Network,
+    local: Topology,
+    mesh: sharding.MeshConfig,
+    rows: int,
+    views: int,
+    picture: tuple[int, int],
+) -> jax.stages.Lowered:
+    """The pass lowered for TPUs that are not there; for `scheduled.schedule`."""
+    with target.compiling_for(local.chip.platform):
+        planned = plan_pass(network, local, mesh, rows, views, picture)
+        with jax.set_mesh(planned.mesh):
+            return planned.trace().lower()
+
+
+def plan_labels(
+    network: networks.Network,
+    topology: Topology,
+    mesh: sharding.MeshConfig,
+    rows: int,
+    views: int,
+    picture: tuple[int, int],
+    compile: bool = True,
+    whole: bool = False,
+) -> LabelPlan:
+    """The plan of a teacher's pass.
+
+    Args:
+      network: of `networks.published`.
+      topology: the slice.
+      mesh: over the devices of one host.
+      rows: scenes of a pass on a host.
+      views: of a scene.
+      picture: (height, width) of the pictures in the data set.
+      compile: whether to compile; False estimates memory.
+      whole: whether to make a TPU program's kernels too (`plan.plan`).
+
+    Raises:
+      ValueError: rows or views that the mesh does not divide, or a mesh that is not the host's.
+    """
+    local = host_of(topology)
+    planned = plan_pass(network, local, mesh, rows, views, picture)
+    params, pixels, valid = planned.inputs
+    made = planned.mesh
     known = (sharding.bytes_per_device(params), 0, sharding.bytes_per_device((pixels, valid)))
     available, moved, seconds = topology.chip.memory_bytes, None, None
     platform = "tpu" if topology.chip.platform == "gpu" else topology.chip.platform
     began = time.perf_counter()
     with target.compiling_for(platform), jax.set_mesh(made):
-        traced = jax.jit(network.predict).trace(params, pixels, valid)
+        traced = planned.trace()
         share = math.prod(made.shape[axis] for axis in (*sharding.BATCH_AXES, "context"))
         peak = round(peak_bytes(traced.jaxpr, Division({}, 1 / share)))
         found = memory.Memory(*known, peak, 0, sum(known) + peak, "estimate")
         if compile and compiles(local):
             try:
-                with libtpu_log.written() as log:
-                    program = traced.lower().compile()
-                found = memory.compiled(known, program.memory_analysis(), libtpu_log.gaps(log.text))
-                moved = hlo.collectives(program.as_text(), made.size)
-            except jax.errors.JaxRuntimeError as error:
+                if local.chip.platform == "tpu" and not whole:
+                    program = scheduled.schedule(lower, network, local, mesh, rows, views, picture)
+                    found, text = memory.scheduled(known, program), program.text
+                else:
+                    with libtpu_log.written() as log:
+                        program = traced.lower().compile()
+                    found = memory.compiled(known, program.memory_analysis(), libtpu_log.gaps(log.text))
+                    text = program.as_text()
+                moved = hlo.collectives(text, made.size)
+            except (scheduled.Refused, jax.errors.JaxRuntimeError) as error:
                 if (said := memory.refused(known, str(error))) is None:
                     raise
                 found, available = said
             seconds = time.perf_counter() - began
     weights = [1.0] * len(jax.tree.leaves(params)) + [None, None]
     costs = flops.costs(traced.jaxpr, weights)
-    notes = (READING,) + ((NOT_VERIFIED,) if topology.chip.platform == "gpu" else ())
+    notes = (READING, *[NOT_VERIFIED] * (topology.chip.platform == "gpu"), *[CODE_NOTE] * (found.source == "scheduled"))
     total = sum(cost.matrix for cost in costs.values())
     times = roofline(costs, moved, local, 0.0)
     return LabelPlan(
-        network, topology, local, dict(made.shape), rows, views, size, found, available, total, times, seconds, notes
-    )
+        network, topology, local, dict(made.shape), rows, views, pixels.shape[2:4], found, available, total, times, seconds,
+        notes,
+    )  # fmt: skip
 
 
 def host_of(topology: Topology) -> Topology:
     """The part of a slice that one host has."""
-    if topology.hosts == 1:
-        return topology
     shapes = [parse_topology(f"{topology.chip.name}:{shape}") for shape in topology.chip.slices]
-    return max((one for one in shapes if one.hosts == 1), key=lambda one: one.devices)
+    alone = [one for one in shapes if one.hosts == 1]
+    return topology if topology.hosts == 1 else max(alone, key=lambda one: one.devices)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -252,7 +302,14 @@ def run(arguments: argparse.Namespace) -> dict:
     network = network_of(arguments.label, arguments.metric, arguments.process_res)
     rows = arguments.rows or mesh.data * mesh.fsdp
     found = plan_labels(
-        network, topology, mesh, rows, arguments.views, (int(height), int(width)), not arguments.estimate
+        network,
+        topology,
+        mesh,
+        rows,
+        arguments.views,
+        (int(height), int(width)),
+        not arguments.estimate,
+        arguments.whole,
     )
     print(found.text(), flush=True)
     return found.to_json()

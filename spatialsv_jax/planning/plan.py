@@ -17,6 +17,10 @@ NOT_VERIFIED = (
     "The description of this GPU is not verified on hardware; its memory is an estimate, nothing was compiled, and a fused "
     "attention kernel of TPUs stands in for cuDNN's."
 )
+CODE_NOTE = (
+    f"Kernels were not made: their code is taken to be {memory.CODE / GIB:.2f} GiB (known programs: 0.09 to 0.27 GiB); --whole makes "
+    "them."
+)
 
 
 @dataclasses.dataclass(frozen=True)

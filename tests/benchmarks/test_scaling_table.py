@@ -41,7 +41,7 @@ def test_a_refused_plan_is_a_row_with_its_reason(tmp_path, monkeypatch, said, re
 
 def test_an_estimate_may_leave_open_whether_a_step_fits(tmp_path, monkeypatch):
     found = {
-        "fits": None, "mesh": {"data": 1, "fsdp": 4}, "peak_bytes_per_device": 2**35, "bytes_available_per_device": 2**36,
+        "fits": None, "mesh": {"data": 1, "fsdp": 4}, "peak_bytes_per_device": 2**35, "estimated_peak_bytes_per_device": 2**35, "bytes_available_per_device": 2**36,
         "memory_source": "estimate", "settings": {}, "roofline": {"seconds": 0.5, "bound": "arithmetic", "mfu": 0.5},
     }  # fmt: skip
     monkeypatch.setattr(scaling_table, "plan", lambda *_: found)
@@ -58,7 +58,7 @@ def test_the_next_larger_slice_is_added_to_a_row_that_has_its_smallest(tmp_path,
 
     def plan(model, topology, batch, mesh, passes, estimate):
         asked.append(str(topology))
-        return {"fits": topology.devices >= 8}
+        return {"fits": topology.devices >= 8, "estimated_peak_bytes_per_device": 2**40 / passes}
 
     monkeypatch.setattr(scaling_table, "plan", plan)
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
@@ -79,7 +79,7 @@ def test_an_estimated_row_is_made_again_by_compiling(tmp_path, monkeypatch):
     def plan(model, topology, batch, mesh, passes, estimate):
         asked.append((str(topology), passes, estimate))
         peak = 2**36 if topology.devices < 8 else 2**33
-        return {"fits": None if peak > 2**34 else True, "peak_bytes_per_device": peak}
+        return {"fits": None if peak > 2**34 else True, "estimated_peak_bytes_per_device": peak}
 
     monkeypatch.setattr(scaling_table, "plan", plan)
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)

@@ -265,10 +265,17 @@ def test_a_published_model_needs_no_tokenizer(tmp_path):
 
 @pytest.mark.parity
 def test_a_step_compiles_for_a_tpu():
-    """python -m pip install -e ".[test,tpu_programs]"; splash attention, collectives and the memory of the chip."""
+    """python -m pip install -e ".[test,tpu_programs]"; splash attention, collectives and the memory of the chip, the same
+    with kernels and without.
+    """
     pytest.importorskip("libtpu")
     config = small(dtype="bfloat16")
     config.mesh.update(data=1, fsdp=4)
     found = plan.plan(config, parse_topology("v5e:2x2"))
-    assert found.fits and found.memory.source == "compiler" and found.collectives["all-gather"].count > 0
+    assert found.fits and found.memory.source == "scheduled" and found.collectives["all-gather"].count > 0
     assert found.times.seconds > 0 and 0 < found.times.mfu < 1
+    whole = plan.plan(config, parse_topology("v5e:2x2"), whole=True)
+    assert whole.memory.source == "compiler" and whole.collectives == found.collectives
+    assert abs(whole.memory.temporaries - found.memory.temporaries) < 2**16 and 0 < whole.memory.code < memory.CODE
+    without_code = lambda one: one.memory.peak - one.memory.code
+    assert abs(without_code(whole) - without_code(found)) < 2**16

@@ -52,4 +52,4 @@ def test_slices_exchange_the_gradients_and_nothing_larger():
     gradients = 4 * found.parameters / 4  # bytes in float32, a quarter on each device of a slice
     assert between.pop("all-reduce between slices").bytes < 2 * gradients + 2**16
     assert sum(entry.bytes for entry in between.values()) < 2**16
-    assert found.fits and found.memory.source == "compiler"
+    assert found.fits and found.memory.source == "scheduled"
