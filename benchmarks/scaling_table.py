@@ -144,9 +144,8 @@ def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dic
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
-    peak_of = lambda found: found[
-        "estimated_peak_bytes_per_device"
-    ]  # where the compiler refuses, what it had tried decides
+    # Where the compiler refuses, its figure is of what it had tried last; estimates go down with the pass.
+    peak_of = lambda found: found["estimated_peak_bytes_per_device"]
     for mesh, passes in options:
         # What is estimated so far above the memory that no estimate was ever as wrong is not compiled.
         try:
@@ -156,7 +155,7 @@ def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dic
             continue
         if tried[-1]["fits"]:
             break
-        if len(tried) > 1 and peak_of(tried[-1]) > 0.98 * peak_of(tried[-2]):
+        if len(tried) > 2 and peak_of(tried[-1]) > 0.98 * peak_of(tried[-2]):  # the second pass adds a sum of gradients
             break  # what is left does not shrink with the pass
     return {"plans": tried, "why_not": "" if tried and tried[-1]["fits"] is not False else why}
 
