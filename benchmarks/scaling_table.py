@@ -1,12 +1,11 @@
 """The table of docs/scaling.md: which slice each of the paper's models needs, by compiling its step for TPUs.
 
-    python -m benchmarks.scaling_table [--estimate] [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
+    python -m benchmarks.scaling_table [--only qwen2_5_vl_3b-v5e-b16 ...] [--list] [--table]
 
 One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
 tries the slices of a chip from the smallest that could hold the state and stops at the first that fits; when all rows have
 theirs, the next larger slice is added to each. Each plan is a process of its own (half a minute, up to 4 GB).
-`--estimate` compiles nothing (half a minute a slice): a slice then is taken to fit where `memory.likely_peak` does; a later run without
-it makes these rows again. `--table` writes the table into docs/scaling.md from the rows that are there.
+Rows of GPUs are estimates: a slice then is taken to fit where `memory.likely_peak` does. `--table` writes the table into docs/scaling.md from the rows that are there.
 """
 
 from __future__ import annotations
@@ -104,18 +103,14 @@ def plan(model: str, topology: Topology, batch: int, mesh: dict, passes: int, es
     return found
 
 
-def make(name: str, larger: bool, estimate: bool) -> None:
-    """Makes one row, with the next larger slice or without, going on from what its file holds.
-
-    GPU rows are estimates in any case. An estimated row is made again by compiling.
-    """
+def make(name: str, larger: bool) -> None:
+    """Makes one row, with the next larger slice or without, going on from what its file holds."""
     model, chip, batch = name.rsplit("-", 2)
     batch = int(batch[1:])
     path = PLANS / f"{name}.json"
-    estimate = estimate or CHIPS[chip].platform == "gpu"
+    estimate = CHIPS[chip].platform == "gpu"
     row = json.loads(path.read_text()) if path.exists() else {}
-    if not row or (row.get("estimated") and not estimate):
-        row = {"model": model, "chip": chip, "batch": batch, "estimated": estimate, "slices": {}}
+    row = row or {"model": model, "chip": chip, "batch": batch, "estimated": estimate, "slices": {}}
     if row.get("finished") or ("smallest" in row and not larger):
         return
     print(f"  {name}", flush=True)
@@ -207,7 +202,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="*", default=[], help="names of rows, or their beginnings")
     parser.add_argument("--list", action="store_true", help="prints the names of all rows")
-    parser.add_argument("--estimate", action="store_true", help="compiles nothing")
     parser.add_argument("--table", action="store_true", help="writes the table alone")
     arguments = parser.parse_args()
     if arguments.list:
@@ -220,7 +214,7 @@ def main() -> None:
     for larger in () if arguments.table else (False, True):
         for name in wanted:
             try:
-                make(name, larger, arguments.estimate)
+                make(name, larger)
             except RuntimeError as error:  # one row that cannot be made does not stop the others
                 print(f"    {name} failed: {error}", flush=True)
     write_table()
