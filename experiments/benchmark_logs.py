@@ -12,9 +12,10 @@ from pathlib import Path
 from data_pipelines.benchmarks.items import LETTERS, Item
 from spatialsv_jax.evaluation.statistics import write_json, write_json_lines
 
+_FILE = lambda item: Path(item.place.rpartition(", row ")[0]).stem  # of a TSV: the kit's name of the set
 _BLINK = lambda item: f"blink_{item.question_type.lower().replace('-', '_')}"
-# Benchmark -> (question, part) -> lmms-eval 0.7.3's task.
-LMMS_TASKS: dict[str, Callable[[Item, str], str]] = {
+# Benchmark -> (question, part) -> lmms-eval 0.7.3's task; None: it has none.
+LMMS_TASKS: dict[str, Callable[[Item, str], str | None]] = {
     "vsibench": lambda item, part: "vsibench",
     "vsibench_debiased": lambda item, part: "vsibench_debiased",
     "mindcube": lambda item, part: f"mindcube_{part}",
@@ -26,13 +27,13 @@ LMMS_TASKS: dict[str, Callable[[Item, str], str]] = {
     "embspatial": lambda item, part: "embspatial",
     "3dsrbench": lambda item, part: "3dsrbench_circular" if part == "circular" else "3dsrbench",
     "spatial457": lambda item, part: f"spatial457_{item.question_type.lower()}",
-    "mmbench": lambda item, part: "mmbench_en_dev_static",
+    "mmbench": lambda item, part: "mmbench_en_dev_static" if _FILE(item) == "MMBench_DEV_EN" else None,
 }
 # Those that lmms-eval reads from the authors' own files, in their order; for the others it has repackaged sets.
 SAME_ORDER = ("vsibench", "cvbench", "sparbench", "mmsi", "embspatial")
 
-# Benchmark -> (question, part) -> VLMEvalKit's data set (ms-vlmeval 0.0.20).
-KIT_SETS: dict[str, Callable[[Item, str], str]] = {
+# Benchmark -> (question, part) -> VLMEvalKit's data set (ms-vlmeval 0.0.20); None: it has none.
+KIT_SETS: dict[str, Callable[[Item, str], str | None]] = {
     "vsibench": lambda item, part: "VSI-Bench",
     "vsibench_debiased": lambda item, part: "VSI-Bench-Debiased",
     "mindcube": lambda item, part: f"MindCubeBench_{'tiny_' if part == 'tiny' else ''}raw_qa",
@@ -43,10 +44,10 @@ KIT_SETS: dict[str, Callable[[Item, str], str]] = {
     "viewspatial": lambda item, part: "ViewSpatialBench",
     "embspatial": lambda item, part: "EmbSpatialBench",
     "spbench": lambda item, part: f"SPBench-{item.id[:2]}",
-    "3dsrbench": lambda item, part: "3DSRBench",
+    "3dsrbench": lambda item, part: "3DSRBench" if part == "circular" else None,
     "spatial457": lambda item, part: "Spatial457",
     "topviewrs": lambda item, part: "TopViewRS",
-    "mmbench": lambda item, part: "MMBench_DEV_EN",
+    "mmbench": lambda item, part: _FILE(item),
 }
 
 
@@ -73,15 +74,16 @@ def write(
     for kind, names, one in (("lmms_eval", LMMS_TASKS, _lmms), ("vlmevalkit", KIT_SETS, _kit)):
         if benchmark not in names:
             continue
-        place = folder / kind / name
-        place.mkdir(parents=True, exist_ok=True)
-        for older in [path for pattern in patterns[kind] for path in place.glob(pattern)]:
-            older.unlink()  # and no more: a harness may keep its own results there
         groups: dict[str, list[Item]] = {}
         for item in items:
-            groups.setdefault(names[benchmark](item, part), []).append(item)
+            if (group := names[benchmark](item, part)) is not None:
+                groups.setdefault(group, []).append(item)
+        place = folder / kind / name
+        for older in [path for pattern in patterns[kind] for path in place.glob(pattern)]:
+            older.unlink()  # and no more: a harness may keep its own results there
         for group, own in groups.items():
             if any(item.id in said for item in own):
+                place.mkdir(parents=True, exist_ok=True)
                 written += one(place, group, own, said, benchmark, name, stamp)
     return written
 

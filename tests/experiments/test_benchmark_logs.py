@@ -84,8 +84,22 @@ def test_tables_of_vlmevalkit(tmp_path):
     assert row["answer"] == "A" and row["A"] == "right"
     rows = rows_of(written("mmbench", tmp_path / "c")[1]["vlmevalkit/my__model/my__model_MMBench_DEV_EN.tsv"])
     assert [row["index"] for row in rows] == ["7", "1000007", "2000007"] and rows[0]["l2-category"] == "x"
+    # Other editions have other questions under the same numbers, and lmms-eval has no task for them.
     rows = rows_of(written("sparbench", tmp_path / "d")[1]["vlmevalkit/my__model/my__model_SparBench.tsv"])
     assert rows[3]["answer"] == "move_right:0.3,rotate_left:12" and rows[1]["task"] == "position_matching"
+
+
+def test_editions_that_a_harness_lacks_are_not_given_another_ones_name(tmp_path):
+    # Editions of MMBench have other questions under the same numbers, and lmms-eval's task is of the first.
+    raw = raw_benchmarks.mmbench(tmp_path / "mmbench")
+    (raw / "MMBench_DEV_EN.tsv").rename(raw / "MMBench_DEV_CN_V11.tsv")
+    found = table.read("mmbench", raw)
+    lines = [{"id": item.id, "prediction": "A"} for item in found.items]
+    files = benchmark_logs.write(tmp_path, "mmbench", "all", found.items, lines, "m", STAMP)
+    assert [str(file.relative_to(tmp_path)) for file in files] == ["vlmevalkit/m/m_MMBench_DEV_CN_V11.tsv"]
+    # The kit's 3DSRBench is the circular table, which the flip pairs alone do not fill.
+    _, files = written("3dsrbench", tmp_path / "flip", "flip")
+    assert list(files) == [f"lmms_eval/my__model/{STAMP}_samples_3dsrbench.jsonl"]
 
 
 def test_older_logs_of_the_model_are_replaced_and_nothing_else(tmp_path):
