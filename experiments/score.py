@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporting.check_counts(parser(), flags, "resamples")
 
     def work() -> None:
+        if flags.out:
+            _check_out(Path(flags.out), Path(flags.predictions))
         benchmark_runs.check_benchmark(Path(flags.predictions).parent, flags.benchmark)
         result = scoring.score(flags.benchmark, flags.predictions, flags.dialect, flags.variant, flags.resamples)
         if flags.out:
@@ -46,6 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(scoring.shown(result) + (f"\nwrote {flags.out}" if flags.out else ""))
 
     return reporting.exit_code(work)
+
+
+def _check_out(out: Path, predictions: Path) -> None:
+    """Raises ValueError where the result would go over the answers, or is to be a folder."""
+    if out.is_dir():
+        raise ValueError(f"--out {out} is a folder; give a file, {out / 'scores.json'} for instance.")
+    if out.resolve() == predictions.resolve():
+        raise ValueError(f"--out {out} is the file of predictions, which would be lost; give another file.")
 
 
 if __name__ == "__main__":

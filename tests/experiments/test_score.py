@@ -65,10 +65,14 @@ def test_mistakes_end_with_2_and_say_what_is_there(predictions, tmp_path, capsys
         (["--benchmark", "sparbench", "--variant", "better"], "sparbench / original has as_published and fixed"),
         (["--benchmark", "mindcube"], "line 1, field 'id'"),
         (["--benchmark", "vsibench", "--predictions", str(tmp_path / "none")], "No such file"),
+        (["--benchmark", "vsibench", "--out", str(tmp_path)], "is a folder; give a file"),
+        (["--benchmark", "vsibench", "--out", f"{tmp_path}/../{tmp_path.name}/{predictions.name}"], "which would be lost"),
     ]
+    before = predictions.read_bytes()
     for arguments, message in cases:
         assert score.main(["--predictions", str(predictions), *arguments]) == 2
         assert message in capsys.readouterr().err
+    assert predictions.read_bytes() == before and not list(tmp_path.parent.glob("*.partial"))
     with pytest.raises(SystemExit):
         score.main(["--benchmark", "vsibench", "--predictions", str(predictions), "--resamples", "0"])
 
@@ -80,7 +84,7 @@ def test_scoring_needs_no_jax():
 
 
 def test_the_page_has_the_table_of_benchmarks_and_dialects():
-    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE[PAGE.index("| benchmark |") :], re.MULTILINE))
+    rows = dict(re.findall(r"^\| `(\w+)` \|(.*)\|$", PAGE[PAGE.index("| benchmark | original |") :], re.MULTILINE))
     assert set(rows) == set(table.BENCHMARKS)
     for name, cells in table.BENCHMARKS.items():
         shown = [cell.strip() for cell in rows[name].split("|")]
