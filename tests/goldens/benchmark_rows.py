@@ -146,6 +146,7 @@ def rows() -> dict[str, list[dict]]:
         _row(n, ("what", "is", "how")[n % 3], text, SQA3D_TEXTS[(n * shift) % len(SQA3D_TEXTS)])
         for n, (shift, text) in enumerate((shift, text) for shift in (1, 3, 5) for text in SQA3D_TEXTS)
     ]
+    sqa = [row for row in sqa if row["ground_truth"].strip()]  # questions without an answer are no questions
     return {
         "vsibench": vsi,
         "spbench": spb,

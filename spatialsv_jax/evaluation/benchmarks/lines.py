@@ -150,6 +150,9 @@ def _line(text: str, place: str) -> Line:
             raise LineError(f"{place}, field 'ground_truth': an empty list.")
     else:
         truth = _text(place, "ground_truth", truth)
+    # An empty answer would equal it.
+    if not all(text.strip() for text in ([truth] if isinstance(truth, str) else truth)):
+        raise LineError(f"{place}, field 'ground_truth': is empty; a question without its answer cannot be scored.")
     options = row["options"]
     if options is not None:
         if not isinstance(options, list):

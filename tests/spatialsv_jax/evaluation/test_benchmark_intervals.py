@@ -124,6 +124,8 @@ def test_rotations_of_a_question_and_questions_of_a_scene_are_drawn_together(tmp
         ({**ROW, "prediction": 3}, "line 2, field 'prediction': expected text"),
         ({**ROW, "ground_truth": {"a": 1}}, "line 2, field 'ground_truth': expected text or a number, found dict"),
         ({**ROW, "ground_truth": []}, "line 2, field 'ground_truth': an empty list"),
+        ({**ROW, "ground_truth": " "}, "line 2, field 'ground_truth': is empty"),
+        ({**ROW, "ground_truth": ["A", ""]}, "line 2, field 'ground_truth': is empty"),
         ({**ROW, "ground_truth": ["A", "B"]}, "line 2, field 'ground_truth': expected one text, not a list"),
         (
             {**ROW, "ground_truth": "left"},
