@@ -145,7 +145,7 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
     return {
         "accuracy": mean_with_interval([row["score"] for row in exact], [row["scene"] for row in exact], share=True),
         "depth": {
-            name: mean_with_interval([entry[name] for entry, _ in depth], [scene for _, scene in depth])
+            name: mean_with_interval([entry[name] for entry, _ in depth], [scene for _, scene in depth], error=True)
             for name in diagnosis_rows.MEASURES
         },
         "within_run": diagnosis_lib.within_run(found.questions, measure, resamples),
@@ -153,7 +153,9 @@ def summarise(found: diagnosis_rows.Findings, measure: str, resamples: int) -> d
             "records": len(heads),
             **{
                 gap: {
-                    kind: mean_with_interval([entry[gap][kind] for entry, _ in heads], [scene for _, scene in heads])
+                    kind: mean_with_interval(
+                        [entry[gap][kind] for entry, _ in heads], [scene for _, scene in heads], error=True
+                    )
                     for kind in ("median", "mean")
                 }
                 for gap in GAPS

@@ -133,7 +133,7 @@ def summarise(found: Measured, ids: Sequence[str]) -> dict:
       {"taps", "step", "rmse", "abs_rel", "constant_rmse": as `mean_with_interval`, "rmse_over_constant"}.
     """
     scenes = [found.records[record]["scene"] for record in ids]
-    mean = {name: mean_with_interval(errors(found, ids, name), scenes) for name in (*MEASURES, "constant")}
+    mean = {name: mean_with_interval(errors(found, ids, name), scenes, error=True) for name in (*MEASURES, "constant")}
     own, base = mean["rmse"]["value"], mean["constant"]["value"]
     return {
         "taps": found.taps,

@@ -54,7 +54,7 @@ def pooled_metrics(
         **pair_metrics(pooled, auc_thresholds),
         **pair_metrics(pooled, auc_thresholds, fold=False),
         "rotation_error_median_deg": _median(pooled.rotation_deg),
-        "rotation_error_interval_95": mean_with_interval(pooled.rotation_deg, owners)["interval_95"],
+        "rotation_error_interval_95": mean_with_interval(pooled.rotation_deg, owners, error=True)["interval_95"],
         "translation_error_median_deg": _median(pooled.translation_deg[pooled.has_translation]),
     }
 

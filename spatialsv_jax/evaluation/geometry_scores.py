@@ -230,8 +230,8 @@ def _means(rows: Sequence[Mapping], entries: Sequence[Mapping | None], names: Se
     result: dict = {"n": len(chosen), "pixels": int(sum(entry["n"] for _, entry in chosen))}
     for name in names:
         values = [(scene, entry[name]) for scene, entry in chosen if entry[name] is not None]
-        share = name.startswith(SHARES)
-        mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values], share)
+        kind = {"share" if name.startswith(SHARES) else "error": True}
+        mean = mean_with_interval([value for _, value in values], [scene for scene, _ in values], **kind)
         result[name], result[f"{name}_interval_95"] = mean["value"], mean["interval_95"]
     return result
 

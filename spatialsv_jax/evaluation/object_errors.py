@@ -156,8 +156,8 @@ def summarise(rows: Sequence[Mapping], resamples: int = 1000) -> dict:
         has = lambda word, chosen=chosen: [float(any(word in v for v in row["objects"]["verdicts"])) for row in chosen]
         result[name] = {
             "n": len(chosen),
-            "inside": mean_with_interval([row["objects"]["inside"] for row in chosen], scenes),
-            "elsewhere": mean_with_interval([row["objects"]["elsewhere"] for row in chosen], scenes),
+            "inside": mean_with_interval([row["objects"]["inside"] for row in chosen], scenes, error=True),
+            "elsewhere": mean_with_interval([row["objects"]["elsewhere"] for row in chosen], scenes, error=True),
             "excess": mean_with_interval(
                 [row["objects"]["inside"] - row["objects"]["elsewhere"] for row in chosen], scenes
             ),

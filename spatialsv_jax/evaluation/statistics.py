@@ -17,7 +17,7 @@ import numpy as np
 INTERVAL_METHOD = (
     "95 % interval of the plain mean over items: cluster-robust standard error by scene "
     "(sum over scenes of (sum of residuals)^2, times G/(G-1)) and the t quantile of G-1 degrees of freedom, G scenes. "
-    "Shares are cut at 0 and 1; where every item is right or every item is wrong the Wilson bound with n = G is given. "
+    "Shares are cut at 0 and 1, errors at 0; where every item is right or every item is wrong the Wilson bound with n = G is given. "
     "Fewer than two scenes, or scenes that do not vary otherwise: no interval."
 )
 # A spread below this share of the largest value is rounding: the scenes are equal, which bounds nothing.
@@ -25,7 +25,11 @@ _ROUNDING = 1e-12
 
 
 def mean_with_interval(
-    values: Sequence[float], clusters: Sequence, share: bool = False, weights: Sequence[float] | None = None
+    values: Sequence[float],
+    clusters: Sequence,
+    share: bool = False,
+    weights: Sequence[float] | None = None,
+    error: bool = False,
 ) -> dict:
     """Mean of items with a 95 % interval clustered by scene (`INTERVAL_METHOD`; ours).
 
@@ -34,6 +38,7 @@ def mean_with_interval(
       clusters: the scene of each item; length N.
       share: the values lie in 0..1, so the interval does too.
       weights: > 0, how much of each item counts; None = all of it. Mean and residuals are weighted alike.
+      error: the values are 0 or more, so the interval is too.
 
     Returns:
       {"value", "interval_95": [low, high] or None, "standard_error" or None, "n", "scenes"};
@@ -60,17 +65,17 @@ def mean_with_interval(
     if groups < 2:
         return result
     sums = np.bincount(index, weights=weights * (values - mean), minlength=groups)
-    error = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / total
-    result["standard_error"] = error
+    spread = math.sqrt(groups / (groups - 1) * float(sums @ sums)) / total
+    result["standard_error"] = spread
     if share and np.all(values == values[0]) and values[0] in (0.0, 1.0):
         result["interval_95"] = list(wilson(mean, groups))
         return result
-    if error <= _ROUNDING * float(np.abs(values).max()):
+    if spread <= _ROUNDING * float(np.abs(values).max()):
         result["standard_error"] = 0.0
         return result
-    half = _t_quantile(groups - 1) * error
+    half = _t_quantile(groups - 1) * spread
     low, high = mean - half, mean + half
-    result["interval_95"] = [max(0.0, low), min(1.0, high)] if share else [low, high]
+    result["interval_95"] = [max(0.0, low) if share or error else low, min(1.0, high) if share else high]
     return result
 
 
@@ -146,7 +151,8 @@ def wilson(share: float, n: int, z: float = 1.959963984540054) -> tuple[float, f
     """Wilson's 95 % bounds of a share seen in `n` independent draws."""
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends one bound is the share itself; rounding would leave 1e-17 instead of 0.
+    return 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else min(1.0, centre + half)
 
 
 def most_frequent(answers: Sequence[str]) -> tuple[str | None, float | None]:

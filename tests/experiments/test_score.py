@@ -66,7 +66,10 @@ def test_mistakes_end_with_2_and_say_what_is_there(predictions, tmp_path, capsys
         (["--benchmark", "mindcube"], "line 1, field 'id'"),
         (["--benchmark", "vsibench", "--predictions", str(tmp_path / "none")], "No such file"),
         (["--benchmark", "vsibench", "--out", str(tmp_path)], "is a folder; give a file"),
-        (["--benchmark", "vsibench", "--out", f"{tmp_path}/../{tmp_path.name}/{predictions.name}"], "which would be lost"),
+        (
+            ["--benchmark", "vsibench", "--out", f"{tmp_path}/../{tmp_path.name}/{predictions.name}"],
+            "which would be lost",
+        ),
     ]
     before = predictions.read_bytes()
     for arguments, message in cases:

@@ -45,6 +45,18 @@ def test_interval_covers_the_truth_in_95_percent_of_clustered_draws():
     assert naive_hits / trials < 0.85  # what forgetting the scenes would give
 
 
+def test_intervals_end_where_the_numbers_do():
+    # One scene far off: the t interval of (0.1, 0.1, 2) reaches below 0, where no error lies.
+    values = np.array([0.1, 0.1, 2.0])
+    low, high = scipy.stats.t.interval(0.95, 2, values.mean(), scipy.stats.sem(values))
+    assert low < 0
+    assert statistics.mean_with_interval(values, range(3))["interval_95"] == pytest.approx([low, high], rel=1e-12)
+    assert statistics.mean_with_interval(values, range(3), error=True)["interval_95"] == pytest.approx([0, high])
+    for scenes in range(2, 60):  # exactly, not within rounding
+        assert statistics.mean_with_interval(np.zeros(scenes), range(scenes), share=True)["interval_95"][0] == 0
+        assert statistics.mean_with_interval(np.ones(scenes), range(scenes), share=True)["interval_95"][1] == 1
+
+
 def test_an_item_of_weight_3_counts_as_three_items_of_its_scene():
     rng = np.random.default_rng(3)
     values, weights, clusters = rng.random(40), rng.integers(1, 4, 40), np.arange(40) % 9
