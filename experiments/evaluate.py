@@ -263,8 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     reporting.check_counts(parser(), flags, "max_scenes", "batch_size")
     from experiments import evaluate_benchmark, failures, hosts, stopping
 
-    if flags.raw and not flags.benchmark:
-        parser().error("--raw is the folder of a benchmark: say which with --benchmark.")
+    evaluate_benchmark.check_flags(parser(), flags)
 
     def ask() -> None:
         if flags.benchmark:

@@ -33,6 +33,25 @@ QUESTIONS_OF_A_ROW = 8  # questions about the same pictures are asked together, 
 LISTED = 20
 
 
+# Flags that mean something with --benchmark alone, and without it alone.
+OF_A_BENCHMARK = (
+    "raw", "part", "dialect", "variant", "frames", "sampler", "videos_as", "max_size", "max_new_tokens", "prompts",
+    "max_questions", "allow_missing",
+)  # fmt: skip
+OF_PREPARED_DATA = (
+    "data", "split", "max_scenes", "report_scenes", "report_like", "exports", "no_report", "no_blind", "depth_alignment",
+    "pose_auc",
+)  # fmt: skip
+
+
+def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> None:
+    """Ends the command where a flag is given that would have no effect."""
+    others = OF_PREPARED_DATA if flags.benchmark else OF_A_BENCHMARK
+    if given := [f"--{name}" for name in others if getattr(flags, name) != parser.get_default(name)]:
+        why = f"without effect beside --benchmark {flags.benchmark}" if flags.benchmark else "only with --benchmark NAME"
+        parser.error(f"{', '.join(given)}: {why}.")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The arguments of a benchmark."""
     group = parser.add_argument_group("a published benchmark (docs/benchmarks.md)")
@@ -145,8 +164,6 @@ def _provenance(loaded, command: str | None, seed: int) -> dict:
 def _check(flags: argparse.Namespace) -> None:
     if not flags.raw:
         raise ValueError(f"--benchmark {flags.benchmark} needs --raw, the folder with its files.")
-    if flags.data:
-        raise ValueError("--data is prepared data and --benchmark reads raw files: give one of them.")
     for name in ("frames", "max_new_tokens", "max_questions"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
             raise ValueError(f"--{name} is {getattr(flags, name)}, expected at least 1.")

@@ -142,7 +142,6 @@ def test_mistakes_end_with_2_and_say_what_to_do(said, tmp_path, capsys):
     for command, message in (
         ([*base, "--out", str(out)], "needs --raw"),
         ([*base, "--raw", str(folder)], "say with --out where the answers go"),
-        ([*base, "--raw", str(folder), "--data", "x"], "give one of them"),
         ([*base, "--raw", str(folder), "--dialect", "swift"], "has no dialect 'swift'; it has original"),
         ([*base, "--raw", str(folder), "--variant", "fixed"], "has no variants"),
         ([*base, "--raw", str(folder), "--part", "huge"], "has no part 'huge'; it has tiny, full"),
@@ -152,9 +151,28 @@ def test_mistakes_end_with_2_and_say_what_to_do(said, tmp_path, capsys):
     ):
         assert evaluate.main(command) == 2
         assert message in capsys.readouterr().err, message
-    with pytest.raises(SystemExit):
-        evaluate.main(["--model", str(MODEL), "--raw", str(folder)])
-    assert "say which with --benchmark" in capsys.readouterr().err and not said
+    assert not said
+
+
+def test_flags_without_effect_are_refused(said, capsys):
+    model = ["--model", str(MODEL)]
+    asking = [*model, "--benchmark", "mindcube", "--raw", "raw"]
+    for command, message in (
+        ([*model, "--raw", "raw"], "--raw: only with --benchmark NAME"),
+        ([*model, "--dialect", "vlmevalkit", "--frames", "8"], "--dialect, --frames: only with --benchmark NAME"),
+        ([*asking, "--data", "x"], "--data: without effect beside --benchmark mindcube"),
+        ([*asking, "--split", "val", "--pose_auc", "5"], "--split, --pose_auc: without effect"),
+        ([*asking, "--no_blind", "--exports"], "--exports, --no_blind: without effect"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            evaluate.main(command)
+        assert ended.value.code == 2 and message in capsys.readouterr().err, message
+    assert not said
+    # Every flag is of one kind, of the other, or of both.
+    both = {"help", "model", "out", "benchmark", "batch_size", "seed", "dtype", "fsdp", "tensor"}
+    both |= {"coordinator", "num_processes", "process_id", "grace_s"}
+    of_one = (*evaluate_benchmark.OF_A_BENCHMARK, *evaluate_benchmark.OF_PREPARED_DATA)
+    assert sorted([*both, *of_one]) == sorted(action.dest for action in evaluate.parser()._actions)
 
 
 def test_questions_about_several_videos_and_about_scans(monkeypatch, tmp_path):
