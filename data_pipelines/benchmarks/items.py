@@ -114,7 +114,7 @@ class Item:
 
 
 def filled(template: str, **values: str) -> str:
-    """A prompt from its template: `{question}`, `{options}`, `{letters}`, `{situation}`; other braces stay as they are."""
+    """A prompt from its template: `{question}`, `{options}`, `{letters}`, ... of `values`; other braces stay as they are."""
     return _FIELD.sub(lambda match: values.get(match[1], match[0]), template)
 
 

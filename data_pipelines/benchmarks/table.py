@@ -112,7 +112,7 @@ def read(
       templates: prompts in place of the benchmark's own, for some or all of its forms.
 
     Raises:
-      RawError: an unknown name, part or form, or a file, row or field that is wrong.
+      RawError: an unknown name, part or form, a prompt without the question or its options, or a file, row or field that is wrong.
     """
     found = benchmark(name)
     part = found.parts[0] if part is None else part
@@ -120,6 +120,11 @@ def read(
         raise RawError(f"{name} has no part {part!r}; it has {', '.join(found.parts)}.")
     if strange := sorted(set(templates or {}) - set(found.templates)):
         raise RawError(f"{name} has no prompts {', '.join(strange)}; it has {', '.join(found.templates)}.")
+    for form, text in (templates or {}).items():
+        needed = [field for field in ("{question}", "{options}", "{prompt}") if field in found.templates[form]]
+        lacking = [field for field in needed if field not in text]
+        if lacking:
+            raise RawError(f"The prompt '{form}' lacks {' and '.join(lacking)}: all would be asked without it.")
     used = {**found.templates, **(templates or {})}
     raw = Raw(folder)
     items, places = [], {}

@@ -187,6 +187,15 @@ def test_prompts_can_be_given(tmp_path):
     assert found.sha256 != table.read("vsibench", folder).sha256
     with pytest.raises(items.RawError, match="has no prompts letter; it has choice, number"):
         table.read("vsibench", folder, templates={"letter": "x"})
+    for name, text, lacking in (
+        ("vsibench", "Say {qestion} {options}", "{question}"),
+        ("vsibench", "{question}", "{options}"),
+        ("vsibench", "{prompt}", "{question} and {options}"),
+        ("cvbench", "{question} {letters}", "{prompt}"),
+    ):
+        folder = raw_benchmarks.FOLDERS[name](tmp_path / lacking)
+        with pytest.raises(items.RawError, match=f"The prompt 'choice' lacks {lacking}: all would"):
+            table.read(name, folder, templates={"choice": text})
 
 
 BROKEN = [
