@@ -48,7 +48,9 @@ def check_flags(parser: argparse.ArgumentParser, flags: argparse.Namespace) -> N
     """Ends the command where a flag is given that would have no effect."""
     others = OF_PREPARED_DATA if flags.benchmark else OF_A_BENCHMARK
     if given := [f"--{name}" for name in others if getattr(flags, name) != parser.get_default(name)]:
-        why = f"without effect beside --benchmark {flags.benchmark}" if flags.benchmark else "only with --benchmark NAME"
+        why = (
+            f"without effect beside --benchmark {flags.benchmark}" if flags.benchmark else "only with --benchmark NAME"
+        )
         parser.error(f"{', '.join(given)}: {why}.")
 
 
