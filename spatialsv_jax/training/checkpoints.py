@@ -272,6 +272,8 @@ def _reader() -> ocp.Checkpointer:
     alone = _alone()
     handler = ocp.CompositeCheckpointHandler(
         params=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+        optimizer=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),  # not read; without it Orbax warns
+        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
     )
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
