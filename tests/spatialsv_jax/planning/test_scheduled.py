@@ -104,7 +104,8 @@ def _gone(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return True
-    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"  # nobody has waited for it yet
+    state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "Z"  # ended, and nobody has waited for it yet
 
 
 def test_the_process_is_ended_when_all_is_written(tmp_path, monkeypatch):
