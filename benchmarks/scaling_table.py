@@ -20,6 +20,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+from data_pipelines.manifest import write_atomically
 from experiments.configs.pretrained import PRESETS, finetune
 from experiments.plan_changes import mesh_sizes
 from spatialsv_jax.planning.chips import CHIPS, GIB, Topology, parse_topology
@@ -121,7 +122,7 @@ def make(name: str, larger: bool) -> None:
             continue
         if str(topology) not in row["slices"]:
             row["slices"][str(topology)] = try_slice(model, topology, batch, estimate)
-            path.write_text(json.dumps(row, indent=1) + "\n")
+            _write(path, row)
         found = row["slices"][str(topology)]
         if smallest is not None:  # this is the next larger one
             break
@@ -130,7 +131,11 @@ def make(name: str, larger: bool) -> None:
             if not larger:
                 return
     row["finished"] = True
-    path.write_text(json.dumps(row, indent=1) + "\n")
+    _write(path, row)
+
+
+def _write(path: Path, row: dict) -> None:
+    write_atomically(path, (json.dumps(row, indent=1) + "\n").encode())  # half a row would be read by the next start
 
 
 def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dict:

@@ -111,7 +111,7 @@ def _read_mesh(text: str, config: ConfigDict) -> dict[str, int]:
     sizes = {axis: 1 for axis in config.mesh}
     for entry in text.split(","):
         axis, _, size = entry.partition("=")
-        if axis not in sizes or not size.lstrip("-").isdigit():
+        if axis not in sizes or not size.removeprefix("-").isdigit():
             raise ValueError(f"--mesh {text}: '{entry}' is no axis=size; axes: {', '.join(sizes)}.")
         sizes[axis] = int(size)
     return sizes

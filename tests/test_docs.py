@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]
 CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+COMMAND = re.compile(r"python -m ((?:experiments|benchmarks|tools)\.\w+)((?:\\\n|[^`\n])*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -94,6 +95,42 @@ def test_configs_and_modules_of_commands_exist(page):
     missing = [name for name in configs if not (ROOT / f"experiments/configs/{name}.py").is_file()]
     missing += [name for name in modules if not (ROOT / f"{name.replace('.', '/')}.py").is_file()]
     assert not missing
+
+
+def _source(module: str, seen: set[str]) -> str:
+    """Of a command and of what it imports of the packages with commands."""
+    path = ROOT / f"{module.replace('.', '/')}.py"
+    if module in seen or not path.is_file():
+        return ""
+    seen.add(module)
+    text = path.read_text()
+    found = re.findall(r"^\s*from ((?:experiments|benchmarks|tools)(?:\.\w+)?) import (.*)$", text, re.MULTILINE)
+    named = [f"{package}.{name}" for package, names in found for name in re.findall(r"\w+", names)]
+    return text + "".join(_source(name, seen) for name in [*named, *(package for package, _ in found)])
+
+
+def unknown_flags(text: str) -> list[tuple[str, str]]:
+    """(module, flag) of a page's commands which the module defines nowhere; those of `prepare` are its sources' fields."""
+    found = []
+    for module, words in COMMAND.findall(text):
+        source = _source(module, set())
+        for flag in re.findall(r"(?<![\w\"'])--(?!config\.)(\w+)", words.split("#")[0]):
+            defined = rf"(?:add_argument|DEFINE_\w+)\(\s*[\"'](?:--)?{flag}[\"']"
+            if module != "experiments.prepare" and not re.search(defined, source):
+                found.append((module, flag))
+    return found
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_flags_of_commands_exist(page):
+    assert not unknown_flags(page.read_text())
+
+
+def test_a_flag_that_is_gone_is_noticed():
+    text = (
+        "`python -m benchmarks.scaling_table --table --estimate` and python -m experiments.plan --views 2 \\\n --view 3"
+    )
+    assert unknown_flags(text) == [("benchmarks.scaling_table", "estimate"), ("experiments.plan", "view")]
 
 
 def test_the_figure_shows_the_steps_in_order():

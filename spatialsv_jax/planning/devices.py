@@ -12,11 +12,15 @@ from spatialsv_jax.planning.chips import Topology
 
 
 def simulate(topology: Topology) -> None:
-    """Has JAX simulate the devices of a CPU topology, or stand-ins for GPUs; call it before anything starts JAX's backend.
+    """Has JAX keep to CPUs, and simulate the devices of a CPU topology or stand-ins for GPUs.
+
+    Call it before anything starts JAX's backend: an accelerator of this machine may be another process's, and holds no
+    part of a plan.
 
     Raises:
       ValueError: the backend runs already, with fewer devices.
     """
+    jax.config.update("jax_platforms", "cpu")
     if topology.chip.platform == "tpu":
         return
     try:

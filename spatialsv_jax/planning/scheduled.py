@@ -7,10 +7,14 @@ down what it has before it begins with them (`xla_dump_to`), so a process of its
 from __future__ import annotations
 
 import dataclasses
+import errno
 import multiprocessing
 import os
 import re
+import shutil
+import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -20,10 +24,12 @@ import jax
 
 _PLACES, _PROGRAM = "*.after_optimizations-buffer-assignment.txt", "*.after_optimizations_after_buffer_assignment.txt"
 _ALLOCATION = re.compile(r"^allocation \d+: size (\d+), (.*):$", re.MULTILINE)
+_INPUT = re.compile(r"^allocation \d+: size .*, parameter \d+, ", re.MULTILINE)
 _REFUSED, _FAILED, _SAID = "refused", "failed", "said"
+_ROOM = 2**20  # bytes that a disk has left which is not full
 
 
-class Refused(Exception):
+class Refused(RuntimeError):
     """The compiler's message that a program does not fit, or another of its own."""
 
 
@@ -51,7 +57,8 @@ def schedule(lower: Callable[..., jax.stages.Lowered], *arguments) -> Scheduled:
 
     Raises:
       Refused: the compiler ended with an error.
-      RuntimeError: the process failed otherwise, or libtpu wrote nothing down.
+      OSError: the disk of temporary files is full.
+      RuntimeError: the process failed otherwise, or libtpu wrote nothing down, or not in the form that is known.
     """
     with tempfile.TemporaryDirectory(prefix="scheduled_") as name:
         folder = Path(name)
@@ -59,6 +66,8 @@ def schedule(lower: Callable[..., jax.stages.Lowered], *arguments) -> Scheduled:
         process.start()
         try:
             while process.is_alive() and not _written(folder):
+                if shutil.disk_usage(name).free < _ROOM:  # libtpu goes on without its files, and writes nothing more
+                    raise OSError(errno.ENOSPC, "No space left for what libtpu writes down (TMPDIR)", name)
                 process.join(0.5)
         finally:
             process.kill()
@@ -67,7 +76,11 @@ def schedule(lower: Callable[..., jax.stages.Lowered], *arguments) -> Scheduled:
             raise Refused(found.read_text())
         if not _written(folder):
             why = folder / (_FAILED if (folder / _FAILED).exists() else _SAID)
-            said = why.read_text()[-2000:] if why.exists() else ""
+            said = why.read_text(errors="replace")[-2000:] if why.exists() else ""
+            if process.exitcode == -signal.SIGKILL:
+                raise RuntimeError(
+                    f"The process that compiles was killed, most likely because this machine's memory was full. {said}"
+                )
             raise RuntimeError(
                 f"The process that compiles ended with {process.exitcode} before libtpu wrote its program down. Take --whole, "
                 f"which needs no such file, or look at what it said: {said}"
@@ -79,7 +92,17 @@ def read(places: str, text: str) -> Scheduled:
     """From the text of a buffer assignment and that of the module.
 
     Memory of other colours than 0 is on the chip, thread-local values and constants are nobody's arrays.
+
+    Raises:
+      RuntimeError: not every input of the module has its place, so that this is not the form that is known.
     """
+    _, _, entry = text.rpartition("\nENTRY ")
+    inputs, placed = len(re.findall(r" parameter\(\d+\)", entry)), len(_INPUT.findall(places))
+    if not inputs or inputs != placed:
+        raise RuntimeError(
+            f"The program has {inputs} inputs and libtpu's list of places {placed} of them: another version's form, which is not "
+            "known here. Take --whole, which reads no such list."
+        )
     sizes = {"parameter": 0, "maybe-live-out": 0, "preallocated-temp": 0}
     for size, words in _ALLOCATION.findall(places):
         if re.search(r"\bcolor [1-9]", words):
@@ -104,6 +127,7 @@ def _written(folder: Path) -> bool:
 
 def _compile(name: str, lower: Callable, arguments: tuple) -> None:
     """In the process of its own; what is said there goes to a file."""
+    threading.Thread(target=_end_with_parent, args=(name,), daemon=True).start()
     folder = Path(name)
     with open(folder / _SAID, "wb") as said:
         os.dup2(said.fileno(), 1)
@@ -119,3 +143,10 @@ def _compile(name: str, lower: Callable, arguments: tuple) -> None:
     except BaseException:
         (folder / _FAILED).write_text(traceback.format_exc())
         raise
+
+
+def _end_with_parent(name: str) -> None:
+    """Ends this process, which would compile for minutes, where the one that waits for it was killed."""
+    multiprocessing.parent_process().join()
+    shutil.rmtree(name, ignore_errors=True)
+    os._exit(1)

@@ -1,6 +1,7 @@
 """Rows of the scaling table that cannot be planned say why, and are not tried again."""
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -89,3 +90,21 @@ def test_passes_are_tried_until_they_need_no_less(tmp_path, monkeypatch):
         (f"v5e:{n}", 1, False) for n in ("2x4", "4x4")
     ]
     assert asked == expected
+
+
+def test_a_row_that_is_stopped_while_it_is_written_keeps_what_it_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling_table, "plan", lambda *_: {"fits": False, "estimated_peak_bytes_per_device": 2**40})
+    monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
+    name, written = f"{MODEL}-v5e-b16", []
+
+    def stopped(*_):
+        written.append(json.loads((tmp_path / f"{name}.json").read_text()) if written else None)
+        if len(written) > 1:
+            raise KeyboardInterrupt
+
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda *paths: (stopped(), replace(*paths)))
+    with pytest.raises(KeyboardInterrupt):
+        scaling_table.make(name, False)
+    assert len(written) == 2 and len(json.loads((tmp_path / f"{name}.json").read_text())["slices"]) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [f"{name}.json"]

@@ -42,7 +42,7 @@ def calls(tmp_path_factory):
     (folder / "home/venv/bin").mkdir(parents=True)
     (folder / "bin").mkdir()
     stand_in = STAND_IN.format(python=sys.executable, calls=str(folder / "calls"))
-    for place in [folder / "bin" / name for name in NAMES] + [folder / "home/venv/bin" / n for n in ("python", "pip")]:
+    for place in [*(folder / "bin" / name for name in NAMES), folder / "home/venv/bin/python"]:
         place.write_text(stand_in)
         place.chmod(0o755)
     blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -86,7 +86,11 @@ def test_every_command_that_trains_is_one_that_parses(calls):
 
 def test_what_else_it_names_is_there(calls):
     started = {words[0] for words in calls}
-    assert set(NAMES) <= started | {"python"} and "pip" in started
+    assert set(NAMES) <= started
+    (minor,) = (re.search(r"--python 3\.(\d+) ", " ".join(words))[1] for words in calls if "venv" in words)
+    least = re.search(r'python_requires=">=3\.(\d+)"', (ROOT / "setup.py").read_text())[1]
+    assert int(minor) >= int(least)
+    assert [words[-1] for words in calls if words[0] == "python3" and "-e" in words] == [".[tpu]"]
     for words in calls:
         for extra in re.findall(r"\.\[(\w+)\]", " ".join(words)):
             assert f'"{extra}": [' in (ROOT / "setup.py").read_text()

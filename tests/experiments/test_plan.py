@@ -237,11 +237,34 @@ def test_advice_compiles_what_most_likely_fits_until_it_does(found, monkeypatch,
         assert name(advice[0][0]) == "400"
 
 
+def test_a_compiler_that_fails_on_a_change_costs_neither_the_plan_nor_the_others(found, monkeypatch):
+    """The first of two that are compiled fails; it is listed with its estimate."""
+    topology = dataclasses.replace(CPU, chip=dataclasses.replace(CPU.chip, memory_bytes=1000))
+    said = []
+
+    def planned(config, topology, compile=True, **_):
+        if compile and config.training.steps == 500:
+            raise RuntimeError("The process that compiles was killed\nand more")
+        known = dataclasses.replace(
+            found.memory, peak=config.training.steps, source="compiler" if compile else "estimate"
+        )
+        return dataclasses.replace(found, memory=known, available=1000, estimate=known.peak)
+
+    options = [Change((("training.steps", n),)) for n in (500, 600)]
+    monkeypatch.setattr(plan, "changes", lambda config, devices, hosts: options)
+    monkeypatch.setattr(plan, "plan", planned)
+    refused = dataclasses.replace(found, memory=dataclasses.replace(found.memory, peak=2000), estimate=2000)
+    advice = plan.advise(small(), topology, refused, say=said.append)
+    assert [(one.memory.peak, one.fits) for _, one in advice] == [(600, True), (500, None)]
+    assert "  not compiled: --config.training.steps=500: The process that compiles was killed" in said
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["--topology=v9:2"], "chip of v5e"),
         (["--topology=cpu:4", "--mesh=rows=4"], "no axis=size"),
+        (["--topology=cpu:4", "--mesh=fsdp=--4"], "no axis=size"),
         (["--topology=cpu:4", "--mesh=data=3"], "does not cover 4"),
         (["--topology=cpu:4", "--phase=nothing"], "the config trains"),
         (["--topology=cpu:4", "--config.nothing=1"], "names no key"),

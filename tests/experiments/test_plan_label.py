@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import plan, plan_label
+from spatialsv_jax.planning import scheduled
 from spatialsv_jax.planning.chips import parse_topology
 from spatialsv_jax.teachers import networks
 from spatialsv_jax.teachers.da3.model import AnyViewModel
@@ -102,3 +103,16 @@ def test_published_names():
     assert count == pytest.approx(1190.6e6, rel=1e-4)
     folder = Path(__file__).parents[1] / "goldens/vggt"
     assert plan_label.network_of(str(folder), False, 0).family == "vggt"
+
+
+def test_a_compiler_that_fails_is_said_in_a_line(small, monkeypatch):
+    """libtpu's own errors too, which are none about memory."""
+
+    def schedule(*_):
+        raise scheduled.Refused("INTERNAL: no kernel for this")
+
+    monkeypatch.setattr(plan_label, "network_of", lambda *_: small)
+    monkeypatch.setattr(plan_label, "abstract_devices", lambda topology: jax.devices()[: topology.devices])
+    monkeypatch.setattr(scheduled, "schedule", schedule)
+    with pytest.raises(SystemExit, match="failed: INTERNAL: no kernel"):
+        plan.main(["--label=x", "--topology=v5e:1x1", "--picture=56x70", "--views=2"])

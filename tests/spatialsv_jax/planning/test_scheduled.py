@@ -1,6 +1,13 @@
 """Programs up to their kernels: what libtpu writes down, and what becomes of the process that compiles."""
 
+import collections
+import errno
 import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -25,13 +32,36 @@ allocation 6: size 12288, preallocated-temp:
 allocation 7: size 24, color 2, preallocated-temp:
 allocation 8: size 6324224, color 1, preallocated-temp:
 """
+MODULE = """HloModule step
+
+%inner (p: f32[4]) -> f32[4] {
+  ROOT %p = f32[4]{0} parameter(0)
+}
+
+ENTRY %main (a: f32[200], b: f32[1000]) -> f32[1000] {
+  %a = f32[200]{0} parameter(0)
+  %b = f32[1000]{0} parameter(1)
+}
+"""
 
 
-def test_a_buffer_assignment_by_hand():
-    found = scheduled.read(PLACES, "HloModule step")
-    assert (found.kept, found.temporaries, found.text) == (4864, 12288, "HloModule step")
+@pytest.mark.parametrize("places", [PLACES, re.sub(r"(size \d+(, color \d)?), ", r"\1, page 0, ", PLACES)])
+def test_a_buffer_assignment_by_hand(places):
+    """libtpu 0.0.48 puts a page before what an allocation is."""
+    found = scheduled.read(places, MODULE)
+    assert (found.kept, found.temporaries, found.text) == (4864, 12288, MODULE)
     peak = memory.scheduled((4000, 700, 100), found)
     assert peak.peak == 4864 + 12288 + memory.CODE and peak.temporaries == 12288 and peak.source == "scheduled"
+
+
+@pytest.mark.parametrize("places, text, said", [
+    (PLACES.replace("parameter 0, shape", "input 0, shape"), MODULE, "2 inputs and libtpu's list of places 1 of them"),
+    (PLACES.replace("size", "bytes"), MODULE, "places 0 of them"),
+    (PLACES, "HloModule step\n", "0 inputs"),
+])  # fmt: skip
+def test_another_form_of_the_files_is_no_small_program(places, text, said):
+    with pytest.raises(RuntimeError, match=said):
+        scheduled.read(places, text)
 
 
 @pytest.mark.parametrize("available, fits", [(10, True), (9, None), (8, None), (7, False)])
@@ -50,7 +80,7 @@ class Slow:
         folder = Path(compiler_options["xla_dump_to"])
         (folder.parent / "process").write_text(str(os.getpid()))
         (folder / "m.after_optimizations-buffer-assignment.txt").write_text(PLACES)
-        (folder / "m.after_optimizations_after_buffer_assignment.txt").write_text("HloModule step\n}\n" * self.whole)
+        (folder / "m.after_optimizations_after_buffer_assignment.txt").write_text(MODULE * self.whole)
         time.sleep(60 if self.whole else 0)
 
 
@@ -61,6 +91,24 @@ class Refusing:
 
 def broken():
     raise ValueError("no such mesh")
+
+
+def killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def waiting(note: str):
+    Path(note).write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def _gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    return state == "Z"  # ended, and nobody has waited for it yet
 
 
 def test_the_process_is_ended_when_all_is_written(tmp_path, monkeypatch):
@@ -80,6 +128,36 @@ def test_a_refusal_and_failures_are_told():
         scheduled.schedule(broken)
     with pytest.raises(RuntimeError, match="Take --whole"):
         scheduled.schedule(Slow, False)
+    with pytest.raises(RuntimeError, match="memory was full"):
+        scheduled.schedule(killed)
+
+
+def test_a_full_disk_ends_it(tmp_path, monkeypatch):
+    """libtpu would go on without its files, and make the kernels."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: collections.namedtuple("usage", "free")(4096))
+    with pytest.raises(OSError) as caught:
+        scheduled.schedule(waiting, str(tmp_path / "process"))
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.glob("scheduled_*"))
+
+
+def test_nothing_compiles_on_when_the_plan_is_killed(tmp_path):
+    note = tmp_path / "process"
+    code = (
+        "import sys; from spatialsv_jax.planning import scheduled; from tests.spatialsv_jax.planning import test_scheduled\n"
+        f"scheduled.schedule(test_scheduled.waiting, {str(note)!r})"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    plan = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=Path(__file__).parents[3])
+    until = time.monotonic() + 60
+    while not (note.exists() and note.read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    plan.kill()
+    plan.wait()
+    child, until = int(note.read_text()), time.monotonic() + 20
+    while not _gone(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert _gone(child) and not list(tmp_path.glob("scheduled_*"))
 
 
 def _lowered():
