@@ -21,7 +21,7 @@ _TEMPORARIES = re.compile(rf"HLO temporaries \({_SIZE}\) exceeds available HBM \
 
 # Compiled peaks have been up to so many times the estimate, and the estimate up to so many times the peak: a TPU's
 # compiler rematerialises of its own near the limit (docs/scaling.md, "The estimate").
-ESTIMATES_LOW, ESTIMATES_HIGH = 2.2, 1.25
+ESTIMATES_LOW, ESTIMATES_HIGH = 2.2, 1.6
 
 
 def likely_peak(estimate: float) -> float:

@@ -36,8 +36,8 @@ def test_messages_of_the_compiler():
     ("estimate", 4.5, 10.0, True),
     ("estimate", 5.0, 10.0, None),  # compiled it may need 11
     ("estimate", 10.0, 10.0, None),
-    ("estimate", 12.5, 10.0, None),  # or just fit
-    ("estimate", 12.6, 10.0, False),
+    ("estimate", 16.0, 10.0, None),  # or just fit
+    ("estimate", 16.1, 10.0, False),
     ("estimate", 5.0, 0, None),
     ("compiler", 10.0, 10.0, True),
     ("compiler", 10.1, 10.0, False),
