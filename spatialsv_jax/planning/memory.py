@@ -25,9 +25,9 @@ ESTIMATES_LOW, ESTIMATES_HIGH = 2.2, 1.6
 
 
 def likely_peak(estimate: float) -> float:
-    """What a step of this estimated peak needs if it is like the five that were compiled for TPUs: at most 1.15 times it and 1.1 GiB.
+    """What a step of this estimated peak needs if it is like those that were compiled for TPUs: at most 1.15 times it and 1.1 GiB.
 
-    They are listed in docs/scaling.md; no bound, unlike `fits`.
+    They are in the table of docs/scaling.md; no bound, unlike `fits`.
     """
     return 1.15 * estimate + 1.1 * 2**30
 
