@@ -198,7 +198,7 @@ class Checkpoints:
         step = self._resolve(step)
         self._meta(step)
         with _reader() as reader:
-            return step, _shapes_in(reader, self.directory / str(step))
+            return step, _shapes_in(reader, self._params(step))
 
     def restore_params(
         self,
@@ -220,15 +220,15 @@ class Checkpoints:
         step = self._resolve(step)
         if not verified:
             self._verify(step)
-        meta, folder = self._meta(step), self.directory / str(step)
+        meta = self._meta(step)
         with _reader() as reader:
-            saved = _shapes_in(reader, folder)
+            saved = _shapes_in(reader, self._params(step))
             wanted = (place(saved) if place else None) or saved
             restore_args = jax.tree.map(_restore_args, wanted)
-            restored = reader.restore(
-                folder, ocp.args.Composite(params=ocp.args.PyTreeRestore(restore_args=restore_args))
-            )
-            return restored.params, meta, step
+            return reader.restore(self._params(step), restore_args=restore_args), meta, step
+
+    def _params(self, step: int) -> Path:
+        return self.directory / str(step) / "params"
 
     def read_meta(self, step: int) -> dict:
         """What was saved beside the state of a step; its files are not verified.
@@ -268,19 +268,14 @@ class Checkpoints:
 
 
 def _reader() -> ocp.Checkpointer:
-    """Reads the parameters of a step's folder, each process by itself."""
-    alone = _alone()
-    handler = ocp.CompositeCheckpointHandler(
-        params=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
-        optimizer=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),  # not read; without it Orbax warns
-        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+    """Reads parameters, each process by itself."""
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=_alone()), multiprocessing_options=_alone()
     )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _shapes_in(reader: ocp.Checkpointer, folder: Path) -> dict[str, Any]:
-    saved = reader.metadata(folder).item_metadata.params.tree
+    saved = reader.metadata(folder).item_metadata.tree
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(tuple(leaf.shape), leaf.dtype), saved)
 
 
