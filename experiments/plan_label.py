@@ -178,17 +178,10 @@ def plan_pass(
     return PlannedPass(network, made, (params, pixels, valid))
 
 
-def lower(
-    network: networks.Network,
-    local: Topology,
-    mesh: sharding.MeshConfig,
-    rows: int,
-    views: int,
-    picture: tuple[int, int],
-) -> jax.stages.Lowered:
-    """The pass lowered for TPUs that are not there; for `scheduled.schedule`."""
+def lower(network: networks.Network, local: Topology, *how) -> jax.stages.Lowered:
+    """The pass lowered for TPUs that are not there, for `scheduled.schedule`; arguments of `plan_pass`."""
     with target.compiling_for(local.chip.platform):
-        planned = plan_pass(network, local, mesh, rows, views, picture)
+        planned = plan_pass(network, local, *how)
         with jax.set_mesh(planned.mesh):
             return planned.trace().lower()
 
