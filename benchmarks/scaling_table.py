@@ -4,7 +4,7 @@
 
 One JSON per row in docs/plans; what is there is not made again, so a run may be stopped and started at any time. A row
 tries the slices of a chip from the smallest that could hold the state and stops at the first that fits; when all rows have
-theirs, the next larger slice is added to each. Each plan is a process of its own (half a minute, up to 4 GB).
+theirs, the next larger slice is added to each. Each plan is a process of its own (a minute, near the limit some more, up to 4 GB).
 Rows of GPUs are estimates: a slice then is taken to fit where `memory.likely_peak` does. `--table` writes the table into docs/scaling.md from the rows that are there.
 """
 
@@ -111,7 +111,7 @@ def make(name: str, larger: bool) -> None:
     path = PLANS / f"{name}.json"
     estimate = CHIPS[chip].platform == "gpu"
     row = json.loads(path.read_text()) if path.exists() else {}
-    row = row or {"model": model, "chip": chip, "batch": batch, "estimated": estimate, "slices": {}}
+    row = row or {"model": model, "chip": chip, "batch": batch, "slices": {}}
     if row.get("finished") or ("smallest" in row and not larger):
         return
     print(f"  {name}", flush=True)
@@ -127,7 +127,9 @@ def make(name: str, larger: bool) -> None:
         if smallest is not None:  # this is the next larger one
             break
         if any(one["fits"] for one in found["plans"]):
-            smallest = row["smallest"] = str(topology)
+            if smallest is None:
+                smallest = row["smallest"] = str(topology)
+                _write(path, row)
             if not larger:
                 return
     row["finished"] = True
@@ -139,12 +141,12 @@ def _write(path: Path, row: dict) -> None:
 
 
 def try_slice(model: str, topology: Topology, batch: int, estimate: bool) -> dict:
-    """{"plans": tried ones, the last one is the best, "why_not": "" or why none fits}; an estimate may leave that open."""
+    """{"plans": tried ones, one that fits stands last, "why_not": "" or why none fits}; an estimate may leave that open."""
     options = attempts(model, topology, batch)
     if isinstance(options, str):
         return {"plans": [], "why_not": options}
     tried, why = [], "too large"
-    # Where the compiler refuses, its figure is of what it had tried last; estimates go down with the pass.
+    # Where the compiler refuses, its figure is of what it had tried last. Estimates go down with the pass from the second on.
     peak_of = lambda found: found["estimated_peak_bytes_per_device"]
     for mesh, passes in options:
         # What is estimated so far above the memory that no estimate was ever as wrong is not compiled.
@@ -166,19 +168,21 @@ def table() -> str:
         "| model | chip | batch | slice | mesh | passes | peak GiB of | about ms | bound by | MFU, about |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    missing = []
+    missing, alone = [], 0
     for name in rows():
         path = PLANS / f"{name}.json"
         row = json.loads(path.read_text()) if path.exists() else {}
         if not row.get("slices"):
             missing.append(name)
             continue
+        alone += not row.get("finished")
         for slice_name, found in row["slices"].items():
             label = f"| `{row['model']}` | {row['chip']} | {row['batch']} | {slice_name.split(':')[1]} "
             if not found["plans"]:
                 lines.append(f"{label}| no: {found['why_not']} | | | | | |")
                 continue
-            one = found["plans"][-1]
+            # One that fits stands last; where none does, the one that lacks least.
+            one = min(found["plans"], key=lambda each: (not each["fits"], each["peak_bytes_per_device"]))
             mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
             source = {"compiler refused": " (refused)", "estimate": " (estimate)"}.get(one["memory_source"], "")
@@ -186,12 +190,14 @@ def table() -> str:
             if source == " (estimate)" and one["fits"]:
                 verdict = "likely: "
             times = one["roofline"]
+            cells = f"{times['seconds'] * 1e3:.0f} | {times['bound']} | {times['mfu']:.0%}" if one["fits"] else "| |"
             lines.append(
-                f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | "
-                f"{times['seconds'] * 1e3:.0f} | {times['bound']} | {times['mfu']:.0%} |"
+                f"{label}| {mesh} | {one['settings'].get('training.microbatches', 1)} | {verdict}{peak}{source} | {cells} |"
             )
     if missing:
         lines += ["", f"Not made yet ({len(missing)} of {len(rows())} rows): {', '.join(missing)}."]
+    if alone:
+        lines += ["", f"Without the next larger slice yet: {alone} rows."]
     return "\n".join(lines)
 
 

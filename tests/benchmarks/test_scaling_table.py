@@ -65,6 +65,7 @@ def test_the_next_larger_slice_is_added_to_a_row_that_has_its_smallest(tmp_path,
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
     name = f"{MODEL}-v5e-b16"
     scaling_table.make(name, False)
+    assert json.loads((tmp_path / f"{name}.json").read_text())["smallest"] == "v5e:2x4"
     scaling_table.make(name, False)
     assert asked[-1] == "v5e:2x4" and asked.count("v5e:2x4") == 1
     before = len(asked)
@@ -72,6 +73,19 @@ def test_the_next_larger_slice_is_added_to_a_row_that_has_its_smallest(tmp_path,
     assert asked[before:] == ["v5e:4x4"]
     row = json.loads((tmp_path / f"{name}.json").read_text())
     assert row["smallest"] == "v5e:2x4" and row["finished"] and [*row["slices"]][-1] == "v5e:4x4"
+
+
+def test_a_slice_that_fits_nothing_shows_what_lacks_least_and_no_time(tmp_path, monkeypatch):
+    """The second pass needs more than the first; times of steps that do not run mean nothing."""
+    one = lambda peak, passes: {
+        "fits": False, "mesh": {"fsdp": 4}, "peak_bytes_per_device": peak * 2**30, "bytes_available_per_device": 2**34,
+        "memory_source": "compiler refused", "settings": {"training.microbatches": passes}, "roofline": {"seconds": 0.5, "bound": "arithmetic", "mfu": 0.5},
+    }  # fmt: skip
+    monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
+    row = {"model": MODEL, "chip": "v5e", "batch": 16, "slices": {"v5e:2x2": {"plans": [one(17, 1), one(21, 2), one(20, 4)], "why_not": "too large"}}}  # fmt: skip
+    (tmp_path / f"{MODEL}-v5e-b16.json").write_text(json.dumps(row))
+    assert "| 2x2 | fsdp 4 | 1 | **no**: 17.0 of 16.0 (refused) | | | |" in scaling_table.table()
+    assert "Without the next larger slice yet: 1 rows." in scaling_table.table()
 
 
 def test_passes_are_tried_until_they_need_no_less(tmp_path, monkeypatch):
