@@ -113,8 +113,8 @@ def maker_of(args: argparse.Namespace) -> Exports | Networks | Present | Rooms:
     ]
     if unused:
         names = {"rooms": "the rooms teacher", "here": "what is labelled here with --checkpoint"}
-        have = "has" if len(unused) == 1 else "have"
-        raise ValueError(f"{', '.join(unused)} {have} no effect on {names.get(kind, kind)}. Leave it out.")
+        have, them = ("has", "it") if len(unused) == 1 else ("have", "them")
+        raise ValueError(f"{', '.join(unused)} {have} no effect on {names.get(kind, kind)}. Leave {them} out.")
     if args.check:
         return Present()
     if args.teacher == "rooms":

@@ -70,7 +70,7 @@ def plan(
       compile: whether to compile; False estimates memory from the traced step and knows no collectives.
       name: in the plan.
       skip_above: a step whose estimate is more than this many times a device's memory is not compiled.
-      whole: whether to make a TPU program's kernels too, which takes ten times as long and tells the size of its code.
+      whole: whether to make a TPU program's kernels too, which takes minutes more and tells the size of its code.
 
     Raises:
       ValueError: a wrong setting, a mesh that fits neither slice nor batch, a missing package.
@@ -239,7 +239,7 @@ def advise(
         try:
             done.append((change, plan(change.apply(config), topology, whole=whole)))
         except RuntimeError as error:  # the compiler's own; the plan and the other changes stand
-            say(f"  not compiled: {change}: {str(error).splitlines()[0]}")
+            say(f"  not compiled: {change}: {next(iter(str(error).splitlines()), type(error).__name__)}")
             done.append((change, estimate))
         if done[-1][1].fits:
             break
@@ -261,7 +261,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--against", default="", choices=("", "text_only"), help="compiles that too, for comparison")
     made.add_argument("--estimate", action="store_true", help="estimates memory, compiles nothing")
     made.add_argument(
-        "--whole", action="store_true", help="TPUs: makes kernels too, ten times as long, tells their size"
+        "--whole", action="store_true", help="TPUs: makes kernels too, which takes minutes more and tells their size"
     )
     made.add_argument(
         "--skip_above",

@@ -31,8 +31,8 @@ _FIELDS = ("video_1", "video_2", "video_3", "video_4")
 
 def read_crossvideo(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterator[Item]:
     """The parquet or CVBench.json; videos SET/NAME.mp4, in CVBench.zip or unpacked."""
-    path = raw.tables("test-*.parquet", "CVBench.json", "*.parquet")[0]
-    for row in raw.rows(path):
+    tables = raw.tables("test-*.parquet", "CVBench.json", "*.parquet")
+    for row in (row for path in tables for row in raw.rows(path)):
         question, listed = row.text("question"), row.texts("options")
         form, truth, options = "choice", row.text("answer"), _apart(listed)
         if all(_word(option) in ("yes", "no") for option in listed):

@@ -25,11 +25,11 @@ SPBENCH_TEMPLATES = {"choice": f"{{question}}\nOptions:\n{{options}}\n{LETTER}",
 
 def read(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterator[Item]:
     """test.jsonl or the test parquet; videos dataset/scene_name.mp4. `part`: full, choices or debiased."""
-    path = raw.tables("test.jsonl", "test-*.parquet", "test.parquet")[0]
-    if part == "debiased":
-        path = raw.tables("test_debiased*", "*debiased*.parquet", "test.jsonl", "test-*.parquet", "test.parquet")[0]
-    for row in raw.rows(path):
-        if part == "debiased" and "debiased" not in path.name:
+    whole = ("test.jsonl", "test-*.parquet", "test.parquet")
+    tables = raw.tables("test_debiased*", "*debiased*.parquet", *whole) if part == "debiased" else raw.tables(*whole)
+    by_field = part == "debiased" and "debiased" not in tables[0].name
+    for row in (row for path in tables for row in raw.rows(path)):
+        if by_field:
             if not isinstance(row.fields.get("pruned"), bool):
                 wanted = "test_debiased.parquet, or a test.jsonl with the field `pruned`"
                 raise row.error("pruned", f"expected true or false; the debiased subset is told by it. Give {wanted}.")

@@ -191,7 +191,8 @@ class Plan:
 
     def _moved(self) -> list[tuple[str, str]]:
         if self.collectives is None:
-            return [("collectives", "not known: nothing was compiled")]
+            why = "the compiler refused" if self.memory.source == "compiler refused" else "nothing was compiled"
+            return [("collectives", f"not known: {why}")]
         return [
             (
                 kind,

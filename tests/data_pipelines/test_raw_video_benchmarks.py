@@ -163,6 +163,22 @@ def test_options_in_one_text_are_told_apart(tmp_path):
     assert table.read("crossvideo_cvbench", folder).items[0].options is None
 
 
+def test_all_parts_of_a_table_are_read(tmp_path):
+    """A data set in parts is scored whole."""
+    row = {
+        "task_type": "Cross-video Procedural Transfer",
+        "question": "What?",
+        "options": ["A. x", "B. y"],
+        "answer": "B",
+    }
+    for part in range(2):
+        parquet(
+            tmp_path / f"data/test-0000{part}-of-00002.parquet",
+            [{**row, "id": part, "video_1": "0/a.mp4", "video_2": None}],
+        )
+    assert [item.id for item in table.read("crossvideo_cvbench", tmp_path).items] == ["0", "1"]
+
+
 def test_several_videos_stand_between_their_titles(tmp_path):
     item = of("crossvideo_cvbench", tmp_path)[0]
     seen = showing.show(item.media, showing.Showing(3))

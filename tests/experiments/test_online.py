@@ -148,9 +148,8 @@ def test_losses_are_those_of_training_from_label_files(taught, alone, rooms, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("taught", ["da3"], indirect=True)  # one teacher is enough
 def test_a_mesh_and_microbatches_change_nothing(taught, alone, rooms, tmp_path):
-    if taught[0] != "da3":
-        pytest.skip("one teacher is enough")
     split = config_of(rooms, taught[0], mesh=dict(data=2, fsdp=4), training=dict(microbatches=2))
     found, _, teacher = reports(split, tmp_path, devices=8)
     assert_equal(found, alone[0])
