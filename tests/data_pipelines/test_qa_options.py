@@ -117,6 +117,15 @@ def test_every_turn_is_checked():
     assert found.notes.count("answers_as_letters") == 2
 
 
+def test_a_separator_is_no_part_of_an_option():
+    assert split_options("Which? A. red, B. blue ; C. up, then left", "q")[1] == ("red", "blue", "up, then left")
+    assert split_options("Which? A. red, B. blue,", "q")[1] == ("red", "blue")
+    assert listed_options("Which? (A) red, (B) blue", "q").texts == ("red", "blue")
+    for equal in ("Which? A. red, B. red", "Which? (A) red, (B) red", "Which?\nA. red,\nB. red"):
+        with pytest.raises(RowError, match="equal options"):
+            split_options(equal, "q") if "A. red, B" in equal else listed_options(equal, "q")
+
+
 @pytest.mark.parametrize("text", [
     "Who lives here? A. Mr. B. Smith B. Dr. C. Jones", "Which way? A. left. B. right. D. down", "Where? A. x C. y B. z", "Where? A. x A. y B. z",
 ])  # fmt: skip

@@ -79,7 +79,7 @@ def _on_one_line(question: str, field: str) -> Listed | None:
     kept = _kept(letters, field)
     places = [marks[place] for place in kept]
     ends = [mark.start() for mark in places[1:]] + [end]
-    texts = [question[mark.end() : stop].strip().rstrip(",;") for mark, stop in zip(places, ends, strict=True)]
+    texts = [_without_separator(question[mark.end() : stop]) for mark, stop in zip(places, ends, strict=True)]
     return _checked([letters[place] for place in kept], texts, True, field)
 
 
@@ -124,10 +124,15 @@ def _kept(letters: Sequence[str], field: str) -> list[int]:
 
 
 def _checked(letters: Sequence[str], texts: Sequence[str], open_end: bool, field: str) -> Listed:
-    plain = [text.rstrip(" .") for text in texts]
+    plain = [text.rstrip(" .,;") for text in texts]
     if not all(plain) or len(set(plain)) != len(plain):
         raise RowError(field, f"has empty or equal options {list(texts)}", "bad_options")
     return Listed(tuple(letters), tuple(texts), open_end)
+
+
+def _without_separator(text: str) -> str:
+    """An option of several on one line, without what separates it from the next."""
+    return text.strip().rstrip(",;").rstrip()
 
 
 def split_options(text: str, field: str) -> tuple[str, tuple[str, ...]]:
@@ -145,7 +150,7 @@ def split_options(text: str, field: str) -> tuple[str, tuple[str, ...]]:
         raise RowError(field, "lists no options A., B., ... behind a question mark", "no_options")
     kept = [marks[place] for place in _kept([mark[1] for mark in marks], field)]
     ends = [mark.start() for mark in kept[1:]] + [len(tail)]
-    options = [tail[mark.end() : end].strip() for mark, end in zip(kept, ends, strict=True)]
+    options = [_without_separator(tail[mark.end() : end]) for mark, end in zip(kept, ends, strict=True)]
     _checked([mark[1] for mark in kept], options, False, field)
     return f"{head.strip()} {tail[: kept[0].start()].strip()}".strip(), tuple(options)
 
@@ -159,7 +164,7 @@ def stated_options(value: object, field: str) -> tuple[str, ...]:
     if value is None or value == []:
         return ()
     good = isinstance(value, list) and all(isinstance(one, str) and one.strip() for one in value)
-    if not good or not 2 <= len(value) <= MOST or len({one.strip().rstrip(" .") for one in value}) != len(value):
+    if not good or not 2 <= len(value) <= MOST or len({one.strip().rstrip(" .,;") for one in value}) != len(value):
         raise RowError(field, f"is {str(value)[:60]!r}, expected a list of 2 to {MOST} different texts", "bad_options")
     marks = [_LETTER_AND_TEXT.fullmatch(one.strip()) for one in value]
     if all(marks) and _runs([mark[1] for mark in marks]) and len({mark[2].strip() for mark in marks}) == len(marks):
