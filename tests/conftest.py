@@ -1,4 +1,6 @@
-"""Settings of the suite: strict rank promotion, 8 simulated devices, one compilation cache; the run that tests share."""
+"""Settings of the suite: strict rank promotion, 8 simulated devices, one compilation cache, the same random examples at
+every run; the run that tests share.
+"""
 
 import fcntl
 import os
@@ -18,11 +20,15 @@ if _own_cache:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _own_cache
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
+import hypothesis
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# A run tells of the change that was made, not of luck; others are drawn by --hypothesis-profile=default (CONTRIBUTING.md).
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_unconfigure():

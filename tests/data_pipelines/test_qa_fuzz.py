@@ -108,7 +108,10 @@ def plainly(text):
 def listed(question):
     """[(letter, text)] where options plainly stand: a line each, or behind "?" or ":" with a letter, stop and blank each."""
     lines = re.findall(r"^ *\(?([A-Za-z])[.):](.*)$", question, re.MULTILINE)
-    lines = [line for line in lines if not re.search(r"[( ]?\b[A-Za-z][.):]", line[1])]
+    plain = [line for line in lines if not re.search(r"[( ]?\b[A-Za-z][.):]", line[1])]
+    if len(lines) > 1 and len(plain) < len(lines):
+        return []  # "B. Mr. B. Smith": which letter begins an option is not plain
+    lines = plain
     if len(lines) > 1 and lines[0][0] in "Aa":
         return lines
     one = re.search(r"[?:] ([Aa])\. (.+)$", question)
