@@ -15,13 +15,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Memory from one heap and never given back; the heap grown in steps of 256 MiB. With a heap for every few threads, as
-# glibc makes them, each keeps a step's or a save's memory that another thread has free. No huge pages (hugetlb=1): the
-# kernel fills those that are partly in use up again, slowly, to all that compiling had taken.
-GLIBC_TUNABLES = (
-    "glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:"
-    "glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
-)
+# Freed memory is kept; heaps grow in steps of 256 MiB. As many heaps as glibc makes: threads that share one wait for each
+# other (a step took 3 to 5 times as long). No huge pages (hugetlb=1): the kernel fills those that are partly in use up
+# again, slowly, to all that compiling had taken.
+GLIBC_TUNABLES = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 XLA_FLAG_JAXLIB = ("0.10.",)  # versions that know the flag; XLA stops at unknown ones
 APPLIED = "SPATIALSV_CPU_SETTINGS"  # "off" leaves everything as it is
