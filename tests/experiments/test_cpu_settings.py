@@ -69,7 +69,8 @@ def test_program_is_started_again_with_its_arguments():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="settings of glibc")
-def test_threads_share_one_heap_that_keeps_freed_memory_until_released():
+def test_threads_have_heaps_of_their_own_and_freed_memory_is_kept_until_released():
+    """Threads that share a heap wait for each other at every allocation (docs/performance.md)."""
     heaps, kept = map(int, started_with_settings(HEAPS))
-    assert heaps == 1
+    assert heaps >= 8
     assert 2**27 < kept  # half of the freed array at the least
