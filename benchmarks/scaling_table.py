@@ -127,9 +127,8 @@ def make(name: str, larger: bool) -> None:
         if smallest is not None:  # this is the next larger one
             break
         if any(one["fits"] for one in found["plans"]):
-            if smallest is None:
-                smallest = row["smallest"] = str(topology)
-                _write(path, row)
+            smallest = row["smallest"] = str(topology)
+            _write(path, row)
             if not larger:
                 return
     row["finished"] = True
@@ -175,14 +174,15 @@ def table() -> str:
         if not row.get("slices"):
             missing.append(name)
             continue
-        alone += not row.get("finished")
+        alone += "smallest" in row and not row.get("finished")
         for slice_name, found in row["slices"].items():
             label = f"| `{row['model']}` | {row['chip']} | {row['batch']} | {slice_name.split(':')[1]} "
             if not found["plans"]:
                 lines.append(f"{label}| no: {found['why_not']} | | | | | |")
                 continue
-            # One that fits stands last; where none does, the one that lacks least.
-            one = min(found["plans"], key=lambda each: (not each["fits"], each["peak_bytes_per_device"]))
+            # The one that fits; else one of which it is not known; else the one that lacks least.
+            rank = {True: 0, None: 1, False: 2}
+            one = min(found["plans"], key=lambda each: (rank[each["fits"]], each["peak_bytes_per_device"]))
             mesh = " ".join(f"{axis} {size}" for axis, size in one["mesh"].items() if size > 1) or "one device"
             peak = f"{one['peak_bytes_per_device'] / GIB:.1f} of {one['bytes_available_per_device'] / GIB:.1f}"
             source = {"compiler refused": " (refused)", "estimate": " (estimate)"}.get(one["memory_source"], "")
@@ -197,7 +197,7 @@ def table() -> str:
     if missing:
         lines += ["", f"Not made yet ({len(missing)} of {len(rows())} rows): {', '.join(missing)}."]
     if alone:
-        lines += ["", f"Without the next larger slice yet: {alone} rows."]
+        lines += ["", f"Rows without the next larger slice yet: {alone}."]
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ CHOICES = (
     "object_rel_distance", "object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard",
     "route_planning", "obj_appearance_order",
 )  # fmt: skip
+DEBIASED = ("test_debiased.jsonl", "*debiased*.parquet")
 LETTER = "Answer with the option's letter from the given choices directly."
 WORD = "Please answer the question using a single word or phrase."
 FRAMES = "These are frames of a video."
@@ -26,7 +27,7 @@ SPBENCH_TEMPLATES = {"choice": f"{{question}}\nOptions:\n{{options}}\n{LETTER}",
 def read(raw: Raw, part: str, templates: Mapping[str, str]) -> Iterator[Item]:
     """test.jsonl or the test parquet; videos dataset/scene_name.mp4. `part`: full, choices or debiased."""
     whole = ("test.jsonl", "test-*.parquet", "test.parquet")
-    tables = raw.tables("test_debiased*", "*debiased*.parquet", *whole) if part == "debiased" else raw.tables(*whole)
+    tables = raw.tables(*DEBIASED, *whole) if part == "debiased" else raw.tables(*whole)
     by_field = part == "debiased" and "debiased" not in tables[0].name
     for row in (row for path in tables for row in raw.rows(path)):
         if by_field:

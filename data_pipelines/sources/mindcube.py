@@ -86,4 +86,4 @@ def below_images(path: str) -> str:
     return (found[0] if found else path).replace("\\", "/")
 
 
-SOURCE = qa_source("mindcube", "4", Settings, MindCube(), __file__, posed_sources())
+SOURCE = qa_source("mindcube", "5", Settings, MindCube(), __file__, posed_sources())

@@ -83,9 +83,15 @@ def test_a_slice_that_fits_nothing_shows_what_lacks_least_and_no_time(tmp_path, 
     }  # fmt: skip
     monkeypatch.setattr(scaling_table, "PLANS", tmp_path)
     row = {"model": MODEL, "chip": "v5e", "batch": 16, "slices": {"v5e:2x2": {"plans": [one(17, 1), one(21, 2), one(20, 4)], "why_not": "too large"}}}  # fmt: skip
-    (tmp_path / f"{MODEL}-v5e-b16.json").write_text(json.dumps(row))
+    write = lambda: (tmp_path / f"{MODEL}-v5e-b16.json").write_text(json.dumps(row))
+    write()
     assert "| 2x2 | fsdp 4 | 1 | **no**: 17.0 of 16.0 (refused) | | | |" in scaling_table.table()
-    assert "Without the next larger slice yet: 1 rows." in scaling_table.table()
+    assert "without the next larger slice" not in scaling_table.table()  # its smallest is not known yet
+    row["smallest"] = "v5e:2x2"
+    row["slices"]["v5e:2x2"]["plans"].append(one(18, 8) | {"fits": None, "memory_source": "scheduled"})
+    write()
+    assert "| 2x2 | fsdp 4 | 8 | not known: 18.0 of 16.0 | | | |" in scaling_table.table()
+    assert "Rows without the next larger slice yet: 1." in scaling_table.table()
 
 
 def test_passes_are_tried_until_they_need_no_less(tmp_path, monkeypatch):

@@ -117,13 +117,19 @@ def test_every_turn_is_checked():
     assert found.notes.count("answers_as_letters") == 2
 
 
-def test_a_separator_is_no_part_of_an_option():
-    assert split_options("Which? A. red, B. blue ; C. up, then left", "q")[1] == ("red", "blue", "up, then left")
-    assert split_options("Which? A. red, B. blue,", "q")[1] == ("red", "blue")
-    assert listed_options("Which? (A) red, (B) blue", "q").texts == ("red", "blue")
-    for equal in ("Which? A. red, B. red", "Which? (A) red, (B) red", "Which?\nA. red,\nB. red"):
-        with pytest.raises(RowError, match="equal options"):
-            split_options(equal, "q") if "A. red, B" in equal else listed_options(equal, "q")
+@pytest.mark.parametrize("read, listing", [
+    (lambda text: split_options(text, "q")[1], "Which? A. {}, B. {} ; C. up, then left,"),
+    (lambda text: listed_options(text, "q").texts, "Which? (A) {}, (B) {} ; (C) up, then left,"),
+])  # fmt: skip
+def test_a_separator_on_one_line_is_no_part_of_an_option(read, listing):
+    assert read(listing.format("red", "blue")) == ("red", "blue", "up, then left")
+    with pytest.raises(RowError, match="equal options"):
+        read(listing.format("red", "red"))
+
+
+def test_options_on_lines_of_their_own_keep_what_ends_them():
+    assert listed_options("Which mark?\nA. ,\nB. ;", "q").texts == (",", ";")
+    assert listed_options("Which code?\nA. x = 1;\nB. x = 1", "q").texts == ("x = 1;", "x = 1")
 
 
 @pytest.mark.parametrize("text", [

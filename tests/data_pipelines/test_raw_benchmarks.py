@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import raw_benchmarks
+from raw_tables import parquet
 
 from data_pipelines.benchmarks import items, raw_files, raw_rows, showing, single_tables, table
 from spatialsv_jax.evaluation.benchmarks import table as scorers
@@ -73,6 +74,29 @@ def test_parts_of_vsibench(tmp_path):
     raw_benchmarks.lines(folder / "test.jsonl", [{k: v for k, v in row.items() if k != "pruned"} for row in rows])
     with pytest.raises(items.RawError, match="test.jsonl, line 1, field 'pruned'"):
         table.read("vsibench_debiased", folder)
+
+
+@pytest.mark.parametrize("name", ["vsibench", "vsibench_debiased"])
+def test_a_table_in_parts_is_read_whole(name, tmp_path):
+    folder = raw_benchmarks.vsibench(tmp_path)
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    read = lambda: [(item.id, item.prompt, item.ground_truth) for item in table.read(name, folder).items]
+    whole = read()
+    (folder / "test.jsonl").unlink()
+    parquet(folder / "test-00000-of-00002.parquet", rows[:2])
+    parquet(folder / "test-00001-of-00002.parquet", rows[2:])
+    assert read() == whole and len(whole) > 2
+
+
+def test_the_debiased_table_goes_before_the_field(tmp_path):
+    """Whatever else begins like it; rows of it need no `pruned`."""
+    folder = raw_benchmarks.vsibench(tmp_path)
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
+    kept = [{k: v for k, v in row.items() if k != "pruned"} for row in rows[:3]]
+    raw_benchmarks.lines(folder / "test_debiased.jsonl", kept)
+    parquet(folder / "test_debiased.parquet", kept)
+    (folder / "test_debiased.jsonl.sha256").write_text("0" * 64)
+    assert list(by_id(table.read("vsibench_debiased", folder))) == [str(row["id"]) for row in kept]
 
 
 def test_frames_are_int_of_linspace(tmp_path):

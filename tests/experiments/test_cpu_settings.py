@@ -72,5 +72,5 @@ def test_program_is_started_again_with_its_arguments():
 def test_threads_have_heaps_of_their_own_and_freed_memory_is_kept_until_released():
     """Threads that share a heap wait for each other at every allocation (docs/performance.md)."""
     heaps, kept = map(int, started_with_settings(HEAPS))
-    assert heaps >= 8
+    assert heaps > 1
     assert 2**27 < kept  # half of the freed array at the least

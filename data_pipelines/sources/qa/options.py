@@ -124,7 +124,7 @@ def _kept(letters: Sequence[str], field: str) -> list[int]:
 
 
 def _checked(letters: Sequence[str], texts: Sequence[str], open_end: bool, field: str) -> Listed:
-    plain = [text.rstrip(" .,;") for text in texts]
+    plain = [text.rstrip(" .") for text in texts]
     if not all(plain) or len(set(plain)) != len(plain):
         raise RowError(field, f"has empty or equal options {list(texts)}", "bad_options")
     return Listed(tuple(letters), tuple(texts), open_end)
@@ -132,7 +132,7 @@ def _checked(letters: Sequence[str], texts: Sequence[str], open_end: bool, field
 
 def _without_separator(text: str) -> str:
     """An option of several on one line, without what separates it from the next."""
-    return text.strip().rstrip(",;").rstrip()
+    return text.strip().rstrip(" ,;")
 
 
 def split_options(text: str, field: str) -> tuple[str, tuple[str, ...]]:
@@ -164,7 +164,7 @@ def stated_options(value: object, field: str) -> tuple[str, ...]:
     if value is None or value == []:
         return ()
     good = isinstance(value, list) and all(isinstance(one, str) and one.strip() for one in value)
-    if not good or not 2 <= len(value) <= MOST or len({one.strip().rstrip(" .,;") for one in value}) != len(value):
+    if not good or not 2 <= len(value) <= MOST or len({one.strip().rstrip(" .") for one in value}) != len(value):
         raise RowError(field, f"is {str(value)[:60]!r}, expected a list of 2 to {MOST} different texts", "bad_options")
     marks = [_LETTER_AND_TEXT.fullmatch(one.strip()) for one in value]
     if all(marks) and _runs([mark[1] for mark in marks]) and len({mark[2].strip() for mark in marks}) == len(marks):
