@@ -15,9 +15,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-# Freed memory is kept; heaps grow in steps of 256 MiB. As many heaps as glibc makes: threads that share one wait for each
-# other (a step took 3 to 5 times as long). No huge pages (hugetlb=1): the kernel fills those that are partly in use up
-# again, slowly, to all that compiling had taken.
+# Freed memory is kept, but for blocks above 64 MiB of other threads than the first; its heap grows in steps of 256 MiB. As
+# many heaps as glibc makes: threads that share one wait for each other (a step took 3 to 5 times as long). No huge pages
+# (hugetlb=1): the kernel fills those that are partly in use up again, slowly, to all that compiling had taken.
 GLIBC_TUNABLES = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=268435456"
 XLA_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
 XLA_FLAG_JAXLIB = ("0.10.",)  # versions that know the flag; XLA stops at unknown ones

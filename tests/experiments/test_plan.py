@@ -115,6 +115,8 @@ def test_collectives_of_the_compiled_step(found):
     assert found.collectives["all-reduce"].bytes > 0 and found.collectives["all-gather"].bytes > 0
     text = found.text()
     assert "what a device has is not known" in text and "all-gather" in text
+    refused = dataclasses.replace(found.memory, source="compiler refused")
+    assert "not known: the compiler refused" in dataclasses.replace(found, collectives=None, memory=refused).text()
 
 
 def test_batches_are_those_of_the_loader(tiny_run):
@@ -240,14 +242,15 @@ def test_advice_compiles_what_most_likely_fits_until_it_does(found, monkeypatch,
         assert name(advice[0][0]) == "400"
 
 
-def test_a_compiler_that_fails_on_a_change_costs_neither_the_plan_nor_the_others(found, monkeypatch):
+@pytest.mark.parametrize("message, shown", [("The process that compiles was killed\nand more", "The process that compiles was killed"), ("", "RuntimeError")])  # fmt: skip
+def test_a_compiler_that_fails_on_a_change_costs_neither_the_plan_nor_the_others(found, monkeypatch, message, shown):
     """The first of two that are compiled fails; it is listed with its estimate."""
     topology = dataclasses.replace(CPU, chip=dataclasses.replace(CPU.chip, memory_bytes=1000))
     said = []
 
     def planned(config, topology, compile=True, **_):
         if compile and config.training.steps == 500:
-            raise RuntimeError("The process that compiles was killed\nand more")
+            raise RuntimeError(message)
         known = dataclasses.replace(
             found.memory, peak=config.training.steps, source="compiler" if compile else "estimate"
         )
@@ -259,7 +262,7 @@ def test_a_compiler_that_fails_on_a_change_costs_neither_the_plan_nor_the_others
     refused = dataclasses.replace(found, memory=dataclasses.replace(found.memory, peak=2000), estimate=2000)
     advice = plan.advise(small(), topology, refused, say=said.append)
     assert [(one.memory.peak, one.fits) for _, one in advice] == [(600, True), (500, None)]
-    assert "  not compiled: --config.training.steps=500: The process that compiles was killed" in said
+    assert f"  not compiled: --config.training.steps=500: {shown}" in said
 
 
 @pytest.mark.parametrize(
