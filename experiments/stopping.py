@@ -32,6 +32,8 @@ _SAME_S = 1.0  # `timeout` and launchers send one signal twice; later ones are m
 _POLL_S = 1.0
 _LAST_ACTS_S = 2.0
 _LIFE_S = 5.0  # between signs of life
+_ASK_S = 0.02  # between looks for another process's answer
+_JOIN_S = 10.0
 _LEFT = "left"
 
 
@@ -79,14 +81,16 @@ class Peers:
         except RuntimeError:  # not there (or the coordinator has ended, which jax reports itself)
             return None
 
-    def largest(self, mine: int, timeout_s: float) -> int:
-        """The largest of all processes' numbers; one's own if another does not answer in time."""
+    def largest(self, mine: int, timeout_s: float, left: threading.Event) -> int:
+        """The largest of all processes' numbers; one's own if another does not answer in time, or once `left` is set."""
         self.tell(f"calls/{self._index}", str(mine))
-        try:
-            keys = [f"spatialsv/calls/{index}" for index in range(self._count)]
-            return max(int(self._client.blocking_key_value_get(key, int(timeout_s * 1e3))) for key in keys)
-        except RuntimeError:
-            return mine
+        end, answers = time.monotonic() + timeout_s, []
+        while len(answers) < self._count:  # not the store's blocking call, which a thread could not leave
+            if (answer := self.told(f"calls/{len(answers)}")) is not None:
+                answers.append(int(answer))
+            elif left.wait(_ASK_S) or time.monotonic() > end:
+                return mine
+        return max(answers)
 
 
 class Stopping:
@@ -102,7 +106,7 @@ class Stopping:
         if not grace_s > 0:
             raise ValueError(f"--grace_s is {grace_s}, expected more than 0 seconds.")
         self._grace_s, self._label, self._peers = grace_s, label, peers
-        self._lock, self._life = threading.RLock(), threading.Lock()
+        self._lock, self._left, self._threads = threading.RLock(), threading.Event(), []
         self._reason, self._signalled_at = "", None  # of all processes; of this one's first own signal
         self._steps, self._stepping, self._stop_at = 0, False, None  # numbers of steps over all phases
         self._pending, self._entered = False, False
@@ -120,10 +124,11 @@ class Stopping:
         # The descriptor is written to at once, also while the main thread compiles or waits in C++.
         self._old_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._entered, self._outer, _active = True, _active, self
-        threading.Thread(target=self._watch, name="signals", daemon=True).start()
+        self._left.clear()
+        self._start(self._watch, "signals")
         if self._peers is not None:
-            threading.Thread(target=self._listen, name="peers", daemon=True).start()
-            threading.Thread(target=self._live, name="life", daemon=True).start()
+            self._start(self._listen, "peers")
+            self._start(self._live, "life")
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -131,18 +136,25 @@ class Stopping:
         if not self._entered:
             return
         failed = error is not None and not isinstance(error, KeyboardInterrupt) and kind is not SystemExit
+        self._left.set()
         with self._lock:
             self._entered, _active = False, self._outer
-        signal.set_wakeup_fd(self._old_fd)
+        wake = self._before.pop(_WAKE)
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._old_fd)
         self._write.close()
+        # A thread that is in jax's store while the interpreter ends aborts the process.
+        for thread in self._threads:  # the first reads the signals and may add one that asks
+            thread.join(_JOIN_S)
+        self._threads.clear()
+        signal.signal(_WAKE, wake)
         if self._peers is None:  # with others the end of the process itself waits for them: the time goes on
             for timer in self._timers:
                 timer.cancel()
         if self._peers is None:
             return
-        with contextlib.suppress(RuntimeError), self._life:  # the coordinator is gone: so are the others
+        with contextlib.suppress(RuntimeError):  # the coordinator is gone: so are the others
             self._peers.live(_LEFT)
             if failed and (earlier := self._peers.told("failed")):
                 print(self._because(earlier), file=sys.stderr, flush=True)
@@ -186,6 +198,10 @@ class Stopping:
         if self._stop_at is not None and self._steps + 1 >= self._stop_at:  # no process is ahead and needs this one
             raise Interrupted(self._reason)
 
+    def _start(self, work: Callable[[], None], name: str) -> None:
+        self._threads.append(threading.Thread(target=work, name=name, daemon=True))
+        self._threads[-1].start()
+
     def _watch(self) -> None:
         """Reads the numbers of the signals that arrive."""
         while data := _receive(self._read):
@@ -200,27 +216,25 @@ class Stopping:
         if self._signalled_at is None:
             self._signalled_at = now
             # Asking waits for the other processes; the next signal must be read when it arrives.
-            threading.Thread(target=self._ask, args=(number.name, True), name="asking", daemon=True).start()
+            self._start(lambda: self._ask(number.name, own=True), "asking")
         elif now - self._signalled_at > _SAME_S:
             _end(128 + number, f"{self._label}{number.name} again: ending at once, nothing more is saved.")
 
     def _live(self) -> None:
         """Shows that this process lives; the first one looks whether the others do."""
-        while self._entered:
-            with contextlib.suppress(RuntimeError), self._life:  # the coordinator has ended, which jax reports itself
-                if self._entered:
-                    self._peers.live(str(time.monotonic()))
+        while not self._left.is_set():
+            with contextlib.suppress(RuntimeError):  # the coordinator has ended, which jax reports itself
+                self._peers.live(str(time.monotonic()))
                 if lost := self._peers.lost():
                     names = ", ".join(map(str, lost))
                     self._peers.tell("failed", f"no sign of life from process {names} for {LOST_S:g} s.")
-            time.sleep(_LIFE_S)
+            self._left.wait(_LIFE_S)
 
     def _listen(self) -> None:
         """Asks the store whether another process was signalled or failed."""
-        while self._entered:
-            time.sleep(_POLL_S)
+        while not self._left.wait(_POLL_S):
             if failure := self._peers.told("failed"):
-                if self._entered:  # else it ends by itself
+                if not self._left.is_set():  # else it ends by itself
                     self._exit_after(self._peers.failed_s, 1, self._because(failure))
                 return
             if not self._reason and (signalled := self._peers.told("signal")):
@@ -238,7 +252,9 @@ class Stopping:
             self._grace_s, RESUMABLE, f"{self._label}not done after {self._grace_s:g} s (--grace_s): ending."
         )
         with self._lock:  # no step begins here until all know the last one
-            furthest = self._steps if self._peers is None else self._peers.largest(self._steps, self._grace_s / 2)
+            furthest = self._steps
+            if self._peers is not None:
+                furthest = self._peers.largest(self._steps, self._grace_s / 2, self._left)
             self._stop_at = furthest + 1
             self._pending = not self._stepping and self._steps + 1 >= self._stop_at
             idle = self._pending
@@ -260,7 +276,7 @@ class Stopping:
             self._timers.append(timer)
 
     def _on_wake(self, number: int, frame) -> None:
-        if self._pending and not self._stepping:
+        if self._entered and self._pending and not self._stepping:
             self._pending = False
             raise Interrupted(self._reason)
 

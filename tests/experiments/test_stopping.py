@@ -1,5 +1,6 @@
 """Signals: steps are finished, all else is interrupted; the grace time and a second signal end the process."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -105,10 +106,6 @@ class _Store:
     def key_value_dir_get(self, folder):
         return [(key, value) for key, value in self.values.items() if key.startswith(folder)]
 
-    def blocking_key_value_get(self, key, milliseconds):
-        _wait_until(lambda: key in self.values, milliseconds / 1e3)
-        return self.values[key]
-
 
 def test_processes_stop_after_the_same_step_whoever_was_signalled():
     """One is two steps ahead of the other (it has handed them to its devices)."""
@@ -179,6 +176,23 @@ def test_a_process_without_a_sign_of_life_ends_the_job_but_one_that_has_left_doe
     because = "[p0/3] ended because another process failed: no sign of life from process 2 for 0.3 s."
     assert ends == [(1, because)]
     assert store.values["spatialsv/alive/0"] == "left"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_no_thread_is_left_that_uses_the_store(ends, asks):
+    """One that is in jax's store while the interpreter ends aborts the process, which had done all its work."""
+    store, before = _Store(), set(threading.enumerate())
+    with contextlib.suppress(stopping.Interrupted), stopping.Stopping(50, "[p0/2] ", stopping.Peers(store, 0, 2)) as one:
+        if asks:  # the other process never answers
+            os.kill(os.getpid(), signal.SIGTERM)
+            _wait_until(lambda: "spatialsv/calls/0" in store.values)
+        assert {"signals", "peers", "life"} <= {thread.name for thread in threading.enumerate()}
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    for timer in one._timers:
+        timer.cancel()
+        timer.join()
+    assert set(threading.enumerate()) <= before and ends == []
 
 
 def test_a_failing_process_is_ended_before_the_first_one_is(ends, monkeypatch, capfd):
