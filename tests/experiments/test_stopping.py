@@ -182,7 +182,10 @@ def test_a_process_without_a_sign_of_life_ends_the_job_but_one_that_has_left_doe
 def test_no_thread_is_left_that_uses_the_store(ends, asks):
     """One that is in jax's store while the interpreter ends aborts the process, which had done all its work."""
     store, before = _Store(), set(threading.enumerate())
-    with contextlib.suppress(stopping.Interrupted), stopping.Stopping(50, "[p0/2] ", stopping.Peers(store, 0, 2)) as one:
+    with (
+        contextlib.suppress(stopping.Interrupted),
+        stopping.Stopping(50, "[p0/2] ", stopping.Peers(store, 0, 2)) as one,
+    ):
         if asks:  # the other process never answers
             os.kill(os.getpid(), signal.SIGTERM)
             _wait_until(lambda: "spatialsv/calls/0" in store.values)
