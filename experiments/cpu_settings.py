@@ -59,9 +59,10 @@ def apply() -> None:
 
 
 def release() -> None:
-    """Gives the memory that is free now back to the kernel, once, where the C library is glibc.
+    """Gives the memory that is free now back to the kernel, where the C library is glibc.
 
-    For the moment between compiling and the steps: with the settings above glibc would keep what the compiler needed.
+    For the moment between compiling and the steps, and for the end of a save, whose threads are new ones with heaps of
+    their own: with the settings above glibc would keep what they needed.
     """
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError):  # another C library

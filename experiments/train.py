@@ -149,7 +149,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     shapes, report = state.state_shapes(
         init, parts.tx, settings.frozen_groups, logical_axes, mesh, averaged=settings.ema.decay > 0
     )
-    checkpoints = Checkpoints(workdir / "checkpoints", settings.checkpoint.keep, say=hosts.say)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints", settings.checkpoint.keep, say=hosts.say, afterwards=cpu_settings.release
+    )
     start = None
     if checkpoints.latest_step() is None:
         start = Start(config.init_from, settings.lifting.fresh)

@@ -45,9 +45,17 @@ class Checkpoints:
       create: whether to make the directory and save into it, which all processes of a job do together. False: to
         read only, which each process does alone.
       say: told by the first process what is not as it should be.
+      afterwards: called in a thread once a save is over, on every process.
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2, create: bool = True, say: Callable[[str], None] = print):
+    def __init__(
+        self,
+        directory: str | Path,
+        keep: int = 2,
+        create: bool = True,
+        say: Callable[[str], None] = print,
+        afterwards: Callable[[], None] = lambda: None,
+    ):
         self.directory = Path(directory).absolute()
         if not create and not self.directory.is_dir():
             raise CheckpointError(f"No checkpoints at {self.directory}.")
@@ -61,7 +69,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._create, self._say = create, say
         self._saving: int | None = None
-        self._seals = Seals(self.directory, say)
+        self._seals = Seals(self.directory, say, jax.process_index() == 0, afterwards)
 
     def latest_step(self) -> int | None:
         """The newest whole step, None when there is none."""
@@ -87,8 +95,7 @@ class Checkpoints:
                     meta=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **meta}),
                 ),
             )
-        if jax.process_index() == 0:
-            self._seals.add(step, self._manager.is_saving_in_progress)
+        self._seals.add(step, self._manager.is_saving_in_progress)
 
     def wait(self) -> None:
         """Waits until the save in flight is whole; its checksums may come later.

@@ -25,10 +25,19 @@ class Seals:
     Args:
       directory: of the checkpoints.
       say: told what went wrong, and that the end waits.
+      records: whether this process writes the checksums; of a job's processes one does.
+      afterwards: called once a save is over and its checksums are recorded.
     """
 
-    def __init__(self, directory: Path, say: Callable[[str], None]):
+    def __init__(
+        self,
+        directory: Path,
+        say: Callable[[str], None],
+        records: bool = True,
+        afterwards: Callable[[], None] = lambda: None,
+    ):
         self._directory, self._say = directory, say
+        self._records, self._afterwards = records, afterwards
         self._last: threading.Thread | None = None
 
     def add(self, step: int, is_saving: Callable[[], bool] = lambda: False) -> None:
@@ -57,10 +66,14 @@ class Seals:
         if before is not None:
             before.join()
         try:
-            write(self._directory, step)
+            if self._records:
+                write(self._directory, step)
         except OSError as error:
             if folder.exists():  # else newer ones have taken its place
                 self._say(f"WARNING: the checksums of checkpoint {folder} could not be recorded: {error}.")
+        while is_saving():  # what has its name already may still be followed by the removal of older ones
+            time.sleep(_POLL_S)
+        self._afterwards()
 
 
 def write(directory: Path, step: int) -> None:

@@ -125,6 +125,22 @@ def test_saving_does_not_wait_for_checksums_but_the_end_does(tmp_path, monkeypat
     assert verify(tmp_path, 2) and [file.name for file in (tmp_path / "checksums").iterdir()] == ["2.json"]
 
 
+def test_each_save_is_followed_by_what_was_asked_for(tmp_path):
+    """In training, memory is given back: when the save is over, not while its threads still hold it."""
+    _, state = _state(sharding.MeshConfig(data=8))
+    found = []
+
+    def afterwards():
+        found.append((checkpoints._manager.is_saving_in_progress(), verify(tmp_path, len(found))))
+
+    checkpoints = Checkpoints(tmp_path, keep=2, afterwards=afterwards)
+    for step in range(2):
+        checkpoints.save(dataclasses.replace(state, step=state.step + step), {"data": {}})
+        _wait_until(lambda done=step + 1: len(found) == done)
+    checkpoints.close()
+    assert found == [(False, True), (False, True)]
+
+
 def test_a_checkpoint_without_checksums_is_told_and_sealed(saved, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(saved[0], folder)
