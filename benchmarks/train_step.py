@@ -12,7 +12,7 @@ Rows: `packed`: ours, the questions of a scene behind one copy of its pictures. 
 `peer`: transformers as users run it, logits at all positions and labels. `peer_tricks`: logits at the answers alone
 (`logits_to_keep`). Each peer row is the better of eager and torch.compile; both times are printed. Rows of a side share
 weights and optimizer state. Repetitions go round the rows, medians are printed. `--isolate` gives each side a process of
-its own, one after the other, for models of which two do not fit; `--profile DIR` keeps a trace of our steps. The MFU counts
+its own, one after the other, for models of which two do not fit, the peer's without the settings of `experiments.cpu_settings`; `--profile DIR` keeps a trace of our steps. The MFU counts
 a product once, recomputation is none of it.
 
 Needs jax, flax, optax, numpy and this package; torch and transformers for the peer.
@@ -120,9 +120,13 @@ def measure_apart(rows, arguments) -> dict[str, dict]:
         if not any(row[0] in side for row in rows):
             continue
         command = [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], "--side_of", side[0]]
-        # JAX makes the peer's weights; what they took is torch's afterwards.
-        shared = {} if side is OURS else {"XLA_PYTHON_CLIENT_ALLOCATOR": "platform"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | shared)
+        environment = dict(os.environ)
+        if side is PEERS:
+            # JAX makes the peer's weights; what they took is torch's afterwards.
+            environment["XLA_PYTHON_CLIENT_ALLOCATOR"] = "platform"
+            if environment.get("GLIBC_TUNABLES") == cpu_settings.GLIBC_TUNABLES:  # ours, not its users'
+                del environment["GLIBC_TUNABLES"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment)
         if done.returncode:
             raise SystemExit(f"The process of side '{side[0]}' ended with {done.returncode}; its message is above.")
         found |= json.loads(done.stdout.splitlines()[-1])

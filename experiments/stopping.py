@@ -139,28 +139,30 @@ class Stopping:
         self._left.set()
         with self._lock:
             self._entered, _active = False, self._outer
-        wake = self._before.pop(_WAKE)
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(self._old_fd)
+        self._write.shutdown(socket.SHUT_WR)
         self._write.close()
         # A thread that is in jax's store while the interpreter ends aborts the process.
         for thread in self._threads:  # the first reads the signals and may add one that asks
             thread.join(_JOIN_S)
         self._threads.clear()
-        signal.signal(_WAKE, wake)
         if self._peers is None:  # with others the end of the process itself waits for them: the time goes on
             for timer in self._timers:
                 timer.cancel()
-        if self._peers is None:
-            return
+        else:
+            self._take_leave(error if failed else None)
+        for number, handler in self._before.items():  # last, so that no signal keeps the others from hearing of the end
+            signal.signal(number, handler)
+
+    def _take_leave(self, failure: BaseException | None) -> None:
+        """Tells the other processes that this one has left, and why if it failed."""
         with contextlib.suppress(RuntimeError):  # the coordinator is gone: so are the others
             self._peers.live(_LEFT)
-            if failed and (earlier := self._peers.told("failed")):
+            if failure is not None and (earlier := self._peers.told("failed")):
                 print(self._because(earlier), file=sys.stderr, flush=True)
-            elif failed:  # the others would wait for this process for ever
-                self._peers.tell("failed", f"{self._label}{str(error)[:2000]}")
-        if failed:  # at the end of the process jax waits for the others
+            elif failure is not None:  # the others would wait for this process for ever
+                self._peers.tell("failed", f"{self._label}{str(failure)[:2000]}")
+        if failure is not None:  # at the end of the process jax waits for the others
             self._exit_after(self._peers.failed_s, 1, "")
 
     def _because(self, failure: str) -> str:
@@ -199,8 +201,9 @@ class Stopping:
             raise Interrupted(self._reason)
 
     def _start(self, work: Callable[[], None], name: str) -> None:
-        self._threads.append(threading.Thread(target=work, name=name, daemon=True))
-        self._threads[-1].start()
+        thread = threading.Thread(target=work, name=name, daemon=True)
+        thread.start()
+        self._threads.append(thread)
 
     def _watch(self) -> None:
         """Reads the numbers of the signals that arrive."""
@@ -263,7 +266,7 @@ class Stopping:
             print(line, file=sys.stderr, flush=True)
             if idle:
                 self._exit_after(min(IDLE_S, self._grace_s), RESUMABLE, f"{self._label}ending.")
-        if idle and self._entered:
+        if idle and not self._left.is_set():
             signal.pthread_kill(threading.main_thread().ident, _WAKE)
 
     def _exit_after(self, seconds: float, code: int, message: str) -> None:
@@ -276,7 +279,7 @@ class Stopping:
             self._timers.append(timer)
 
     def _on_wake(self, number: int, frame) -> None:
-        if self._entered and self._pending and not self._stepping:
+        if self._pending and not self._stepping and not self._left.is_set():
             self._pending = False
             raise Interrupted(self._reason)
 

@@ -95,7 +95,8 @@ class Checkpoints:
                     meta=ocp.args.JsonSave({"format_version": FORMAT_VERSION, **meta}),
                 ),
             )
-        self._seals.add(step, self._manager.is_saving_in_progress)
+        # Of this save alone: the manager's answer is that of the newest one, and stays true where one fails at its beginning.
+        self._seals.add(step, lambda: self._saving == step and self._manager.is_saving_in_progress())
 
     def wait(self) -> None:
         """Waits until the save in flight is whole; its checksums may come later.

@@ -41,7 +41,10 @@ class Seals:
         self._last: threading.Thread | None = None
 
     def add(self, step: int, is_saving: Callable[[], bool] = lambda: False) -> None:
-        """Seals a step as soon as it is whole; without doing so once `is_saving` is over and the step is not there."""
+        """Seals a step as soon as it is whole; without doing so once `is_saving` is over and the step is not there.
+
+        `is_saving` must be about this step's save alone.
+        """
         thread = threading.Thread(
             target=self._seal, args=(step, is_saving, self._last), name=f"checksums of {step}", daemon=True
         )
@@ -58,22 +61,27 @@ class Seals:
             self._last.join()
 
     def _seal(self, step: int, is_saving: Callable[[], bool], before: threading.Thread | None) -> None:
+        if self._records and not self._record(step, is_saving, before):
+            return
+        while is_saving():  # what has its name already may still be followed by the removal of older ones
+            time.sleep(_POLL_S)
+        self._afterwards()
+
+    def _record(self, step: int, is_saving: Callable[[], bool], before: threading.Thread | None) -> bool:
+        """Writes a step's checksums, after those of the step before; False where the save failed."""
         folder = self._directory / str(step)
         while not folder.exists():  # Orbax gives a step its name once it is whole
             if not is_saving() and not folder.exists():
-                return  # failed, which the next save or wait reports
+                return False  # which the next save or wait reports
             time.sleep(_POLL_S)
         if before is not None:
             before.join()
         try:
-            if self._records:
-                write(self._directory, step)
+            write(self._directory, step)
         except OSError as error:
             if folder.exists():  # else newer ones have taken its place
                 self._say(f"WARNING: the checksums of checkpoint {folder} could not be recorded: {error}.")
-        while is_saving():  # what has its name already may still be followed by the removal of older ones
-            time.sleep(_POLL_S)
-        self._afterwards()
+        return True
 
 
 def write(directory: Path, step: int) -> None:

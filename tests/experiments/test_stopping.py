@@ -198,6 +198,25 @@ def test_no_thread_is_left_that_uses_the_store(ends, asks):
     assert set(threading.enumerate()) <= before and ends == []
 
 
+def test_a_signal_to_a_process_that_leaves_does_not_keep_it_from_saying_so(ends):
+    """Else the others believe it lost, a minute later."""
+    store, told = _Store(), _Store.key_value_set
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
+    try:
+        with stopping.Stopping(50, "[p1/2] ", stopping.Peers(store, 1, 2)):
+            _wait_until(lambda: "spatialsv/alive/1" in store.values)
+
+            def slow(key, value, allow_overwrite):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+                told(store, key, value, allow_overwrite)
+
+            store.key_value_set = slow
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert store.values["spatialsv/alive/1"] == "left" and ends == []
+
+
 def test_a_failing_process_is_ended_before_the_first_one_is(ends, monkeypatch, capfd):
     """jax aborts the processes whose coordinator, the first one, has gone; and jax's own limit must come last."""
     store, longest = _Store(), stopping.FAILED_S + stopping.COORDINATOR_S

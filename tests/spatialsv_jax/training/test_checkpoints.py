@@ -6,6 +6,7 @@ import resource
 import shutil
 import threading
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -139,6 +140,46 @@ def test_each_save_is_followed_by_what_was_asked_for(tmp_path):
         _wait_until(lambda done=step + 1: len(found) == done)
     checkpoints.close()
     assert found == [(False, True), (False, True)]
+
+
+def test_a_process_that_records_nothing_need_not_see_the_checkpoint(tmp_path):
+    """A network file system shows a new folder late."""
+    answers, called = iter([True, True, False]), threading.Event()
+    seals = checksums.Seals(tmp_path, print, records=False, afterwards=called.set)
+    seals.add(3, lambda: next(answers))
+    assert called.wait(20) and next(answers, None) is None and not list(tmp_path.iterdir())
+
+
+def test_checksums_keep_up_with_saves_that_follow_each_other_at_once(tmp_path):
+    """So what kill -9 leaves can be verified."""
+    _, state = _state(sharding.MeshConfig(data=8))
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    lag = []
+    for step in range(12):
+        checkpoints.save(dataclasses.replace(state, step=state.step + step), {"data": {}})
+        lag.append(sum(thread.name.startswith("checksums of") for thread in threading.enumerate()))
+    checkpoints.close()
+    assert max(lag) < 8
+    assert verify(tmp_path, 10) and verify(tmp_path, 11)
+
+
+def test_a_save_that_fails_at_its_beginning_does_not_keep_the_end_waiting(tmp_path, monkeypatch):
+    """Orbax goes on saying that it saves."""
+    go_on, write = threading.Event(), checksums.write
+    monkeypatch.setattr(checksums, "write", lambda *given: go_on.wait(20) and write(*given))
+    _, state = _state(sharding.MeshConfig(data=8))
+    checkpoints = Checkpoints(tmp_path, say=lambda text: None)
+    checkpoints.save(state, {"data": {}})
+    checkpoints.wait()
+    monkeypatch.setattr(checkpoints._manager._checkpointer, "save", mock.Mock(side_effect=MemoryError("no such luck")))
+    with pytest.raises(MemoryError):
+        checkpoints.save(dataclasses.replace(state, step=state.step + 1), {"data": {}})
+    assert checkpoints._manager.is_saving_in_progress()
+    go_on.set()
+    closing = threading.Thread(target=checkpoints.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive() and verify(tmp_path, 0)
 
 
 def test_a_checkpoint_without_checksums_is_told_and_sealed(saved, tmp_path):
