@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from data_pipelines.manifest import write_atomically
 from data_pipelines.paths import as_path
 from data_pipelines.rooms.questions import vocabulary
 from experiments import hosts
@@ -18,6 +20,7 @@ from spatialsv_jax.interop import hub
 from spatialsv_jax.interop.base_record import write_record
 from spatialsv_jax.processing import PROCESSORS, Processor, TinyProcessor, build_tokenizer, load_processor
 from spatialsv_jax.processing.smol import SmolProcessor
+from spatialsv_jax.processing.tiny import SETTINGS_FILE
 from spatialsv_jax.training import state
 from spatialsv_jax.training.checkpoints import Checkpoints
 
@@ -133,8 +136,22 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
 def _made(make: Callable[[Path], Processor], workdir: Path) -> Processor:
     """A new processor, whose files the first host writes and all read."""
     place = workdir / "processor"
-    hosts.on_first(lambda: make(place).save(place))
+
+    def write() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write_processor(make(Path(folder)), place)
+
+    hosts.on_first(write)
     return load_processor(place)
+
+
+def write_processor(processor: Processor, place: Path) -> None:
+    """Writes a processor's files, each whole or not at all, so that a kill leaves nothing that cannot be read."""
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: (file.name == SETTINGS_FILE, file.name)):
+            write_atomically(place / file.name, file.read_bytes())
 
 
 class Start:

@@ -41,7 +41,7 @@ from experiments import (
 )
 from experiments import label as label_lib
 from experiments import prepare as prepare_lib
-from experiments.starting import Start, check_labels, processor_for, resolve_sizes
+from experiments.starting import Start, check_labels, processor_for, resolve_sizes, write_processor
 from spatialsv_jax import assembly
 from spatialsv_jax.losses.objective import active_terms
 from spatialsv_jax.training import loop, state, step
@@ -123,8 +123,9 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     if resume.finished_step(workdir) >= settings.training.steps:
         hosts.say(f"{config.name}: already trained to step {settings.training.steps}.")
         return
+    hosts.wait()  # all have read what an earlier start left, before the first one writes
     hosts.write_json(workdir / "config.json", json.loads(config.to_json_best_effort()))
-    hosts.on_first(lambda: processor.save(workdir / "processor"))
+    hosts.on_first(lambda: write_processor(processor, workdir / "processor"))
     jax.config.update(
         "jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(workdir.parent / ".jax_cache"))
     )

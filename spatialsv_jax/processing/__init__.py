@@ -40,12 +40,15 @@ def load_processor(directory: str | Path) -> Processor:
 
     Raises:
       FileNotFoundError: no processor.json there.
-      ValueError: its family is unknown.
+      ValueError: its family is unknown, or a file is damaged.
     """
     path = Path(directory) / SETTINGS_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; it is written beside tokenizer.json when a run starts.")
-    family = json.loads(path.read_text()).get("family")
+    try:
+        family = json.loads(path.read_text(encoding="utf-8")).get("family")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): it is no JSON object.") from error
     if family not in PROCESSORS:
         raise ValueError(f"{path}: family '{family}' is unknown. Known families: {', '.join(sorted(PROCESSORS))}.")
     return PROCESSORS[family].load(directory)

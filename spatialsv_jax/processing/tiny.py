@@ -187,7 +187,7 @@ class TinyProcessor:
 
         Raises:
           FileNotFoundError: naming the missing file.
-          ValueError: the files belong to another family.
+          ValueError: the files belong to another family, or the tokenizer's is damaged.
         """
         directory = Path(directory)
         for name in (TOKENIZER_FILE, SETTINGS_FILE):
@@ -199,7 +199,11 @@ class TinyProcessor:
                 f"{directory / SETTINGS_FILE}: family '{settings.get('family')}', expected '{cls.family}'."
             )
         sizes = (settings["image_size"], settings["patch_size"], settings["merge"])
-        return cls(Tokenizer.from_file(str(directory / TOKENIZER_FILE)), *sizes)
+        try:
+            tokenizer = Tokenizer.from_file(str(directory / TOKENIZER_FILE))
+        except Exception as error:  # the library raises plain Exceptions
+            raise ValueError(f"{directory / TOKENIZER_FILE} is no tokenizer ({error}).") from error
+        return cls(tokenizer, *sizes)
 
     def __call__(
         self,

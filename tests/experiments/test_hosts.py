@@ -46,12 +46,13 @@ import os, signal, sys, time
 import numpy as np
 from absl import app
 from data_pipelines import loader
-from experiments import stopping, train
+from experiments import resume, stopping, train
 from spatialsv_jax.training.checkpoints import Checkpoints
 
 stopping.LOST_S, stopping.FAILED_S, stopping._LIFE_S = 20.0, 5.0, 1.0
 at, what = int(os.environ.get("AT", -1)), os.environ.get("WHAT", "")
-step, save = loader.BatchIterator.__next__, Checkpoints.save
+step, save, check = loader.BatchIterator.__next__, Checkpoints.save, resume.check_unchanged
+began = time.time()
 
 def disturbed(self):
     number, batch = step(self)
@@ -69,6 +70,15 @@ def signalled_late(*given):
     time.sleep(1)
     save(*given)
 
+def reads_late(config, workdir, *more):
+    time.sleep(3)
+    for file in workdir.rglob("*.json"):
+        if file.name != "lock.json" and file.stat().st_mtime > began:
+            raise RuntimeError(f"{file} was written before all had read it.")
+    check(config, workdir, *more)
+
+if os.environ.get("READS_LATE"):
+    resume.check_unchanged = reads_late
 loader.BatchIterator.__next__ = disturbed
 if os.environ.get("LATE"):
     Checkpoints.save = signalled_late
@@ -182,14 +192,15 @@ def whole(config, tmp_path_factory):
 def moved(whole, config, tmp_path_factory):
     """The same run on two processes, then one, then two: stopped by signals.
 
-    The first process of the first job gets its signal later than the second, while it saves.
+    The first process of the first job gets its signal later than the second, while it saves. In the last job the second
+    process comes late to read what the jobs before it wrote.
     """
     folder = tmp_path_factory.mktemp("moved")
     (folder / "config.py").write_text(config)
     first = _run(folder, 2, disturbed=1, others={"LATE": "1"}, AT="1", WHAT="SIGTERM")
     at_first = _records(folder / "run")
     second = _run(folder, 1, AT="4", WHAT="SIGTERM")
-    third = _run(folder, 2)
+    third = _run(folder, 2, disturbed=1, READS_LATE="1")
     return folder / "run", first, at_first, second, third
 
 

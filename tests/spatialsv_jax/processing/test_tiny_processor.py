@@ -125,3 +125,12 @@ def test_save_and_load(processor, tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match="tokenizer.json"):
         load_processor(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "processor.json"])
+@pytest.mark.parametrize("kept", [0, 40])
+def test_a_damaged_file_is_named(processor, tmp_path, name, kept):
+    processor.save(tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:kept])
+    with pytest.raises(ValueError, match=f"{tmp_path / name} is"):
+        load_processor(tmp_path)
