@@ -12,8 +12,9 @@ Rows: `packed`: ours, the questions of a scene behind one copy of its pictures. 
 `peer`: transformers as users run it, logits at all positions and labels. `peer_tricks`: logits at the answers alone
 (`logits_to_keep`). Each peer row is the better of eager and torch.compile; both times are printed. Rows of a side share
 weights and optimizer state. Repetitions go round the rows, medians are printed. `--isolate` gives each side a process of
-its own, one after the other, for models of which two do not fit, the peer's without the settings of `experiments.cpu_settings`; `--profile DIR` keeps a trace of our steps. The MFU counts
-a product once, recomputation is none of it.
+its own, one after the other, for models of which two do not fit, the peer's without the settings of
+`experiments.cpu_settings`; `--profile DIR` keeps a trace of our steps. The MFU counts a product once, recomputation is
+none of it.
 
 Needs jax, flax, optax, numpy and this package; torch and transformers for the peer.
 """

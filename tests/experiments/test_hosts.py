@@ -1,24 +1,20 @@
 """A job of two processes trains like one, stops as one, and goes on as one or two; the first alone writes."""
 
 import json
-import os
 import re
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from host_runs import ROOT, run_job, run_together
 
 from data_pipelines.labels.files import read_labels
 from data_pipelines.storage import open_split
 from experiments import label, stopping
 from experiments.prepare import prepare_rooms
 
-ROOT = Path(__file__).parents[2]
 STEPS = 6
 COUNTS = ("depth/reg/count", "tokens")
 CONFIG = """
@@ -40,119 +36,6 @@ def get_config():
     config.checkpoint.update(every=100)
     return config
 """
-# The train command, signalled, failing or with a batch that is not finite when the batch of a step is drawn.
-PROGRAM = """
-import os, signal, sys, time
-import numpy as np
-from absl import app
-from data_pipelines import loader
-from experiments import resume, stopping, train
-from spatialsv_jax.training.checkpoints import Checkpoints
-
-stopping.LOST_S, stopping.FAILED_S, stopping._LIFE_S = 20.0, 5.0, 1.0
-at, what = int(os.environ.get("AT", -1)), os.environ.get("WHAT", "")
-step, save, check = loader.BatchIterator.__next__, Checkpoints.save, resume.check_unchanged
-began = time.time()
-
-def disturbed(self):
-    number, batch = step(self)
-    if number == at and what == "nan":
-        batch = {**batch, "pixel_values": np.full_like(batch["pixel_values"], np.nan)}
-    elif number == at and what == "raise":
-        raise RuntimeError("no such luck")
-    elif number == at and what:
-        os.kill(os.getpid(), getattr(signal, what))
-    return number, batch
-
-def signalled_late(*given):
-    time.sleep(stopping._SAME_S + 1)
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(1)
-    save(*given)
-
-def reads_late(config, workdir, *more):
-    time.sleep(3)
-    for file in workdir.rglob("*.json"):
-        if file.name != "lock.json" and file.stat().st_mtime > began:
-            raise RuntimeError(f"{file} was written before all had read it.")
-    check(config, workdir, *more)
-
-if os.environ.get("READS_LATE"):
-    resume.check_unchanged = reads_late
-loader.BatchIterator.__next__ = disturbed
-if os.environ.get("LATE"):
-    Checkpoints.save = signalled_late
-app.run(train.main, flags_parser=train.parse_flags)
-"""
-
-
-def _run(folder: Path, processes: int, **more) -> tuple[list[int], list[str]]:
-    """`_run_once`, and once more where the processes did not meet.
-
-    JAX gives them 30 s for that on CPUs, which is short on a busy machine (a compilation each comes before it).
-    """
-    fresh = not (folder / "run").exists()
-    codes, logs = _run_once(folder, processes, **more)
-    if any("Gloo context initialization failed" in log for log in logs):
-        if fresh:
-            shutil.rmtree(folder / "run")
-        codes, logs = _run_once(folder, processes, **more)
-    return codes, logs
-
-
-def _run_once(
-    folder: Path, processes: int, disturbed: int = 0, others: dict[str, str] | None = None, **disturbance: str
-) -> tuple[list[int], list[str]]:
-    """Exit codes and what was printed, of a job in FOLDER/run with eight devices in all.
-
-    Args:
-      folder: with its config.
-      processes: of the job.
-      disturbed: the process whose environment has `disturbance`.
-      others: more for the environment of the others.
-    """
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-c", PROGRAM, "--config", str(folder / "config.py"), "--workdir", str(folder / "run")]
-    started = []
-    for index in range(processes):
-        own = {"JAX_NUM_CPU_DEVICES": str(8 // processes)} | (disturbance if index == disturbed else others or {})
-        flags = [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={index}"]
-        with open(folder / f"{index}.log", "w") as log:
-            started.append(
-                subprocess.Popen(
-                    command + (flags if processes > 1 else []),
-                    cwd=ROOT, env={**os.environ, **own}, stdout=log, stderr=subprocess.STDOUT,
-                )
-            )  # fmt: skip
-    try:
-        codes = [process.wait(timeout=600) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return codes, [(folder / f"{index}.log").read_text() for index in range(processes)]
-
-
-def _together(command: list[str], processes: int) -> tuple[list[int], list[str]]:
-    """Exit codes and output of a command on so many processes of two devices."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
-    own = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAX_PLATFORMS": "cpu"}
-    flags = lambda index: [f"--coordinator={address}", f"--num_processes={processes}", f"--process_id={index}"]
-    started = [
-        subprocess.Popen(
-            command + flags(index), cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        for index in range(processes)
-    ]
-    try:
-        logs = [process.communicate(timeout=600)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    return [process.returncode for process in started], logs
 
 
 def _losses(run: Path) -> dict[int, dict[str, float]]:
@@ -183,7 +66,7 @@ def whole(config, tmp_path_factory):
     """A run of one process with eight devices, undisturbed, and its evaluation."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "config.py").write_text(config)
-    codes, logs = _run(folder, 1)
+    codes, logs = run_job(folder, 1)
     assert codes == [0], logs[0][-3000:]
     return folder / "run"
 
@@ -197,10 +80,10 @@ def moved(whole, config, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("moved")
     (folder / "config.py").write_text(config)
-    first = _run(folder, 2, disturbed=1, others={"LATE": "1"}, AT="1", WHAT="SIGTERM")
+    first = run_job(folder, 2, disturbed=1, others={"LATE": "1"}, AT="1", WHAT="SIGTERM")
     at_first = _records(folder / "run")
-    second = _run(folder, 1, AT="4", WHAT="SIGTERM")
-    third = _run(folder, 2, disturbed=1, READS_LATE="1")
+    second = run_job(folder, 1, AT="4", WHAT="SIGTERM")
+    third = run_job(folder, 2, disturbed=1, READS_LATE="1")
     return folder / "run", first, at_first, second, third
 
 
@@ -256,7 +139,7 @@ def test_the_evaluation_is_that_of_one_process(whole, moved):
 def test_three_processes_share_the_records_of_an_evaluation(whole, tmp_path):
     """Two records: the third process has none. The same model, so the same answers and scores."""
     command = [sys.executable, "-m", "experiments.evaluate", "--model", str(whole), "--out", str(tmp_path / "out")]
-    codes, logs = _together(command, 3)
+    codes, logs = run_together(command, 3)
     assert codes == [0, 0, 0], "".join(logs)[-3000:]
     assert "wrote" in logs[0] and "wrote" not in logs[1] + logs[2]
     one, three = (json.loads((run / "evaluation.json").read_text()) for run in (whole, tmp_path / "out"))
@@ -287,7 +170,7 @@ def _close(one, other) -> None:
 @pytest.mark.hosts
 def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
-    codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="nan")
+    codes, logs = run_job(tmp_path, 2, disturbed=1, AT="2", WHAT="nan")
     assert codes == [1, 1], logs[0][-2000:] + logs[1][-2000:]
     for index, log in enumerate(logs):
         assert f"[p{index}/2] error: Step 2 was not finite" in log, log[-3000:]
@@ -298,7 +181,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_all(config, tmp_path):
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, failing):
     (tmp_path / "config.py").write_text(config)
-    codes, logs = _run(tmp_path, 2, disturbed=failing, AT="2", WHAT="raise")
+    codes, logs = run_job(tmp_path, 2, disturbed=failing, AT="2", WHAT="raise")
     assert codes == [1, 1], logs[0][-3000:] + logs[1][-3000:]
     assert "RuntimeError: no such luck" in logs[failing]
     because = f"[p{1 - failing}/2] ended because another process failed: [p{failing}/2] no such luck"
@@ -310,7 +193,7 @@ def test_a_process_that_fails_ends_the_others_which_say_so(config, tmp_path, fai
 @pytest.mark.hosts
 def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
-    codes, logs = _run(tmp_path, 2, disturbed=1, AT="2", WHAT="SIGKILL")
+    codes, logs = run_job(tmp_path, 2, disturbed=1, AT="2", WHAT="SIGKILL")
     assert codes == [1, -signal.SIGKILL], logs[0][-3000:]
     assert "[p0/2] ended because another process failed: no sign of life from process 1 for 20 s." in logs[0]
     assert "Fatal Python error" not in logs[0]
@@ -320,7 +203,7 @@ def test_a_process_that_is_killed_ends_the_others_which_say_so(config, tmp_path)
 @pytest.mark.hosts
 def test_jax_aborts_the_others_when_the_first_process_is_killed(config, tmp_path):
     (tmp_path / "config.py").write_text(config)
-    codes, logs = _run(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
+    codes, logs = run_job(tmp_path, 2, disturbed=0, AT="2", WHAT="SIGKILL")
     assert codes == [-signal.SIGKILL, -signal.SIGABRT], logs[1][-3000:]
     assert "JAX distributed service detected fatal errors" in logs[1]
 
@@ -342,7 +225,7 @@ def test_two_processes_label_as_one_does(tmp_path, teacher):
         str(tmp_path / "rooms"),
     ]
     command += ["--process_res", "28", "--dtype", "float32", "--rows", "2", "--config.mesh.data", "2", "--out"]
-    codes, logs = _together([*command, str(tmp_path / "two")], 2)
+    codes, logs = run_together([*command, str(tmp_path / "two")], 2)
     assert codes == [0, 0], "".join(logs)[-3000:]
     assert [f"{number} scenes in " in log for number, log in zip((3, 2), logs, strict=True)] == [True, False]
     assert "written 5, kept 0" in logs[0] and "labels in" not in logs[1]
