@@ -21,7 +21,6 @@ if __name__ == "__main__":
 
 import argparse
 import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +51,7 @@ def measure(phase: str, steps: int) -> None:
     config = quickstart.get_config().phases[phase]
     config.init_from = ""
     settings = assembly.read_settings(config)
-    processor = processor_for(config, settings, {}, Path())
+    processor = processor_for(config, settings, {})
     data = config.data
     rows = sum(source.per_batch for source in data.sources.values())
     prefix = processor.encode_prefix(data.views)

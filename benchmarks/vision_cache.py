@@ -82,7 +82,7 @@ def measure(folder: Path, rooms: int, side: int, steps: int, rounds: int, vision
     prepare_rooms(folder / "rooms", scenes=rooms, validation=0, test=1, ood=0, views=4, size=side)
     config = small_config(folder / "rooms", side, vision_layers)
     settings, data = assembly.read_settings(config), data_settings(config)
-    processor = processor_for(config, settings, {str(folder / "rooms"): read_manifest(folder / "rooms")}, folder)
+    processor = processor_for(config, settings, {str(folder / "rooms"): read_manifest(folder / "rooms")})
     model = assembly.build_model(settings, processor)
     pixels = make_loader(data, processor)
     init, apply, axes = model_functions(model, settings, pixels.batch(0), 0)

@@ -47,11 +47,11 @@ def planning_processor(config: ConfigDict, settings: assembly.Settings, folder: 
     With `config.init_from` the folder of a Hugging Face checkpoint it is the checkpoint's own.
     """
     if hub.is_checkpoint(config.init_from):
-        return processor_for(config, settings, {}, folder)
+        return processor_for(config, settings, {})
     config = config.copy_and_resolve_references()
     config.init_from = ""
     if settings.model != "mllm" or not settings.language.vocab_size:
-        return processor_for(config, settings, {}, folder)
+        return processor_for(config, settings, {})
     processor = PROCESSORS[settings.family].from_scratch(folder / "processor", settings.vision)
     processor.text = dataclasses.replace(processor.text, vocab_size=settings.language.vocab_size)
     return processor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -82,14 +83,13 @@ def check_labels(phase: ConfigDict, where: str, phases: Sequence[str]) -> None:
                 )
 
 
-def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, dict], workdir: Path) -> Processor:
+def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, dict]) -> Processor:
     """The processor of the model that a phase starts from; else a new one.
 
     Args:
       config: the phase.
       settings: its checked settings (the picture size is the vision encoder's or the teacher's).
       manifests: the manifests of its sources; their `vocabulary` adds words (assets' categories) to a tiny model.
-      workdir: where a new tokenizer of a pretrained family is written.
 
     Raises:
       ValueError: the data has words that the tokenizer to start from lacks, its pictures have another size, or the
@@ -101,7 +101,7 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
         if checkpoint.vision is not None:
             return hf_models.processor_of(checkpoint, image_size)
         tokenizer, words = hf_models.tokenizer_of(checkpoint), checkpoint.language.vocab_size
-        return _made(lambda place: SmolProcessor.from_tokenizer(place, tokenizer, words, settings.vision), workdir)
+        return _made(lambda place: SmolProcessor.from_tokenizer(place, tokenizer, words, settings.vision))
     if settings.model == "mllm" and settings.family != "tiny":
         family = PROCESSORS[settings.family]
         if config.init_from:
@@ -111,7 +111,7 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
                 "config.init_from is empty: give the folder of the published checkpoint as --config.init_from=FOLDER. (A model "
                 "that starts from nothing has config.language.vocab_size = 0 and a tokenizer of bytes.)"
             )
-        return _made(lambda place: family.from_scratch(place, settings.vision), workdir)
+        return _made(lambda place: family.from_scratch(place, settings.vision))
     words = sorted({word for manifest in manifests.values() for word in manifest.get("vocabulary", ())})
     if config.init_from:
         processor = loading.load_processor(Path(config.init_from))
@@ -133,15 +133,12 @@ def processor_for(config: ConfigDict, settings: Settings, manifests: dict[str, d
     return TinyProcessor(tokenizer, image_size=image_size, patch_size=patch_size, merge=merge)
 
 
-def _made(make: Callable[[Path], Processor], workdir: Path) -> Processor:
-    """A new processor, whose files the first host writes and all read."""
-    place = workdir / "processor"
-
-    def write() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            write_processor(make(Path(folder)), place)
-
-    hosts.on_first(write)
+def _made(make: Callable[[Path], Processor]) -> Processor:
+    """A new processor; the workdir's files stay as they are until it is known that the run may go on with it."""
+    folder = tempfile.TemporaryDirectory(prefix="spatialsv-processor-")
+    atexit.register(folder.cleanup)  # its files are copied until then
+    place = Path(folder.name)
+    make(place).save(place)
     return load_processor(place)
 
 
@@ -150,6 +147,8 @@ def write_processor(processor: Processor, place: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         processor.save(folder)
         place.mkdir(parents=True, exist_ok=True)
+        for left in place.glob("*.tmp"):  # of a writer that was killed
+            left.unlink()
         for file in sorted(Path(folder).iterdir(), key=lambda file: (file.name == SETTINGS_FILE, file.name)):
             write_atomically(place / file.name, file.read_bytes())
 

@@ -115,7 +115,7 @@ def train_phase(config: ConfigDict, workdir: Path) -> None:
     settings = assembly.read_settings(config)
     data_config = phases.data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data_config.sources}
-    processor = processor_for(config, settings, manifests, workdir)
+    processor = processor_for(config, settings, manifests)
     mesh = phases.phase_mesh(settings, sum(source["per_batch"] for source in data_config.sources))
     teacher = online.open_teacher(settings, data_config, mesh)
     data_used = resume.data_used(config, manifests, teacher.network.checkpoint if teacher else "")

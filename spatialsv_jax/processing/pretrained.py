@@ -32,7 +32,7 @@ def side_files(directory: str | Path) -> tuple[Path, ...]:
         path
         for path in sorted(Path(directory).iterdir())
         if path.is_file()
-        and path.suffix not in _WEIGHTS
+        and path.suffix not in (*_WEIGHTS, ".tmp")  # the latter of a writer that was killed
         and not path.name.endswith((".safetensors.index.json", ".bin.index.json"))
         and path.name != SETTINGS_FILE
         and not path.name.startswith(".")

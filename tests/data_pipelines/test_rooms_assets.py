@@ -208,13 +208,11 @@ def test_a_model_can_be_trained_on_new_categories(folder, tmp_path):
     assert manifest["vocabulary"] == ["statue"]
     config = common.get_config()
     config.vision.image_size = 32
-    processor = processor_for(config, assembly.read_settings(config), {"rooms": manifest}, tmp_path)
+    processor = processor_for(config, assembly.read_settings(config), {"rooms": manifest})
     records = open_split(tmp_path / "data", "train")
     texts = {question.text for record in records for question in record.questions}
     assert any("statue" in text for text in texts)
-    assert processor.knows("statue") and not processor_for(config, assembly.read_settings(config), {}, tmp_path).knows(
-        "statue"
-    )
+    assert processor.knows("statue") and not processor_for(config, assembly.read_settings(config), {}).knows("statue")
 
 
 def test_folder_errors(tmp_path):

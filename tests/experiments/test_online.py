@@ -108,7 +108,7 @@ def reports(config, tmp_path, devices=1, steps=2):
     """The metrics of some steps, made by the functions of `train.train_phase`."""
     settings, data = assembly.read_settings(config), phases.data_settings(config)
     manifests = {source["path"]: read_manifest(source["path"]) for source in data.sources}
-    processor = processor_for(config, settings, manifests, tmp_path)
+    processor = processor_for(config, settings, manifests)
     mesh = sharding.make_mesh(settings.mesh, jax.devices()[:devices])
     teacher = online.open_teacher(settings, data, mesh)
     with_teacher = {"teacher": teacher.network, "teacher_size": teacher.size} if teacher else {}

@@ -179,7 +179,7 @@ def test_every_family_learns_the_same_from_its_features(name, rooms, tmp_path):
     phase = family_phase(name, rooms)
     settings, data = assembly.read_settings(phase), phases.data_settings(phase)
     vision_features.check_settings(settings, data)
-    processor = processor_for(phase, settings, {str(rooms): read_manifest(rooms)}, tmp_path)
+    processor = processor_for(phase, settings, {str(rooms): read_manifest(rooms)})
     model = assembly.build_model(settings, processor)
     batch = make_loader(data, processor).batch(0)
     init, apply, _ = train.model_functions(model, settings, batch, 0)
